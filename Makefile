@@ -1,0 +1,55 @@
+## make reproduce   set everything up, run the pipeline, say where the report is
+## make test        set everything up, run all that CI runs
+## make lock        resolve pyproject.toml into requirements.lock again (needs uv)
+##
+## PRESET=quick     smoke, quick or paper
+## CORES=all        how many cores the pipeline may use
+## PYTHON=python3   the Python (3.11 or later) that .venv is made with
+## TORCH_INDEX=     package index to take PyTorch from. Unset, pip takes its usual build, which on
+##                  Linux is the CUDA one (several GB): without a GPU, name PyTorch's CPU index.
+
+PRESET ?= quick
+CORES ?= all
+PYTHON ?= python3
+TORCH_INDEX ?=
+
+ACTIVATE := . .venv/bin/activate &&
+
+.PHONY: help reproduce test lock system
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+reproduce: .venv/complete
+	$(ACTIVATE) snakemake --cores $(CORES) --config preset=$(PRESET)
+	@echo
+	@echo "Report:  results/$(PRESET)/report.pdf"
+	@echo "Figures: results/$(PRESET)/figures/"
+
+test: .venv/complete
+	$(ACTIVATE) ruff check .
+	$(ACTIVATE) ruff format --check .
+	$(ACTIVATE) snakefmt --check Snakefile workflow
+	$(ACTIVATE) snakemake --lint
+	$(ACTIVATE) pytest
+	$(ACTIVATE) snakemake --cores 2 --config preset=smoke
+
+# The project itself is built with the locked setuptools, so nothing unpinned is fetched.
+.venv/complete: requirements.lock requirements-torch.lock pyproject.toml | system
+	$(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages into .venv (a few minutes the first time)."
+	.venv/bin/python -m pip install --quiet --use-pep517 --require-hashes --requirement requirements.lock
+	.venv/bin/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --requirement requirements-torch.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Python, LaTeX and the C++ compiler: checked each time (it takes no time), before anything is run.
+system:
+	@tools/system_packages.sh $(PYTHON)
+
+lock:
+	uv pip compile pyproject.toml --all-extras --constraint requirements-torch.lock \
+	    --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-package torch --no-emit-package torchvision \
+	    --no-header --no-annotate --quiet --output-file requirements.lock

@@ -1,0 +1,60 @@
+"""Gradients of a bundle: interchangeable ways to compute the same numbers."""
+
+import sys
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stalegrad.errors import ConfigError
+from stalegrad.problems import Task
+
+NAMES = ("torch", "cpu")
+
+
+class Backend(Protocol):
+    """How the gradients of R runs are computed.
+
+    runs_at_once: how many runs replay should step together; None for all of a bundle.
+    """
+
+    name: str
+    runs_at_once: int | None
+
+    def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R]."""
+
+    def metrics(self, weights: Tensor) -> dict[str, Tensor]:
+        """weights [R, P] -> metrics over the test set, each [R] in float64."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises ConfigError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "config: 'device' is 'cuda', but PyTorch finds no CUDA device here; use 'auto' or "
+            "'cpu'."
+        )
+    return torch.device(device)
+
+
+def make_backend(name: str, task: Task) -> Backend:
+    """The backend called `name` for `task`; `auto` takes the fastest that can do it.
+
+    Raises ConfigError where a backend that was asked for by name cannot do the task.
+    """
+    from stalegrad.backends import cpu
+    from stalegrad.backends.vmap import VmapBackend
+
+    if name == "torch":
+        return VmapBackend(task)
+    reason = cpu.reason_against(task)
+    if reason is None:
+        return cpu.CpuBackend(task)
+    if name == "cpu":
+        raise ConfigError(f"config: 'backend' is 'cpu', but {reason}; use 'auto' or 'torch'.")
+    if task.train[0].device.type == "cpu" and task.name in cpu.PROBLEMS:
+        print(f"note: the fused CPU kernel is not used, because {reason}.", file=sys.stderr)
+    return VmapBackend(task)

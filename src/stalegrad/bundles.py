@@ -1,0 +1,376 @@
+"""Train a bundle: from cells to one CSV, safe to kill, the same bytes every time."""
+
+import itertools
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import stalegrad
+from stalegrad import replay
+from stalegrad.backends import Backend, make_backend, resolve_device
+from stalegrad.cells import Bundle, Cell, lockstep_key
+from stalegrad.errors import ConfigError
+from stalegrad.partitions import CLUSTER, DataOrder, generator, split
+from stalegrad.problems import Task
+from stalegrad.replay import Run, State
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a bundle is trained; none of it is part of what is trained."""
+
+    data_folder: Path
+    device: str = "auto"
+    backend: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told after every epoch: epochs done and to do over all runs, the history so far, seconds."""
+
+    done: int
+    total: int
+    history: pd.DataFrame
+    seconds: float
+
+
+def train_bundle(
+    bundle: Bundle, output: Path, place: Place, report: Callable[[Progress], None] | None = None
+) -> None:
+    """Train the runs of `bundle` and write their history to `output`.
+
+    `output` (CSV) has one row a run and epoch: run, epoch, updates, simulated_seconds,
+    mean_staleness and max_staleness (just before the update, so far), train_loss, the problem's
+    metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
+    row and leaves the bundle. Beside it `<output>.provenance.json` says on what and how long.
+
+    The state is saved once an epoch beside `output`; a call that finds it goes on from there. Both
+    files are written beside their place and renamed.
+    """
+    device = resolve_device(place.device)
+    with _one_torch_thread(device):
+        task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
+        backend = make_backend(place.backend, task)
+        checkpoint = Checkpoint.beside(output, bundle, backend.name)
+        plans = _plan_parts(bundle, task, backend)
+        parts, seconds = checkpoint.read(plans, device) or (
+            [Part.begin(task, plan) for plan in plans],
+            0.0,
+        )
+        clock = time.monotonic()
+        with ThreadPoolExecutor(max_workers=place.threads) as pool:
+            while not all(part.done for part in parts):
+                advancing = [pool.submit(_advance, task, backend, part) for part in parts]
+                parts = [each.result() for each in advancing]
+                spent = seconds + time.monotonic() - clock
+                if report:
+                    report(_progress(bundle, parts, spent))
+                if not all(part.done for part in parts):
+                    checkpoint.write(parts, spent)
+        spent = seconds + time.monotonic() - clock
+    history = _history(bundle, parts)
+    write_atomically(output, history.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    provenance = describe_machine(device) | {
+        "backend": backend.name,
+        "threads": place.threads,
+        "bundle": bundle.hash,
+        "runs": len(bundle.cells),
+        "samples": _samples_trained(parts),
+        "wall_seconds": round(spent, 3),
+    }
+    write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
+    checkpoint.remove()
+
+
+def provenance_path(output: Path) -> Path:
+    return output.with_name(output.name + ".provenance.json")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with its schedule and data order."""
+
+    cell: Cell
+    run: Run
+
+
+def plan_run(cell: Cell, targets: np.ndarray) -> Planned:
+    """Simulate the cell's cluster and lay out what replay needs.
+
+    Raises ConfigError where the cluster and the amount of work do not fit together.
+    """
+    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
+    order = DataOrder(parts, cell.batch_size, cell.seed)
+    try:
+        schedule = cell.cluster.simulate(order.workload(cell.epochs), generator(cell.seed, CLUSTER))
+    except ValueError as error:
+        raise ConfigError(f"cell {cell.hash} ({json.dumps(cell.columns())}): {error}.") from None
+    return Planned(cell, Run.plan(cell.rule, schedule, order, cell.seed))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs of a bundle that are stepped together, between two epochs.
+
+    planned: all of them; alive: which have not diverged; state: of those alive; rows: of the
+    history so far.
+    """
+
+    planned: tuple[Planned, ...]
+    state: State
+    alive: tuple[bool, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def begin(cls, task: Task, planned: tuple[Planned, ...]) -> "Part":
+        state = replay.start(task, [p.run for p in planned])
+        return cls(planned, state, (True,) * len(planned), ())
+
+    @property
+    def done(self) -> bool:
+        return not any(self.alive) or self.state.epoch == self.planned[0].cell.epochs
+
+
+def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Planned, ...]]:
+    """The bundle cut into what is stepped together: runs that can be, as many as the backend likes.
+
+    The cut never depends on the number of threads, so that these do not decide a byte.
+    """
+    targets = task.train[1].cpu().numpy()
+    parts = []
+    for _, cells in itertools.groupby(sorted(bundle.cells, key=lockstep_key), lockstep_key):
+        planned = [plan_run(cell, targets) for cell in cells]
+        size = backend.runs_at_once or len(planned)
+        parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]
+    return parts
+
+
+def _advance(task: Task, backend: Backend, part: Part) -> Part:
+    """The part one epoch on; runs that are no longer finite have left it."""
+    if part.done:
+        return part
+    here = [p for p, alive in zip(part.planned, part.alive, strict=True) if alive]
+    state, losses = replay.advance(task, [p.run for p in here], part.state, backend)
+    metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
+    finite = torch.isfinite(state.weights).all(dim=1).tolist()
+    # A run that no gradient has reached in this epoch has no loss, and has not diverged.
+    survives = [
+        ok and (math.isfinite(loss) or not _arrivals(p.run, state.epoch))
+        for p, ok, loss in zip(here, finite, losses.tolist(), strict=True)
+    ]
+    rows = [
+        {
+            "run": p.cell.hash,
+            "epoch": state.epoch,
+            **_schedule_columns(p.run, state.epoch),
+            "train_loss": losses[i].item(),
+            **{name: values[i] for name, values in metrics.items()},
+            "diverged": not survives[i],
+        }
+        for i, p in enumerate(here)
+    ]
+    if not all(survives):
+        state = state.keep([i for i, survived in enumerate(survives) if survived])
+    remaining = iter(survives)
+    alive = tuple(alive and next(remaining) for alive in part.alive)
+    return Part(part.planned, state, alive, part.rows + tuple(rows))
+
+
+def _arrivals(run: Run, epoch: int) -> int:
+    ends = run.schedule.epoch_ends
+    return int(ends[epoch - 1] - (ends[epoch - 2] if epoch > 1 else 0))
+
+
+def _schedule_columns(run: Run, epoch: int) -> dict[str, Any]:
+    arrivals = int(run.schedule.epoch_ends[epoch - 1])
+    staleness = run.schedule.staleness_before[:arrivals]
+    return {
+        "updates": arrivals // run.schedule.arrivals_per_update,
+        "simulated_seconds": float(run.schedule.time[arrivals - 1]) if arrivals else 0.0,
+        "mean_staleness": float(staleness.mean()) if arrivals else 0.0,
+        "max_staleness": int(staleness.max()) if arrivals else 0,
+    }
+
+
+def _history(bundle: Bundle, parts: list[Part]) -> pd.DataFrame:
+    """All rows so far, run by run in the order of the bundle."""
+    place = {cell.hash: i for i, cell in enumerate(bundle.cells)}
+    rows = [row for part in parts for row in part.rows]
+    return pd.DataFrame(sorted(rows, key=lambda row: (place[row["run"]], row["epoch"])))
+
+
+def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
+    done = sum(part.state.epoch * len(part.planned) for part in parts if not part.done)
+    done += sum(p.cell.epochs for part in parts if part.done for p in part.planned)
+    total = sum(cell.epochs for cell in bundle.cells)
+    return Progress(done, total, _history(bundle, parts), seconds)
+
+
+def _samples_trained(parts: list[Part]) -> int:
+    last = {row["run"]: row["epoch"] for part in parts for row in part.rows}
+    return sum(
+        int(p.run.schedule.epoch_ends[last[p.cell.hash] - 1]) * p.cell.batch_size
+        for part in parts
+        for p in part.planned
+    )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a bundle between two epochs, in a file beside its output."""
+
+    path: Path
+    identity: str
+
+    @classmethod
+    def beside(cls, output: Path, bundle: Bundle, backend: str) -> "Checkpoint":
+        identity = f"{CHECKPOINT_VERSION} {bundle.hash} {backend}"
+        return cls(output.with_name(output.name + ".checkpoint.npz"), identity)
+
+    def write(self, parts: list[Part], seconds: float) -> None:
+        about = {
+            "identity": self.identity,
+            "seconds": seconds,
+            "epochs": [part.state.epoch for part in parts],
+            "alive": [part.alive for part in parts],
+            "rows": [part.rows for part in parts],
+        }
+        arrays = {
+            f"{i}/{name}": tensor.cpu().numpy()
+            for i, part in enumerate(parts)
+            if not part.done
+            for name, tensor in part.state.tensors().items()
+        }
+        with replaced(self.path) as beside, open(beside, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+    def read(
+        self, plans: list[tuple[Planned, ...]], device: torch.device
+    ) -> tuple[list[Part], float] | None:
+        """What `write` was given, or None where there is nothing that can be gone on from."""
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                about = json.loads(str(arrays["about"]))
+                if about["identity"] != self.identity:
+                    raise ValueError("it belongs to another bundle, backend or version")
+                parts = [
+                    Part(
+                        planned,
+                        self._state(arrays, i, about["epochs"][i], device),
+                        tuple(about["alive"][i]),
+                        tuple(about["rows"][i]),
+                    )
+                    for i, planned in enumerate(plans)
+                ]
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a file cut short fails in many ways; all mean the same
+            print(
+                f"note: {self.path} is not usable ({error}); the bundle starts from its beginning.",
+                file=sys.stderr,
+            )
+            return None
+        return parts, about["seconds"]
+
+    @staticmethod
+    def _state(arrays, part: int, epoch: int, device: torch.device) -> State:
+        prefix = f"{part}/"
+        tensors = {
+            name.removeprefix(prefix): torch.from_numpy(arrays[name]).to(device)
+            for name in arrays.files
+            if name.startswith(prefix)
+        }
+        if not tensors:  # a part that is done needs no state but its epoch
+            empty = torch.empty(0, device=device)
+            tensors = {"weights": empty, "saved": empty}
+        return State.from_tensors(tensors, epoch)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _one_torch_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU threads go over runs; PyTorch's own would fight them, and change roundings."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Commit, versions and hardware, for provenance."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    return {
+        "commit": _commit(),
+        "stalegrad": stalegrad.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": f"{device.type}: {name}",
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree, with '+' where it has been changed since; '' outside git."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder)]
+    if shutil.which("git") is None:
+        return ""
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return ""
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(folder)]).returncode
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

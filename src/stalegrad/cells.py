@@ -1,0 +1,246 @@
+"""Cells: one entry of one published table or figure, and the runs and bundles made of them."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stalegrad import specs
+from stalegrad.config import Grid, Preset, Simulation, Study, at_preset
+from stalegrad.errors import ConfigError
+
+_PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
+_PARTITIONS = ("shared",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What decides the result of one training run, all of it and nothing else.
+
+    problem, rule, cluster: specs (see `stalegrad.specs`). batch_size: samples in a minibatch.
+    epochs: passes over the training set. partition: how samples are dealt to workers. seed: of
+    initial weights, data order, partition and compute times.
+    """
+
+    problem: Any
+    rule: Any
+    cluster: Any
+    batch_size: int
+    epochs: int
+    partition: str = "shared"
+    seed: int = 1
+
+    @property
+    def hash(self) -> str:
+        """Names the run: 16 hexadecimal digits over its content."""
+        content = self.as_dict() | {
+            part: specs.without_defaults(getattr(self, part)) for part in _PARTS
+        }
+        return _digest(content)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The cell as plain values; `parse_cell` is the inverse."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {part: specs.describe(plain[part]) for part in _PARTS}
+
+    def columns(self) -> dict[str, Any]:
+        """The cell's columns of `runs.csv`: every field of every part, by its own name."""
+        columns: dict[str, Any] = {}
+        for name, value in self.as_dict().items():
+            if name in _PARTS:
+                fields = {name: value["name"]}
+                fields |= {key: _flat(v) for key, v in value.items() if key != "name"}
+            else:
+                fields = {name: value}
+            if clash := columns.keys() & fields.keys():
+                raise TypeError(f"Two parts of a cell have a field called {sorted(clash)}.")
+            columns |= fields
+        return columns
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
+
+
+def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
+    """A cell from plain values, checked key by key.
+
+    Raises ConfigError naming `where` and each key that is unknown, missing, of the wrong type or
+    out of range, a minibatch larger than the data included.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Cell)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(
+                f"{where}: '{key}' is not a known key of a cell; allowed: {', '.join(fields)}."
+            )
+    for key, field in fields.items():
+        if key not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where}: '{key}' is missing and has no default.")
+    values = dict(values)
+    for key, least in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
+        value = values.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(
+                f"{where}: '{key}' is {value!r}; it must be a whole number >= {least}."
+            )
+    if values.get("partition", "shared") not in _PARTITIONS:
+        raise ConfigError(
+            f"{where}: 'partition' is {values['partition']!r}; allowed: {', '.join(_PARTITIONS)}."
+        )
+    for key, kind in _PARTS.items():
+        values[key] = specs.parse(kind, values[key], where=where, key=key)
+    cell = Cell(**values)
+    if cell.batch_size > cell.problem.samples():
+        raise ConfigError(
+            f"{where}: 'batch_size' is {cell.batch_size}, more than the {cell.problem.samples()} "
+            f"training samples; choose a smaller one."
+        )
+    return cell
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Runs of one problem that are trained in one job and written to one file.
+
+    Those that agree in `lockstep_key` can be stepped together, as one batch of models.
+    """
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def hash(self) -> str:
+        return _digest([cell.hash for cell in self.cells])
+
+    def to_json(self) -> str:
+        return json.dumps({"cells": [cell.as_dict() for cell in self.cells]}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Bundle":
+        """Raises ConfigError where `text` is not what `to_json` writes."""
+        try:
+            cells = json.loads(text)["cells"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{where}: not a bundle; it must be JSON with a list 'cells', as "
+                f"`stalegrad bundles` writes it."
+            ) from None
+        if not isinstance(cells, list) or not cells:
+            raise ConfigError(f"{where}: 'cells' is empty; a bundle holds at least one cell.")
+        parsed = tuple(parse_cell(c, f"{where}, cell {i}") for i, c in enumerate(cells))
+        if len({cell.problem for cell in parsed}) > 1:
+            raise ConfigError(f"{where}: the cells of a bundle must share one problem.")
+        return cls(parsed)
+
+
+def study_cells(
+    study: Study, preset_name: str, preset: Preset, where: str
+) -> dict[str, list[Cell]]:
+    """The runs of each grid of a study at a preset, seeds included, in the order of the grid."""
+    return {
+        name: list(_grid_cells(grid, preset_name, preset, f"{where}, grids.{name}"))
+        for name, grid in study.grids.items()
+    }
+
+
+def _grid_cells(grid: Grid, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
+    merged = at_preset(grid, preset_name)
+    seeds = merged["seeds"] or preset.seeds
+    for keys in combinations(merged["axes"], merged["cases"]):
+        values = with_keys(merged["cell"], keys, where)
+        for seed in range(1, seeds + 1):
+            yield parse_cell(values | {"seed": values.get("seed", seed)}, where)
+
+
+def combinations(
+    axes: Mapping[str, list[Any]], cases: list[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Every case crossed with the product of the axes, the last axis fastest."""
+    for case in cases:
+        for values in itertools.product(*axes.values()):
+            yield dict(case) | dict(zip(axes, values, strict=True))
+
+
+def with_keys(base: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of nested `base` with dotted `keys` set."""
+    out = json.loads(json.dumps(base))
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        inner = out
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{where}: '{key}' goes into '{part}', which holds no keys.")
+        inner[last] = value
+    return out
+
+
+def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
+    """Distinct runs cut into bundles, those that can be stepped together side by side.
+
+    A bundle holds runs of one problem, at most `bundle_size`, and fewer where the weights kept for
+    gradients in flight would on average take more than `bundle_memory` megabytes.
+    """
+    distinct = list({cell.hash: cell for cell in cells}.values())
+    out: list[Bundle] = []
+    for problem in dict.fromkeys(cell.problem for cell in distinct):
+        alike = [cell for cell in distinct if cell.problem == problem]
+        alike.sort(key=lambda cell: (lockstep_key(cell), _megabytes(cell)))
+        memory = sum(map(_megabytes, alike))
+        count = max(math.ceil(len(alike) / preset.bundle_size), 1)
+        count = max(count, math.ceil(memory / preset.bundle_memory))
+        bounds = [len(alike) * i // count for i in range(count + 1)]
+        out += [Bundle(tuple(alike[a:b])) for a, b in itertools.pairwise(bounds) if a < b]
+    return out
+
+
+def lockstep_key(cell: Cell) -> str:
+    """Equal for cells whose runs can be stepped together: what may differ is numbers."""
+    switches = {k: v if isinstance(v, bool) else None for k, v in cell.rule.numbers().items()}
+    rule, grouping = specs.name_of(cell.rule), cell.cluster.arrivals_per_update()
+    return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
+
+
+def _megabytes(cell: Cell) -> float:
+    return cell.cluster.in_flight() * cell.problem.parameters() * 4 / 1e6
+
+
+@dataclass(frozen=True)
+class SimulationCell:
+    """A cluster simulated for its staleness alone.
+
+    arrivals: gradients simulated in each of `replicates` independent repetitions.
+    """
+
+    cluster: Any
+    arrivals: int
+    replicates: int = 1
+
+
+def study_simulations(
+    study: Study, preset_name: str, where: str
+) -> dict[str, list[SimulationCell]]:
+    """The simulations of a study at a preset, by name."""
+    return {
+        name: list(_simulation_cells(simulation, preset_name, f"{where}, simulations.{name}"))
+        for name, simulation in study.simulations.items()
+    }
+
+
+def _simulation_cells(simulation: Simulation, preset: str, where: str) -> Iterator[SimulationCell]:
+    merged = at_preset(simulation, preset)
+    if merged["arrivals"] is None:
+        raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")
+    for keys in combinations(merged["axes"], merged["cases"]):
+        values = with_keys({"cluster": merged["cluster"]}, keys, where)
+        cluster = specs.parse("clusters", values["cluster"], where=where, key="cluster")
+        yield SimulationCell(cluster, merged["arrivals"], merged["replicates"] or 1)
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

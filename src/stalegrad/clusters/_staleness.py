@@ -1,0 +1,52 @@
+"""Staleness over many simulations of one cluster, without their schedules."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StalenessSample:
+    """Staleness in R replicates, counted just before the update an arrival may trigger.
+
+    per_update: arrivals that make an update (K).
+    counted: arrivals counted in each replicate; triggers: how many of them triggered an update.
+    total [R] int64, largest [R] int64: sum and maximum over the arrivals counted.
+    histogram [R, bins] int64: arrivals of staleness 0, 1, ...; the last bin holds all larger.
+    by_update [R, U] float64: mean over the K gradients of each of the first U updates, counted
+        from the start.
+    seconds [R] float64: simulated time that the arrivals counted took.
+    """
+
+    per_update: int
+    counted: int
+    triggers: int
+    total: np.ndarray
+    largest: np.ndarray
+    histogram: np.ndarray
+    by_update: np.ndarray
+    seconds: np.ndarray
+
+    @cached_property
+    def mean_before(self) -> np.ndarray:
+        """Mean staleness [R] just before the update, the convention of jain2018."""
+        return self.total / self.counted
+
+    @property
+    def mean_after(self) -> np.ndarray:
+        """Mean staleness [R] just after: one more for each arrival that triggers an update.
+
+        The convention of allawati2020, equation 3.
+        """
+        return self.mean_before + self.triggers / self.counted
+
+    @property
+    def by_update_after(self) -> np.ndarray:
+        """`by_update` [R, U] counted just after: of K gradients, the last one triggers."""
+        return self.by_update + 1 / self.per_update
+
+    @property
+    def update_rate(self) -> np.ndarray:
+        """Updates a simulated second [R]; its limit is Lemma 1 of allawati2020."""
+        return self.counted / self.per_update / self.seconds

@@ -1,0 +1,171 @@
+"""A master and n workers that never wait (allawati2020, section 2)."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from stalegrad.clusters import _merge
+from stalegrad.clusters._staleness import StalenessSample
+from stalegrad.compute_times import ComputeTime
+from stalegrad.schedule import Schedule, Workload
+from stalegrad.specs import spec
+
+
+@spec
+class HubAndSpoke:
+    """Workers compute round after round; the master updates at every K-th gradient that arrives.
+
+    A gradient reaches the master half a communication time after its round has ended, and an
+    update reaches the workers half a communication time after it was made. A worker starts its next
+    round at once, with the newest version that has reached it.
+
+    workers: n.
+    minibatches_per_update: K, at most n.
+    communication_time: T_c, seconds, half of it each way.
+    compute_time: distribution of the seconds a round takes, independent and alike.
+
+    What happens at the same moment is settled as `_merge.arrivals` says: workers are served in
+    their order, and an update that arrives at the start of a round is read. So at T_c = 0 a worker
+    whose gradient triggers an update reads that update, and simultaneous workers read one update
+    after the other.
+    """
+
+    workers: Annotated[int, Field(ge=1)]
+    minibatches_per_update: Annotated[int, Field(ge=1)] = 1
+    communication_time: Annotated[float, Field(ge=0)] = 0.0
+    compute_time: ComputeTime
+
+    @field_validator("minibatches_per_update")
+    @classmethod
+    def _at_most_workers(cls, value: int, info: ValidationInfo) -> int:
+        workers = info.data.get("workers")
+        if workers is not None and value > workers:
+            raise ValueError(
+                f"an update cannot need more minibatches than there are workers, {workers}"
+            )
+        return value
+
+    def streams(self) -> int:
+        return self.workers
+
+    def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
+        """The arrivals of all gradients of `workload`.
+
+        From one stream of data, minibatches are dealt in the order in which their gradients
+        arrive, and workers compute until the last is served. With one stream a worker, each
+        computes its own epochs and stops; arrivals end with the last of them. Raises ValueError
+        for any other number of streams.
+        """
+        batches = np.array(workload.batches)
+        own_streams = len(batches) == self.workers
+        if not own_streams and len(batches) != 1:
+            raise ValueError(
+                f"{len(batches)} data streams for {self.workers} workers: there must be one in "
+                f"all, or one a worker"
+            )
+        rounds = batches * workload.epochs if own_streams else None
+        (block,) = self.arrivals(workload.total, generator, rounds=rounds, block=workload.total)
+        if own_streams:
+            stream, batch = block.worker, _count_within(block.worker, self.workers)
+        else:
+            stream, batch = np.zeros_like(block.worker), np.arange(workload.total)
+        return Schedule(
+            worker=block.worker,
+            time=block.finish + self.communication_time / 2,
+            read_version=block.read_version,
+            stream=stream,
+            batch=batch,
+            epoch_ends=np.arange(1, workload.epochs + 1) * batches.sum(),
+            arrivals_per_update=self.minibatches_per_update,
+        )
+
+    def arrivals(
+        self,
+        total: int,
+        generator: np.random.Generator,
+        *,
+        rounds: np.ndarray | None = None,
+        block: int = _merge.BLOCK,
+    ) -> Iterator[_merge.Block]:
+        """The first `total` arrivals, at most `block` at a time; see `_merge.arrivals`.
+
+        rounds [n]: how many each worker computes; none: without end.
+        """
+        return _merge.arrivals(
+            np.full(self.workers, _merge.ENDLESS) if rounds is None else rounds,
+            total,
+            per_update=self.minibatches_per_update,
+            communication_time=self.communication_time,
+            compute_time=self.compute_time,
+            generator=generator,
+            block=block,
+        )
+
+
+def simulate_staleness(
+    cluster: HubAndSpoke,
+    arrivals: int,
+    replicates: int,
+    generator: np.random.Generator,
+    *,
+    skip: int = 0,
+    updates: int = 0,
+    bins: int = 256,
+    block: int = _merge.BLOCK,
+) -> StalenessSample:
+    """Staleness in `replicates` independent simulations of `arrivals` arrivals each.
+
+    skip: arrivals left out of all sums at the start, while staleness has not reached its limit.
+    updates: the first updates to give a mean each; bins: of the histograms; block: arrivals held in
+        memory at a time, which changes nothing in the result.
+
+    The first replicates of a longer call are those of a shorter one. Raises ValueError if nothing
+    is left to count, or `updates` are more than are made.
+    """
+    per_update = cluster.minibatches_per_update
+    early = updates * per_update
+    if not 0 <= skip < arrivals or early > arrivals:
+        raise ValueError(
+            f"{arrivals} arrivals are too few to skip {skip} of them or to make {updates} updates"
+        )
+    total = np.zeros(replicates, np.int64)
+    largest = np.zeros(replicates, np.int64)
+    histogram = np.zeros((replicates, bins), np.int64)
+    seconds = np.zeros(replicates)
+    by_arrival = np.zeros((replicates, early), np.int64)
+    for r in range(replicates):
+        # Time 0 on the clock of `finish`, which is half a communication time early.
+        begin = -cluster.communication_time / 2
+        for part in cluster.arrivals(arrivals, generator, block=block):
+            end = part.first + len(part.worker)
+            staleness = np.arange(part.first, end) // per_update - part.read_version
+            if part.first < early:
+                by_arrival[r, part.first : end] = staleness[: early - part.first]
+            if part.first < skip <= end:
+                begin = part.finish[skip - part.first - 1]
+            counted = staleness[max(skip - part.first, 0) :]
+            total[r] += counted.sum()
+            largest[r] = max(largest[r], counted.max(initial=0))
+            histogram[r] += np.bincount(np.minimum(counted, bins - 1), minlength=bins)
+        seconds[r] = part.finish[-1] - begin
+    return StalenessSample(
+        per_update=per_update,
+        counted=arrivals - skip,
+        triggers=arrivals // per_update - skip // per_update,
+        total=total,
+        largest=largest,
+        histogram=histogram,
+        by_update=by_arrival.reshape(replicates, updates, per_update).mean(axis=2),
+        seconds=seconds,
+    )
+
+
+def _count_within(worker: np.ndarray, workers: int) -> np.ndarray:
+    """For each arrival, how many there were before it from the same worker."""
+    count = np.empty(len(worker), np.int64)
+    for w in range(workers):
+        mine = worker == w
+        count[mine] = np.arange(np.count_nonzero(mine))
+    return count

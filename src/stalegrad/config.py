@@ -1,0 +1,182 @@
+"""Configuration: what to run (studies), at which size (presets), and how (settings).
+
+Three kinds of YAML file, every one validated and every unknown key refused:
+
+- `config/config.yaml`: `Settings`, how to run; the workflow's `--config` overrides them.
+- `config/presets/<preset>.yaml`: `Preset`, defaults of one size of the whole replication.
+- `config/studies/<study>.yaml`: `Study`, the grids, figures and tables of one paper. Each grid is
+  written as published and may say what `quick` and `smoke` change.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from stalegrad import specs
+from stalegrad.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Scalar = bool | int | float | str | None
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
+
+
+class Settings(_Model):
+    """`config/config.yaml`: nothing here changes a result, but which are made and where."""
+
+    preset: Literal["smoke", "quick", "paper"] = "quick"
+    studies: list[str] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "cpu", "torch"] = "auto"
+    threads: Count = 1
+    data_folder: str = "resources/data"
+    local_data: str | None = None
+    results_folder: str = "results"
+
+
+class Preset(_Model):
+    """`config/presets/<preset>.yaml`: defaults for every grid that does not set its own.
+
+    seeds: how many seeds each cell is run with. bundle_size: runs trained together in one job.
+    bundle_memory: megabytes that the weights kept for gradients in flight may take in one job.
+    """
+
+    title: str
+    seeds: Count
+    bundle_size: Count
+    bundle_memory: Count = 2_000
+
+
+class Cases(_Model):
+    """Cells to run: the product of the axes, for each of the cases.
+
+    cell: keys common to all cells. axes: key -> values, crossed. cases: sets of keys that change
+    together. Keys inside a part are dotted: `rule.lr`.
+    """
+
+    cell: dict[str, Any] = {}
+    axes: dict[str, list[Scalar]] = {}
+    cases: list[dict[str, Scalar]] = [{}]
+    seeds: Count | None = None
+
+
+class Grid(Cases):
+    """One published table or figure made of training runs, with what thinner presets change."""
+
+    quick: Cases | None = None
+    smoke: Cases | None = None
+
+
+class SimulationCases(_Model):
+    """Clusters simulated for their staleness alone; no gradient is computed."""
+
+    cluster: dict[str, Any] = {}
+    axes: dict[str, list[Scalar]] = {}
+    cases: list[dict[str, Scalar]] = [{}]
+    arrivals: Count | None = None
+    replicates: Count | None = None
+
+
+class Simulation(SimulationCases):
+    quick: SimulationCases | None = None
+    smoke: SimulationCases | None = None
+
+
+class Product(_Model):
+    """A figure or table: the sentence that says what to see, and what draws or makes it.
+
+    make: `<module>.<function>` under `stalegrad.figures` or `stalegrad.tables`; null is the study's
+    own module and the product's own name.
+    """
+
+    caption: str
+    make: str | None = None
+
+
+class Study(_Model):
+    """`config/studies/<study>.yaml`: everything that is regenerated of one paper."""
+
+    title: str
+    cite: str
+    grids: dict[str, Grid] = {}
+    simulations: dict[str, Simulation] = {}
+    figures: dict[str, Product] = {}
+    tables: dict[str, Product] = {}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError where it is missing or not one."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "nothing"
+        raise ConfigError(f"{path}: there is no such file; {path.parent} holds {there}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: must hold keys and values, not {type(content).__name__}.")
+    if not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: every key must be text.")
+    return dict(content)
+
+
+def load_settings(values: Mapping[str, Any], where: str = "config/config.yaml") -> Settings:
+    """Settings from plain values, such as Snakemake's merged `config`."""
+    return specs.validate(Settings, dict(values), where=where)
+
+
+def load_preset(name: str, folder: Path = Path("config")) -> Preset:
+    path = folder / "presets" / f"{name}.yaml"
+    return specs.validate(Preset, read_yaml(path), where=str(path))
+
+
+def load_study(name: str, folder: Path = Path("config")) -> Study:
+    path = folder / "studies" / f"{name}.yaml"
+    return specs.validate(Study, read_yaml(path), where=str(path))
+
+
+def study_names(settings: Settings, folder: Path = Path("config")) -> list[str]:
+    """The studies to run: those that settings name, else every file in `studies/`."""
+    there = sorted(path.stem for path in (folder / "studies").glob("*.yaml"))
+    if settings.studies is None:
+        return there
+    for name in settings.studies:
+        if name not in there:
+            raise ConfigError(
+                f"config/config.yaml: 'studies' names {name!r}, which is not known; choose from: "
+                f"{', '.join(there)}."
+            )
+    return list(settings.studies)
+
+
+def at_preset(grid: Grid | Simulation, preset: str) -> dict[str, Any]:
+    """The grid's keys with those that `preset` changes laid over them.
+
+    `cell`, `cluster` and `axes` are merged key by key; everything else is replaced. `paper` is the
+    grid as written.
+    """
+    base = grid.model_dump(exclude={"quick", "smoke"})
+    override = getattr(grid, preset, None)
+    if override is None:
+        return base
+    changes = override.model_dump(exclude_unset=True)
+    for key in ("cell", "cluster", "axes"):
+        if key in changes:
+            base[key] = _merged(base[key], changes.pop(key))
+    return base | changes
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _merged(out[key], value) if nested else value
+    return out

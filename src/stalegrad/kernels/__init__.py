@@ -1,0 +1,77 @@
+"""C++ kernels, compiled on first use for the machine they run on."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+
+
+class KernelUnavailable(RuntimeError):
+    """There is no compiler, or it refused; the message says which."""
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL:
+    """The library compiled from `<name>.cpp` beside this file.
+
+    Compiled once for each source, compiler and processor, and kept in the user's cache folder
+    (`STALEGRAD_CACHE` overrides it). Raises KernelUnavailable.
+    """
+    source = Path(__file__).with_name(f"{name}.cpp")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise KernelUnavailable("no C++ compiler (g++ or clang++) was found")
+    command = [compiler, *FLAGS, NATIVE, "-shared", "-fPIC"]
+    library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
+    if not library.exists():
+        _compile(command, source, library)
+    return ctypes.CDLL(str(library))
+
+
+def _compile(command: list[str], source: Path, library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        beside = Path(folder) / library.name
+        done = subprocess.run(
+            [*command, str(source), "-o", str(beside)], capture_output=True, text=True
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise KernelUnavailable(f"{command[0]} could not compile {source.name}: {last}")
+        os.replace(beside, library)
+
+
+def _fingerprint(source: Path, command: list[str]) -> str:
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
+    parts = [source.read_text(), " ".join(command), version, _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What decides the instructions that -march=native allows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _cache_folder() -> Path:
+    if "STALEGRAD_CACHE" in os.environ:
+        return Path(os.environ["STALEGRAD_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "stalegrad"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir()) / f"stalegrad-{os.getuid()}"
+    return folder

@@ -1,0 +1,262 @@
+"""Replay: execute schedules, many runs at once.
+
+At each arrival the gradient is taken at the weights that the worker had read and goes through the
+update rule. Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function
+from weights to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first
+axis is the run; what differs between them (step size, delay, schedule, seed, data order) is data.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stalegrad.backends import Backend
+from stalegrad.partitions import DataOrder
+from stalegrad.problems import Task
+from stalegrad.rules import Rule
+from stalegrad.schedule import Schedule
+from stalegrad.snapshots import CURRENT, SnapshotPlan, plan_snapshots
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, ready to be replayed.
+
+    order: which samples each minibatch holds; seed: of the initial weights.
+    """
+
+    rule: Rule
+    schedule: Schedule
+    order: DataOrder
+    seed: int
+    snapshots: SnapshotPlan
+
+    @classmethod
+    def plan(cls, rule: Rule, schedule: Schedule, order: DataOrder, seed: int) -> "Run":
+        return cls(rule, schedule, order, seed, plan_snapshots(schedule))
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything replay carries from one arrival to the next, for R runs.
+
+    weights [R, P]; rule: the update rule's state; saved [slots, R, P]: old weights that gradients
+    in flight were computed at; pending [R, P]: gradients of an update not yet complete (None where
+    every arrival is an update); epoch: epochs done.
+    """
+
+    weights: Tensor
+    rule: dict[str, Tensor]
+    saved: Tensor
+    pending: Tensor | None
+    epoch: int
+
+    def keep(self, rows: list[int]) -> "State":
+        """The state of some of the runs."""
+        return replace(
+            self,
+            weights=self.weights[rows],
+            rule={name: value[rows] for name, value in self.rule.items()},
+            saved=self.saved[:, rows],
+            pending=None if self.pending is None else self.pending[rows],
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, what a checkpoint must hold; `from_tensors` is the inverse."""
+        tensors = {"weights": self.weights, "saved": self.saved}
+        tensors |= {f"rule.{name}": value for name, value in self.rule.items()}
+        return tensors if self.pending is None else tensors | {"pending": self.pending}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], epoch: int) -> "State":
+        rule = {k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")}
+        pending = tensors.get("pending")
+        return cls(tensors["weights"], rule, tensors["saved"], pending, epoch)
+
+
+def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> State:
+    """The state before the first arrival, on the device of the task's data."""
+    device = task.train[0].device
+    weights = torch.stack([task.initial_weights(run.seed) for run in runs])
+    weights = weights.to(device=device, dtype=dtype)
+    slots = max(run.snapshots.slots for run in runs)
+    saved = weights.new_zeros((slots, *weights.shape))
+    for row, run in enumerate(runs):
+        if run.snapshots.initial != CURRENT:
+            saved[run.snapshots.initial, row] = weights[row]
+    grouped = runs[0].schedule.arrivals_per_update > 1
+    pending = torch.zeros_like(weights) if grouped else None
+    return State(weights, type(runs[0].rule).init(weights), saved, pending, epoch=0)
+
+
+def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
+    """Replay one epoch of every run.
+
+    Returns the state after it and the mean loss [R] (float64) of its minibatches, each at the
+    weights its gradient was computed at; NaN for a run with no arrival in this epoch. Nothing is
+    read back from the device before the end. `state` is used up: its tensors may be overwritten.
+
+    The runs must share rule class, minibatch size and arrivals per update. Where they differ in
+    the number of arrivals, those with fewer start later, so that all end together.
+    """
+    steps = _align(runs, state.epoch, task.train[0].device)
+    rule = type(runs[0].rule)
+    numbers = _stack_numbers([run.rule for run in runs], state.weights)
+    factors = _stack_factors(runs, steps, state.weights)
+    weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
+    inputs, targets = task.train
+    total = weights.new_zeros(len(runs), dtype=torch.float64)
+    per_update = runs[0].schedule.arrivals_per_update
+
+    for i in range(steps.count):
+        read = _read(weights, saved, steps.read[:, i])
+        batch = steps.samples[:, i]
+        gradient, losses = backend.gradients(read, inputs[batch], targets[batch])
+        active = steps.active[:, i]
+        total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
+        step_numbers = numbers
+        if factors is not None:
+            step_numbers = {**numbers, "lr": numbers["lr"] * factors[:, i, None]}
+        if "clip_norm" in numbers:
+            gradient = clip(gradient, numbers["clip_norm"])
+        gradient, corrected = rule.correct(gradient, read, weights, rule_state, step_numbers)
+        rule_state = _choose(corrected, rule_state, active) if steps.ragged[i] else corrected
+        if pending is not None:
+            if steps.ragged[i]:
+                gradient = torch.where(active[:, None], gradient, 0)
+            pending = pending + gradient
+            if steps.no_update[i]:
+                continue
+            gradient = pending / per_update
+        new_weights, new_state = rule.update(gradient, weights, rule_state, step_numbers)
+        if steps.some_update[i]:
+            updated = steps.updated[:, i]
+            weights = torch.where(updated[:, None], new_weights, weights)
+            rule_state = _choose(new_state, rule_state, updated)
+            if pending is not None:
+                pending = torch.where(updated[:, None], 0, pending)
+        else:
+            weights, rule_state = new_weights, new_state
+            if pending is not None:
+                pending = torch.zeros_like(pending)
+        _write(weights, saved, steps.write[:, i])
+
+    arrivals = torch.tensor(steps.arrivals, dtype=torch.float64, device=total.device)
+    return State(weights, rule_state, saved, pending, state.epoch + 1), total / arrivals
+
+
+def clip(gradient: Tensor, longest: Tensor) -> Tensor:
+    """Scale gradients [R, P] down to norm `longest` [R, 1], as `torch.nn.utils.clip_grad_norm_`."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    return gradient * (longest / (norm + 1e-6)).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """One epoch of R runs, n steps long; [R, n] unless said otherwise.
+
+    Index arrays are on the device; what steers the loop stays in numpy, so that no step waits.
+    """
+
+    count: int
+    arrivals: np.ndarray  # [R]
+    samples: Tensor  # [R, n, B]
+    active: Tensor  # the run has an arrival at this step
+    updated: Tensor  # that arrival completes an update
+    read: np.ndarray
+    write: np.ndarray
+    schedule_index: np.ndarray  # number of the arrival in its run's schedule; 0 where inactive
+    ragged: np.ndarray  # [n] some run is inactive
+    some_update: np.ndarray  # [n] some runs update and some do not
+    no_update: np.ndarray  # [n]
+
+
+def _align(runs: list[Run], epoch: int, device: torch.device) -> _Steps:
+    bounds = [(_epoch_start(run.schedule, epoch), run.schedule.epoch_ends[epoch]) for run in runs]
+    lengths = np.array([stop - first for first, stop in bounds])
+    count = int(lengths.max())
+    shape = (len(runs), count)
+    index = np.zeros(shape, np.int64)
+    active, updated = np.zeros(shape, bool), np.zeros(shape, bool)
+    read, write = np.full(shape, CURRENT), np.full(shape, CURRENT)
+    samples = np.zeros((*shape, runs[0].order.batch_size), np.int64)
+    for row, (run, (first, stop)) in enumerate(zip(runs, bounds, strict=True)):
+        here, chosen = slice(first, stop), np.s_[row, count - (stop - first) :]
+        index[chosen] = np.arange(first, stop)
+        active[chosen] = True
+        updated[chosen] = (index[chosen] + 1) % run.schedule.arrivals_per_update == 0
+        read[chosen], write[chosen] = run.snapshots.read[here], run.snapshots.write[here]
+        samples[chosen] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+    return _Steps(
+        count=count,
+        arrivals=lengths,
+        samples=torch.from_numpy(samples).to(device),
+        active=torch.from_numpy(active).to(device),
+        updated=torch.from_numpy(updated).to(device),
+        read=read,
+        write=write,
+        schedule_index=index,
+        ragged=~active.all(axis=0),
+        some_update=~updated.all(axis=0),
+        no_update=~updated.any(axis=0),
+    )
+
+
+def _epoch_start(schedule: Schedule, epoch: int) -> int:
+    return int(schedule.epoch_ends[epoch - 1]) if epoch else 0
+
+
+def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
+    """Each number of the rules as a column [R, 1]; switches, which all share, as they are."""
+    by_run = [rule.numbers() for rule in rules]
+    return {
+        name: value
+        if isinstance(value, bool)
+        else torch.tensor([[numbers[name]] for numbers in by_run]).to(weights)
+        for name, value in by_run[0].items()
+    }
+
+
+def _stack_factors(runs: list[Run], steps: _Steps, weights: Tensor) -> Tensor | None:
+    """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
+    by_run = [run.rule.step_factors(run.schedule) for run in runs]
+    if all(factors is None for factors in by_run):
+        return None
+    chosen = [
+        np.ones(steps.count) if factors is None else factors[index]
+        for factors, index in zip(by_run, steps.schedule_index, strict=True)
+    ]
+    return torch.from_numpy(np.stack(chosen)).to(weights)
+
+
+def _read(weights: Tensor, saved: Tensor, slots: np.ndarray) -> Tensor:
+    """The weights [R, P] that this step's gradients were computed at."""
+    if (slots == CURRENT).all():
+        return weights
+    if (slots == slots[0]).all():
+        return saved[slots[0]]
+    rows = np.flatnonzero(slots != CURRENT)
+    read = weights.clone()
+    read[rows] = saved[slots[rows], rows]
+    return read
+
+
+def _write(weights: Tensor, saved: Tensor, slots: np.ndarray) -> None:
+    """Keep the weights of the runs whose slot is not CURRENT."""
+    if (slots == CURRENT).all():
+        return
+    if (slots == slots[0]).all():
+        saved[slots[0]] = weights
+        return
+    rows = np.flatnonzero(slots != CURRENT)
+    saved[slots[rows], rows] = weights[rows]
+
+
+def _choose(new: dict[str, Tensor], old: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """`new` for the runs where `rows` [R] is true, `old` elsewhere."""
+    if new is old:
+        return old
+    shaped = {name: rows.view(-1, *(1,) * (value.dim() - 1)) for name, value in new.items()}
+    return {name: torch.where(shaped[name], value, old[name]) for name, value in new.items()}

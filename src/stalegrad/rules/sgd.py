@@ -1,0 +1,36 @@
+"""Stochastic gradient descent with heavy-ball or Nesterov momentum, as `torch.optim.SGD`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from stalegrad.rules import Numbers, Rule, State
+from stalegrad.specs import spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@spec
+class SGD(Rule):
+    """v <- momentum v + g;  w <- w - lr v  (heavy-ball)  or  w - lr (g + momentum v)  (Nesterov).
+
+    Sutskever et al. 2013 as PyTorch writes it: the learning rate multiplies the velocity, and
+    Nesterov's look-ahead is folded into the step.
+    """
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+
+    @staticmethod
+    def init(weights: "Tensor") -> State:
+        return {"velocity": weights.new_zeros(weights.shape)}
+
+    @staticmethod
+    def update(
+        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
+    ) -> tuple["Tensor", State]:
+        momentum = numbers["momentum"]
+        velocity = gradient.addcmul(state["velocity"], momentum)
+        step = gradient.addcmul(velocity, momentum) if numbers["nesterov"] else velocity
+        return weights.addcmul(step, numbers["lr"], value=-1), {"velocity": velocity}

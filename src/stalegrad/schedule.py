@@ -1,0 +1,98 @@
+"""Schedules: which gradient reaches the server when, and at which weights it was computed.
+
+A schedule is all that replay learns of a cluster, and all that staleness needs: no gradient is
+computed to make one.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the workers have to do.
+
+    batches: minibatches in one epoch of each data stream: one entry where all workers draw from
+        one stream, else one entry a worker.
+    epochs: passes over every stream.
+    """
+
+    batches: tuple[int, ...]
+    epochs: int
+
+    @property
+    def total(self) -> int:
+        """Minibatches over all streams and epochs."""
+        return sum(self.batches) * self.epochs
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Arrivals of gradients at the server, in the order they are served.
+
+    worker [A] int32: who computed the gradient.
+    time [A] float64: simulated seconds at which it is applied; never decreases.
+    read_version [A] int64: the server version (number of updates so far) of the weights it was
+        computed at.
+    stream [A] int32: the data stream its minibatch comes from.
+    batch [A] int64: the number of its minibatch within that stream, counted over all epochs.
+    epoch_ends [epochs] int64: arrivals served by the end of each epoch; the last is A.
+    arrivals_per_update: 1 for asynchronous SGD, K for K-batch, all workers for synchronous.
+
+    After arrival i the server version is (i + 1) // arrivals_per_update.
+    """
+
+    worker: np.ndarray
+    time: np.ndarray
+    read_version: np.ndarray
+    stream: np.ndarray
+    batch: np.ndarray
+    epoch_ends: np.ndarray
+    arrivals_per_update: int = 1
+
+    def __post_init__(self):
+        arrivals = len(self.worker)
+        columns = (self.time, self.read_version, self.stream, self.batch)
+        if any(len(column) != arrivals for column in columns):
+            raise ValueError("The columns of a schedule must have one entry an arrival.")
+        if self.arrivals_per_update < 1:
+            raise ValueError(f"arrivals_per_update is {self.arrivals_per_update}, not >= 1.")
+        if arrivals and (np.diff(self.time) < 0).any():
+            raise ValueError("Arrivals must be in the order of their times.")
+        if (self.read_version < 0).any() or (self.staleness_before < 0).any():
+            raise ValueError("A gradient cannot be computed at a version not yet made.")
+        ends = self.epoch_ends
+        if len(ends) == 0 or ends[-1] != arrivals or (np.diff(ends) < 0).any() or ends[0] < 0:
+            raise ValueError("Epoch ends must not decrease and must close with the last arrival.")
+
+    @property
+    def arrivals(self) -> int:
+        return len(self.worker)
+
+    @property
+    def updates(self) -> int:
+        """Updates the server makes; arrivals past the last full group change nothing."""
+        return self.arrivals // self.arrivals_per_update
+
+    @cached_property
+    def version(self) -> np.ndarray:
+        """Server version [A] just before each arrival."""
+        return np.arange(self.arrivals) // self.arrivals_per_update
+
+    @property
+    def staleness_before(self) -> np.ndarray:
+        """Staleness [A] counted just before the update that the arrival may trigger.
+
+        The convention of jain2018, whose mean is N - 1 for N workers alike.
+        """
+        return self.version - self.read_version
+
+    @property
+    def staleness_after(self) -> np.ndarray:
+        """Staleness [A] counted just after: the gradient's own update is included.
+
+        The convention of allawati2020, whose mean is n for n workers alike at K = 1, T_c = 0.
+        """
+        return (np.arange(self.arrivals) + 1) // self.arrivals_per_update - self.read_version

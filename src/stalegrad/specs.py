@@ -1,0 +1,131 @@
+"""Validated, frozen descriptions of what a cell is made of: problem, update rule, cluster.
+
+Each kind is a package (`problems`, `rules`, `clusters`) and each choice one module in it whose
+name is the name used in configuration. The module defines one class decorated with `spec`; adding
+a choice is adding that file. The class is a frozen dataclass whose fields are the configuration
+keys, so that a misspelt key, a wrong type or a value out of range is refused where it is read.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic
+import pydantic.dataclasses
+
+from stalegrad.errors import ConfigError
+
+STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def spec(cls):
+    """Class decorator: a frozen dataclass that validates its fields and refuses unknown keys."""
+    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+
+
+def names(kind: str) -> list[str]:
+    """The choices there are for `kind` (`problems`, `rules` or `clusters`), sorted."""
+    package = importlib.import_module(f"stalegrad.{kind}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
+
+
+def spec_class(kind: str, name: str) -> type:
+    """The class that the module `stalegrad.<kind>.<name>` defines."""
+    module = importlib.import_module(f"stalegrad.{kind}.{name}")
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and value.__module__ == module.__name__
+        and dataclasses.is_dataclass(value)
+    ]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one spec, not {len(classes)}.")
+    return classes[0]
+
+
+def name_of(value: Any) -> str:
+    """The name a spec goes by in configuration: that of its module."""
+    return type(value).__module__.rpartition(".")[2]
+
+
+def parse(kind: str, keys: Any, *, where: str, key: str) -> Any:
+    """Build the spec that `keys`, a mapping with a `name`, describes.
+
+    `where` and `key` say where the mapping stands, for the error: a `ConfigError` that names
+    file, key, value and what is allowed.
+    """
+    if not isinstance(keys, Mapping) or not isinstance(keys.get("name"), str):
+        raise ConfigError(
+            f"{where}: '{key}' is {keys!r}; it must be a mapping with a 'name', one of: "
+            f"{', '.join(names(kind))}."
+        )
+    if keys["name"] not in names(kind):
+        raise ConfigError(
+            f"{where}: '{key}.name' is {keys['name']!r}, which is not known; choose one of: "
+            f"{', '.join(names(kind))}."
+        )
+    arguments = {k: v for k, v in keys.items() if k != "name"}
+    return validate(spec_class(kind, keys["name"]), arguments, where=where, key=key)
+
+
+def validate(cls: type, values: Any, *, where: str, key: str = "") -> Any:
+    """`cls` built from plain `values`, or one `ConfigError` that lists everything wrong."""
+    try:
+        return cls(**values)
+    except pydantic.ValidationError as error:
+        lines = [_sentence(cls, problem, key) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def describe(value: Any) -> dict[str, Any]:
+    """A spec as a plain mapping with its name first; the inverse of `parse`."""
+    return {"name": name_of(value), **dataclasses.asdict(value)}
+
+
+def without_defaults(value: Any) -> dict[str, Any]:
+    """`describe`, less the fields at their default.
+
+    What content hashes are made of: a new option with a default leaves old hashes as they were.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(value)}
+    return {k: v for k, v in describe(value).items() if k == "name" or v != defaults[k]}
+
+
+def _sentence(cls: type, problem: Mapping[str, Any], prefix: str) -> str:
+    parts = ([prefix] if prefix else []) + [str(part) for part in problem["loc"]]
+    key, kind, message = ".".join(parts), problem["type"], problem["msg"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        allowed = _allowed_keys(cls, problem["loc"][:-1])
+        hint = f"; allowed here: {', '.join(sorted(allowed))}" if allowed else ""
+        return f"'{key}' is not a known key{hint}."
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"'{key}' is missing and has no default."
+    value = problem["input"]
+    if isinstance(value, str) and kind in ("float_type", "int_type"):
+        return (
+            f"'{key}' is the text {value!r}; a number is needed. (YAML reads 1e-3 as text: "
+            f"write 0.001.)"
+        )
+    message = message.removeprefix("Value error, ")
+    return f"'{key}' is {value!r}: {message[0].lower()}{message[1:].rstrip('.')}."
+
+
+def _allowed_keys(cls: Any, loc: Iterable[Any]) -> list[str]:
+    """The keys that the model at `loc` inside `cls` takes."""
+    for part in loc:
+        fields = _fields(cls)
+        cls = fields.get(part) if isinstance(fields, dict) else None
+        args = [a for a in getattr(cls, "__args__", ()) if _fields(a)]
+        cls = args[0] if args else cls
+    return list(_fields(cls) or ())
+
+
+def _fields(cls: Any) -> dict[str, Any] | None:
+    if isinstance(cls, type) and issubclass(cls, pydantic.BaseModel):
+        return {name: field.annotation for name, field in cls.model_fields.items()}
+    if dataclasses.is_dataclass(cls):
+        return {field.name: field.type for field in dataclasses.fields(cls)}
+    return None
