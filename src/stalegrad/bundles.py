@@ -25,6 +25,7 @@ from stalegrad import replay
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
+from stalegrad.files import provenance_path, replaced, write_atomically
 from stalegrad.partitions import CLUSTER, DataOrder, generator, split
 from stalegrad.problems import Task
 from stalegrad.replay import Run, State
@@ -98,10 +99,6 @@ def train_bundle(
     }
     write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
     checkpoint.remove()
-
-
-def provenance_path(output: Path) -> Path:
-    return output.with_name(output.name + ".provenance.json")
 
 
 @dataclass(frozen=True)
@@ -305,23 +302,6 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    with replaced(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -73,6 +73,8 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
     out of range, a minibatch larger than the data included.
     """
     fields = {f.name: f for f in dataclasses.fields(Cell)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: a cell is keys and values, not {values!r}.")
     for key in values:
         if key not in fields:
             raise ConfigError(
@@ -115,6 +117,15 @@ class Bundle:
     @property
     def hash(self) -> str:
         return _digest([cell.hash for cell in self.cells])
+
+    def megabytes(self) -> int:
+        """Memory a job with this bundle may take: PyTorch and the data, and what each run holds.
+
+        A run holds its weights, gradient and rule state (six times the weights at most here), the
+        weights kept for gradients in flight, and all of it once more while a checkpoint is written.
+        """
+        runs = sum(_megabytes(c) + 6 * c.problem.parameters() * 4 / 1e6 for c in self.cells)
+        return math.ceil(1_000 + 2 * runs)
 
     def to_json(self) -> str:
         return json.dumps({"cells": [cell.as_dict() for cell in self.cells]}, indent=1)
@@ -167,7 +178,7 @@ def combinations(
 
 def with_keys(base: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A copy of nested `base` with dotted `keys` set."""
-    out = json.loads(json.dumps(base))
+    out = json.loads(json.dumps(base, default=str))
     for key, value in keys.items():
         *path, last = key.split(".")
         inner = out

@@ -8,19 +8,33 @@ Three kinds of YAML file, every one validated and every unknown key refused:
   written as published and may say what `quick` and `smoke` change.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stalegrad import specs
 from stalegrad.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
-Scalar = bool | int | float | str | None
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError("it must be one value: a finite number, text, true, false or null")
+
+
+Scalar = Annotated[Any, AfterValidator(_scalar)]
+# An empty axis, or none of any case, would make a grid of no cells.
+Axes = dict[str, Annotated[list[Scalar], Field(min_length=1)]]
+CaseList = Annotated[list[dict[str, Scalar]], Field(min_length=1)]
 
 
 class _Model(pydantic.BaseModel):
@@ -30,7 +44,10 @@ class _Model(pydantic.BaseModel):
 
 
 class Settings(_Model):
-    """`config/config.yaml`: nothing here changes a result, but which are made and where."""
+    """`config/config.yaml`: nothing here changes a result, but which are made and where.
+
+    recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
+    """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
     studies: list[str] | None = None
@@ -40,6 +57,7 @@ class Settings(_Model):
     data_folder: str = "resources/data"
     local_data: str | None = None
     results_folder: str = "results"
+    recompute: bool = False
 
 
 class Preset(_Model):
@@ -63,8 +81,8 @@ class Cases(_Model):
     """
 
     cell: dict[str, Any] = {}
-    axes: dict[str, list[Scalar]] = {}
-    cases: list[dict[str, Scalar]] = [{}]
+    axes: Axes = {}
+    cases: CaseList = [{}]
     seeds: Count | None = None
 
 
@@ -79,8 +97,8 @@ class SimulationCases(_Model):
     """Clusters simulated for their staleness alone; no gradient is computed."""
 
     cluster: dict[str, Any] = {}
-    axes: dict[str, list[Scalar]] = {}
-    cases: list[dict[str, Scalar]] = [{}]
+    axes: Axes = {}
+    cases: CaseList = [{}]
     arrivals: Count | None = None
     replicates: Count | None = None
 

@@ -71,8 +71,8 @@ def renewal_function_gamma(time: float, shape: float, loc: float, scale: float) 
     """
     if time <= 0:
         return 0.0
-    mean = loc + scale * shape
-    # Terms fall off faster than any power beyond the mean number of renewals.
-    most = time / mean + 40 * (1 + np.sqrt(time / mean)) * (1 + 1 / np.sqrt(shape))
+    rest = time / scale
+    # Past this k the gamma part alone exceeds `time` but for a chance below rounding.
+    most = (rest + 10 * np.sqrt(rest) + 40) / shape
     k = np.arange(1, int(np.ceil(most)) + 1)
     return float(gammainc(k * shape, np.maximum(time - k * loc, 0) / scale).sum())

@@ -83,9 +83,6 @@ def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> St
     weights = weights.to(device=device, dtype=dtype)
     slots = max(run.snapshots.slots for run in runs)
     saved = weights.new_zeros((slots, *weights.shape))
-    for row, run in enumerate(runs):
-        if run.snapshots.initial != CURRENT:
-            saved[run.snapshots.initial, row] = weights[row]
     grouped = runs[0].schedule.arrivals_per_update > 1
     pending = torch.zeros_like(weights) if grouped else None
     return State(weights, type(runs[0].rule).init(weights), saved, pending, epoch=0)
@@ -130,6 +127,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
             if steps.no_update[i]:
                 continue
             gradient = pending / per_update
+        _write(weights, saved, steps.write[:, i])
         new_weights, new_state = rule.update(gradient, weights, rule_state, step_numbers)
         if steps.some_update[i]:
             updated = steps.updated[:, i]
@@ -141,7 +139,6 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
             weights, rule_state = new_weights, new_state
             if pending is not None:
                 pending = torch.zeros_like(pending)
-        _write(weights, saved, steps.write[:, i])
 
     arrivals = torch.tensor(steps.arrivals, dtype=torch.float64, device=total.device)
     return State(weights, rule_state, saved, pending, state.epoch + 1), total / arrivals
@@ -214,7 +211,7 @@ def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | boo
     return {
         name: value
         if isinstance(value, bool)
-        else torch.tensor([[numbers[name]] for numbers in by_run]).to(weights)
+        else weights.new_tensor([[numbers[name]] for numbers in by_run])
         for name, value in by_run[0].items()
     }
 

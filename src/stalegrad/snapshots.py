@@ -15,14 +15,13 @@ class SnapshotPlan:
     """Slots for snapshots, shared over time like registers.
 
     read [A]: the slot that arrival i's weights lie in, or CURRENT.
-    write [A]: the slot to copy the weights to after the update that arrival i triggers, or CURRENT.
-    initial: the slot for the weights at the start, or CURRENT.
-    slots: how many there are; at most the number of gradients in flight, however long the delay.
+    write [A]: the slot to copy the weights to before the update that arrival i triggers, once its
+        own slot has been read; or CURRENT.
+    slots: how many there are: at most one for each gradient in flight, however long the run.
     """
 
     read: np.ndarray
     write: np.ndarray
-    initial: int
     slots: int
 
 
@@ -48,7 +47,6 @@ def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
         slot_of[version] = slot
         return slot
 
-    initial = take(0) if last_reader[0] >= 0 else CURRENT
     versions, is_stale = schedule.read_version.tolist(), stale.tolist()
     last = last_reader.tolist()
     for arrival, version in enumerate(versions):
@@ -56,7 +54,7 @@ def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
             read[arrival] = slot_of[version]
             if last[version] == arrival:
                 heapq.heappush(free, slot_of.pop(version))
-        made, remainder = divmod(arrival + 1, k)
-        if remainder == 0 and last[made] >= 0:
-            write[arrival] = take(made)
-    return SnapshotPlan(read, write, initial, slots)
+        current, place_in_group = divmod(arrival, k)
+        if place_in_group == k - 1 and last[current] >= 0:
+            write[arrival] = take(current)
+    return SnapshotPlan(read, write, slots)

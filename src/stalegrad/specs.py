@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pydantic.dataclasses
@@ -67,7 +67,7 @@ def parse(kind: str, keys: Any, *, where: str, key: str) -> Any:
             f"{where}: '{key}.name' is {keys['name']!r}, which is not known; choose one of: "
             f"{', '.join(names(kind))}."
         )
-    arguments = {k: v for k, v in keys.items() if k != "name"}
+    arguments = {str(k): v for k, v in keys.items() if k != "name"}
     return validate(spec_class(kind, keys["name"]), arguments, where=where, key=key)
 
 
@@ -117,9 +117,10 @@ def _allowed_keys(cls: Any, loc: Iterable[Any]) -> list[str]:
     """The keys that the model at `loc` inside `cls` takes."""
     for part in loc:
         fields = _fields(cls)
-        cls = fields.get(part) if isinstance(fields, dict) else None
-        args = [a for a in getattr(cls, "__args__", ()) if _fields(a)]
-        cls = args[0] if args else cls
+        # A model is entered by the name of a field, dict[str, Model] by any key.
+        cls = fields.get(part) if fields else next(reversed(get_args(cls)), None)
+        if type(None) in get_args(cls):  # Model | None
+            cls = next((a for a in get_args(cls) if _fields(a)), None)
     return list(_fields(cls) or ())
 
 

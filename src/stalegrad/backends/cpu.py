@@ -36,7 +36,7 @@ class CpuBackend:
         self._test = tuple(tensor.contiguous() for tensor in task.test)
 
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        out, losses = torch.empty_like(weights), weights.new_empty(len(weights))
+        out, losses = weights.new_empty(weights.shape), weights.new_empty(len(weights))
         self._call("gradients", weights, inputs, targets, targets.shape[1], out, losses)
         return out, losses
 

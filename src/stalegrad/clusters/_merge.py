@@ -51,8 +51,8 @@ def arrivals(
 ) -> Iterator[Block]:
     """The first `total` arrivals of a hub-and-spoke cluster, at most `block` at a time.
 
-    rounds [n] int64: how many rounds each worker computes before it stops; `total` must not be
-        more than their sum. All start at time 0 with version 0.
+    rounds [n] int64: how many rounds each worker computes before it stops. All start at time 0
+        with version 0.
     per_update: arrivals that make an update (K); communication_time: seconds from master to
         worker and back (T_c).
 
@@ -60,8 +60,10 @@ def arrivals(
     and of the updates made within one communication time. Simultaneous arrivals are served in the
     order of their workers. A round reads the newest update that has reached its worker by its
     start, one arriving at that very moment included; at T_c = 0 these are the updates made by the
-    arrivals served up to the worker's own.
+    arrivals served up to the worker's own. Raises ValueError where `rounds` are fewer than `total`.
     """
+    if total > rounds.sum(dtype=float):
+        raise ValueError(f"the workers compute {rounds.sum()} rounds, fewer than {total} arrivals")
     workers = len(rounds)
     finish = np.where(rounds > 0, compute_time.sample(generator, workers), np.inf)
     reading = np.zeros(workers, np.int64)

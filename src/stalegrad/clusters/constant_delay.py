@@ -45,11 +45,12 @@ class ConstantDelay:
                 f"a delay of {self.delay} steps with {len(steps)} steps in all: no gradient "
                 f"would ever be applied"
             )
-        ramp = self.ramp_epochs * batches
-        growth = np.minimum(1.0, steps / ramp) if ramp else np.ones(len(steps))
         # The delay grows by whole workers and never shrinks, so that gradients are applied in the
         # order they were computed.
-        applied_at = steps + np.floor(self.delay * growth).astype(np.int64)
+        delay = np.full(len(steps), self.delay)
+        if ramp := self.ramp_epochs * batches:
+            delay = np.minimum(delay, np.floor(self.delay * steps / ramp)).astype(np.int64)
+        applied_at = steps + delay
         done = applied_at < len(steps)
         applied_at = applied_at[done]
         # A gradient reads all updates made in earlier steps.

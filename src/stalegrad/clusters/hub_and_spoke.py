@@ -1,5 +1,6 @@
 """A master and n workers that never wait (allawati2020, section 2)."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -49,6 +50,14 @@ class HubAndSpoke:
 
     def streams(self) -> int:
         return self.workers
+
+    def arrivals_per_update(self) -> int:
+        return self.minibatches_per_update
+
+    def in_flight(self) -> int:
+        """One version a worker, and those on their way to the workers."""
+        rate = self.workers / self.minibatches_per_update / self.compute_time.mean
+        return self.workers + math.ceil(rate * self.communication_time)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`.

@@ -30,10 +30,13 @@ def load(name: str) -> ctypes.CDLL:
     if compiler is None:
         raise KernelUnavailable("no C++ compiler (g++ or clang++) was found")
     command = [compiler, *FLAGS, NATIVE, "-shared", "-fPIC"]
-    library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
-    if not library.exists():
-        _compile(command, source, library)
-    return ctypes.CDLL(str(library))
+    try:
+        library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
+        if not library.exists():
+            _compile(command, source, library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise KernelUnavailable(f"its library cannot be made or loaded: {error}") from None
 
 
 def _compile(command: list[str], source: Path, library: Path) -> None:

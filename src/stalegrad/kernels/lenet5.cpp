@@ -125,9 +125,9 @@ struct Lenet5 {
                         Mask which = {};
                         unroll<3>([&](auto p) INLINE {
                             const V other = acc[p + 1][c];
-                            const Mask keep = other <= best;
-                            best = keep ? best : other;
-                            which = keep ? which : all(p + 1);
+                            const Mask wins = (other > best) | (other != other);
+                            best = wins ? other : best;
+                            which = wins ? all(p + 1) : which;
                         });
                         const Mask dead = best <= V{};
                         const int at = ((c0 + c) * Q + qy) * Q + qx;

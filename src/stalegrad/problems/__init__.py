@@ -42,6 +42,9 @@ class Task:
 class Problem(Protocol):
     """What a module of this package defines: a `spec` with these methods."""
 
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets it reads, as `stalegrad.data` knows them."""
+
     def samples(self) -> int:
         """Training samples, known without loading them."""
 

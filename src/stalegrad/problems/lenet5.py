@@ -41,6 +41,9 @@ class LeNet5:
     train_samples: Annotated[int, Field(ge=1, le=TRAIN_IMAGES)] = TRAIN_IMAGES
     test_samples: Annotated[int, Field(ge=1, le=TEST_IMAGES)] = TEST_IMAGES
 
+    def datasets(self) -> tuple[str, ...]:
+        return (self.dataset,)
+
     def samples(self) -> int:
         return self.train_samples
 

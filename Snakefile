@@ -1,0 +1,38 @@
+# Four studies of stale gradients, from configuration to report. This is the contents page: the rules
+# are in workflow/rules, what they do is in src/stalegrad.
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/analyse.smk"
+include: "workflow/rules/report.smk"
+
+
+wildcard_constraints:
+    study="|".join(PLAN.studies),
+    dataset="mnist|fashion_mnist",
+    bundle="[0-9a-f]{16}",
+    figure="|".join(PLAN.figures) or "none",
+    table="|".join(PLAN.tables) or "none",
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.pdf",
+        f"{RESULTS}/verdicts.csv",
+        FIGURES,
+        TABLES,

@@ -1,0 +1,117 @@
+"""One look for all figures: sized for the report, in its font, colours everyone can tell apart."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+WIDTH = 6.3  # inches; the text width of the report
+
+# Okabe and Ito's colours, distinguishable with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PUBLISHED = "#D55E00"  # the papers' own numbers, wherever they stand beside ours
+GREY = "#7f7f7f"
+
+ACCURACY_MAP = "cividis"
+DIFFERENCE_MAP = "RdBu"
+
+_RC = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.4,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Everything drawn inside looks alike."""
+    with mpl.rc_context():
+        mpl.use("Agg")
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `path` (pdf or png) with nothing in it that changes from one time to the next."""
+    dates = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    figure.savefig(path, metadata=dates[path.suffix[1:]])
+
+
+def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of the text's width with `rows` x `columns` axes, each `height` inches high."""
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, **options)
+
+
+def heatmap(
+    axes: Axes,
+    values: pd.DataFrame,
+    *,
+    cmap: str,
+    limits: tuple[float, float],
+    digits: str = "{:.3f}",
+    hatch: pd.DataFrame | None = None,
+) -> AxesImage:
+    """Rows and columns of a table as coloured, numbered cells.
+
+    values: index and columns become tick labels; NaN stays blank. hatch: cells marked as
+    unreadable, same shape, boolean.
+    """
+    image = axes.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_xticks(range(values.shape[1]), values.columns)
+    axes.set_yticks(range(values.shape[0]), values.index)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values.to_numpy(dtype=float)):
+        if hatch is not None and hatch.iloc[row, column]:
+            box = {"fill": False, "hatch": "/////", "edgecolor": GREY, "linewidth": 0}
+            axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
+        if np.isfinite(value):
+            colour = _readable_on(image.cmap(image.norm(value)))
+            text = digits.format(value)
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=5.5)
+    return image
+
+
+def _readable_on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever stands out (relative luminance of sRGB)."""
+    red, green, blue = colour[:3]
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
+
+
+def band(axes: Axes, frame: pd.DataFrame, x: str, *, colour: str, label: str, **options) -> None:
+    """Mean over seeds as a line, smallest to largest as a band; `frame` is of `over_seeds`."""
+    axes.plot(frame[x], frame["mean"], color=colour, label=label, **options)
+    axes.fill_between(frame[x], frame["min"], frame["max"], color=colour, alpha=0.2, linewidth=0)
+
+
+def log10_label(value: float) -> str:
+    """A rate as the papers print their half decades: 10^{-2.5}."""
+    exponent = round(2 * np.log10(value)) / 2
+    if not np.isclose(10**exponent, value, rtol=0.01):
+        return f"{value:g}"
+    return f"$10^{{{exponent:g}}}$"

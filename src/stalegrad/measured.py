@@ -1,0 +1,70 @@
+"""The archive `measured/`: runs made at full scale, kept with where they come from.
+
+`measured/<study>/` holds `history.csv.gz` (one row a run and epoch, as `train_bundle` writes it)
+and `provenance.csv` (one row a bundle: machine, versions, commit, wall time). A run is found by
+its content hash, so an archived run is used only for exactly the cell it was made for.
+"""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from stalegrad.files import provenance_path, write_atomically, write_bytes_atomically
+from stalegrad.results import read_csv
+
+ARCHIVE = Path("measured")
+
+
+def archived_runs(study: str, archive: Path = ARCHIVE) -> set[str]:
+    """Hashes of the runs of a study that the archive holds."""
+    path = archive / study / "runs.txt"
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+def archived_history(study: str, archive: Path = ARCHIVE) -> pd.DataFrame:
+    """The history of all archived runs of a study; empty where there are none."""
+    path = archive / study / "history.csv.gz"
+    return read_csv(path) if path.exists() else pd.DataFrame({"run": []})
+
+
+def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> int:
+    """Add the bundles at `outputs` to the archive; how many runs were new.
+
+    A run that is there already stays as it is. The same content gives the same bytes.
+    """
+    known = archived_runs(study, archive)
+    histories, provenances = [archived_history(study, archive)], []
+    for output in outputs:
+        history = read_csv(output)
+        new = history[~history["run"].isin(known)]
+        if new.empty:
+            continue
+        known |= set(new["run"])
+        histories.append(new)
+        provenances.append(json.loads(provenance_path(output).read_text()))
+    folder = archive / study
+    history = pd.concat([h for h in histories if len(h)], ignore_index=True)
+    history = history.sort_values(["run", "epoch"], ignore_index=True)
+    before = len(archived_runs(study, archive))
+    _write_history(folder / "history.csv.gz", history)
+    _write_provenance(folder / "provenance.csv", provenances)
+    write_atomically(folder / "runs.txt", "\n".join(sorted(known)) + "\n")
+    return len(known) - before
+
+
+def _write_history(path: Path, history: pd.DataFrame) -> None:
+    text = history.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    buffer = io.BytesIO()
+    # No name and no time in the header: the same rows give the same bytes.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=9) as file:
+        file.write(text.encode())
+    write_bytes_atomically(path, buffer.getvalue())
+
+
+def _write_provenance(path: Path, provenances: list[dict]) -> None:
+    known = [read_csv(path)] if path.exists() else []
+    rows = pd.concat([*known, pd.DataFrame(provenances)], ignore_index=True)
+    write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,155 @@
+"""The plan of a whole replication: what the workflow makes, expanded from configuration.
+
+Read by the Snakefile at every start, so it imports neither torch nor pandas.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stalegrad import cells, specs
+from stalegrad.cells import Bundle, Cell, SimulationCell
+from stalegrad.config import (
+    Preset,
+    Product,
+    Settings,
+    Study,
+    load_preset,
+    load_settings,
+    load_study,
+    study_names,
+)
+
+ARCHIVE = Path("measured")
+SOURCE = "src/stalegrad"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings, preset and studies, checked and expanded.
+
+    folder: where the configuration stands.
+    """
+
+    settings: Settings
+    preset: Preset
+    studies: Mapping[str, Study]
+    folder: Path
+
+    @classmethod
+    def load(cls, values: Mapping[str, Any], folder: Path = Path("config")) -> "Plan":
+        """From the settings' plain values. Raises ConfigError for anything that is not right,
+        down to the last cell of the last grid."""
+        settings = load_settings(values)
+        studies = {name: load_study(name, folder) for name in study_names(settings, folder)}
+        plan = cls(settings, load_preset(settings.preset, folder), studies, folder)
+        plan.bundles, plan.simulations, plan.figures, plan.tables  # noqa: B018  expand them all
+        return plan
+
+    @cached_property
+    def grids(self) -> dict[str, dict[str, list[Cell]]]:
+        """Study -> grid -> its runs."""
+        return {
+            name: cells.study_cells(study, self.settings.preset, self.preset, self._file(name))
+            for name, study in self.studies.items()
+        }
+
+    @cached_property
+    def bundles(self) -> dict[str, dict[str, Bundle]]:
+        """Study -> hash -> bundle, of the runs that must be trained."""
+        out = {}
+        for name, grids in self.grids.items():
+            known = self.archived(name)
+            runs = [c for grid in grids.values() for c in grid if c.hash not in known]
+            out[name] = {bundle.hash: bundle for bundle in cells.bundles(runs, self.preset)}
+        return out
+
+    def archived(self, study: str) -> set[str]:
+        """Runs taken from `measured/` and not trained: at `paper`, unless `recompute` is set."""
+        path = ARCHIVE / study / "runs.txt"
+        if self.settings.preset != "paper" or self.settings.recompute or not path.exists():
+            return set()
+        return set(path.read_text().split())
+
+    @cached_property
+    def simulations(self) -> dict[str, dict[str, list[SimulationCell]]]:
+        """Study -> simulation -> its clusters."""
+        return {
+            name: cells.study_simulations(study, self.settings.preset, self._file(name))
+            for name, study in self.studies.items()
+        }
+
+    @cached_property
+    def figures(self) -> dict[str, tuple[str, str, Product]]:
+        """File name -> study, name within it, product."""
+        return self._products("figures")
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[str, str, Product]]:
+        return self._products("tables")
+
+    def _products(self, kind: str) -> dict[str, tuple[str, str, Product]]:
+        return {
+            f"{study}_{name}": (study, name, product)
+            for study, content in self.studies.items()
+            for name, product in getattr(content, kind).items()
+        }
+
+    def outputs(self, study: str) -> list[str]:
+        """What gathering a study leaves in `results/<preset>/<study>/`."""
+        content = self.studies[study]
+        files = ["runs.csv", "history.csv"] if content.grids else []
+        if content.simulations:
+            files += ["staleness.csv", *(f"schedules/{name}.npz" for name in content.simulations)]
+        return files
+
+    def digest(self, study: str) -> str:
+        """Changes with the runs of a study or with the grids they stand in."""
+        runs = {name: [cell.hash for cell in grid] for name, grid in self.grids[study].items()}
+        return hashlib.sha256(json.dumps([runs, sorted(self.archived(study))]).encode()).hexdigest()
+
+    def datasets(self, bundle: Bundle) -> list[str]:
+        return sorted({d for cell in bundle.cells for d in cell.problem.datasets()})
+
+    def modules(self, bundle: Bundle) -> list[str]:
+        """Source files of the problems, rules and clusters of a bundle, relative to the package."""
+        return sorted(
+            {
+                f"{kind}s/{specs.name_of(getattr(cell, kind))}.py"
+                for cell in bundle.cells
+                for kind in ("problem", "rule", "cluster")
+            }
+        )
+
+    def product(self, kind: str, name: str) -> tuple[str, str, str | None]:
+        """Of a figure or table: study, name within it, and the function that makes it if named."""
+        study, short, product = getattr(self, kind)[name]
+        return study, short, product.make
+
+    def code(self, kind: str, name: str) -> list[str]:
+        """Source files whose change makes a figure or table out of date."""
+        study, _, product = getattr(self, kind)[name]
+        module = product.make.rpartition(".")[0] if product.make else study
+        files = [f"{SOURCE}/{kind}/{module}.py", f"{SOURCE}/tables/{study}.py"]
+        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/results.py"]
+        if kind == "figures":
+            files.append(f"{SOURCE}/figures/style.py")
+        return [file for file in dict.fromkeys(files) if Path(file).exists()]
+
+    def claims_code(self, study: str) -> list[str]:
+        """Source files whose change makes the verdicts of a study out of date."""
+        files = [f"{SOURCE}/{kind}/{study}.py" for kind in ("claims", "tables")]
+        files += [f"{SOURCE}/claims/__init__.py", f"{SOURCE}/results.py"]
+        return [file for file in files if Path(file).exists()]
+
+    @staticmethod
+    def published(study: str) -> list[str]:
+        """Files with a paper's own numbers."""
+        return sorted(str(path) for path in Path("published").glob(f"{study}_*.csv"))
+
+    def _file(self, study: str) -> str:
+        return str(self.folder / "studies" / f"{study}.yaml")

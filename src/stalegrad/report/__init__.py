@@ -1,0 +1,61 @@
+"""The report: every number, caption, verdict and command in it comes from results and configuration.
+
+The prose stands in `paper/`. It names values by key (`\\val{jain2018.fig1.257.mean}`), figures and
+tables by file name, and each study's verdicts by the study; `build_report` writes those as LaTeX
+beside a copy of the prose and typesets it. Whatever has not been made yet is said to be missing in
+its place.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from stalegrad.errors import ResultError
+from stalegrad.files import replaced, write_atomically
+from stalegrad.plan import Plan
+from stalegrad.report.latex import typeset
+from stalegrad.report.pages import pages
+from stalegrad.report.values import collect_values, used_keys, values_tex
+
+_SOURCES = ("*.tex", "*.sty", "*.bib", "sections/*.tex")
+
+
+def build_report(plan: Plan, results_folder: Path, paper_folder: Path = Path("paper")) -> Path:
+    """Typeset the report of `results_folder` (`results/<preset>`) from the prose in `paper_folder`.
+
+    Everything LaTeX needs is put together in `results_folder/report`, so that it can be typeset
+    there by hand as well; the result is `results_folder/report.pdf`, which is returned. The same
+    results and prose give the same bytes. Raises ResultError where LaTeX is missing or fails.
+    """
+    folder = write_sources(plan, results_folder, paper_folder)
+    pdf = typeset(folder / "report.tex")
+    target = results_folder / "report.pdf"
+    with replaced(target) as beside:
+        shutil.copyfile(pdf, beside)
+    return target
+
+
+def write_sources(plan: Plan, results_folder: Path, paper_folder: Path) -> Path:
+    """Write `results_folder/report` anew: the prose and, beside it, all that is generated."""
+    prose = sorted(path for pattern in _SOURCES for path in paper_folder.glob(pattern))
+    if paper_folder / "report.tex" not in prose:
+        raise ResultError(
+            f"{paper_folder / 'report.tex'} is not there; the report is typeset from it. Give the "
+            f"command in the project's own folder."
+        )
+    folder = results_folder / "report"
+    # Nothing of an earlier configuration may be left to be found by LaTeX.
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in prose:
+        copy = folder / path.relative_to(paper_folder)
+        os.makedirs(copy.parent, exist_ok=True)
+        shutil.copyfile(path, copy)
+    values = collect_values(plan, results_folder)
+    texts = {path.relative_to(paper_folder).as_posix(): path.read_text("utf-8") for path in prose}
+    write_atomically(folder / "values.tex", values_tex(values, used_keys(texts.values())))
+    # Every key there is, for who writes prose.
+    listing = "".join(f"{key}\t{value}\n" for key, value in values.items())
+    write_atomically(folder / "values.tsv", listing)
+    for name, text in pages(plan, results_folder, texts).items():
+        write_atomically(folder / name, text)
+    return folder

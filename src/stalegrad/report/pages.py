@@ -1,0 +1,311 @@
+"""The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from stalegrad.claims import VERDICTS
+from stalegrad.config import Product
+from stalegrad.plan import Plan
+from stalegrad.report.latex import code, escape
+from stalegrad.report.values import (
+    axis,
+    cells_frame,
+    duration,
+    provenance,
+    published_grids,
+    read_if_there,
+    read_verdicts,
+    short,
+    shown,
+)
+
+_GENERATED = "% Generated from results and configuration; changes are lost.\n"
+_LONGEST = 42  # rows of a table that is printed; of a longer one, only where it is
+
+_MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
+
+
+def pages(plan: Plan, results_folder: Path, prose: Mapping[str, str]) -> dict[str, str]:
+    """File name -> LaTeX of every generated page. prose: the hand-written sources, by name."""
+    texts = {
+        "figures.tex": _products(plan, results_folder),
+        "studies.tex": _studies(plan, prose),
+        "facts.tex": _facts(plan, results_folder, prose),
+        "verdicts.tex": _verdicts(plan, read_verdicts(results_folder)),
+        "scale.tex": _scale(plan),
+        "environments.tex": _environments(plan, results_folder),
+        "commands.tex": _commands(plan),
+    }
+    return {name: _GENERATED + text for name, text in texts.items()}
+
+
+def command(plan: Plan, target: str) -> str:
+    """The command that makes one file of the results."""
+    return (
+        f"snakemake --cores all --config preset={plan.settings.preset} -- "
+        f"{plan.settings.results_folder}/{plan.settings.preset}/{target}"
+    )
+
+
+def _products(plan: Plan, folder: Path) -> str:
+    r"""`\definefigure` and `\definetable` for each one, or that it is missing and how to make it."""
+    lines = []
+    for name, (_, _, product) in plan.figures.items():
+        there = (folder / "figures" / f"{name}.pdf").exists()
+        content = rf"\graphic{{../figures/{name}.pdf}}" if there else _not_made(plan, "figures", name)
+        lines.append(_define("figure", name, content, product))
+    for name, (_, _, product) in plan.tables.items():
+        lines.append(_define("table", name, _table(plan, folder, name), product))
+    return "\n".join([*lines, ""])
+
+
+def _define(kind: str, name: str, content: str, product: Product) -> str:
+    return rf"\define{kind}{{{name}}}{{{content}}}{{{escape(product.caption)}}}"
+
+
+def _not_made(plan: Plan, kind: str, name: str) -> str:
+    suffix = {"figures": "pdf", "tables": "csv"}[kind]
+    return rf"\notmade{{{code(command(plan, f'{kind}/{name}.{suffix}'))}}}"
+
+
+def _table(plan: Plan, folder: Path, name: str) -> str:
+    path = folder / "tables" / f"{name}.tex"
+    if not path.exists():
+        return _not_made(plan, "tables", name)
+    rows = path.read_text("utf-8").count(r"\\")
+    if rows > _LONGEST:
+        where = f"{plan.settings.results_folder}/{plan.settings.preset}/tables/{name}.csv"
+        return rf"\toolong{{{rows - 1}}}{{{code(where)}}}"
+    return rf"\tabularfile{{../tables/{name}.tex}}"
+
+
+def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
+    """One section a study: written by hand where there is one, else all there is, in order.
+
+    Figures and tables that a hand-written section does not show come after it.
+    """
+    out = []
+    for study, content in plan.studies.items():
+        section = f"sections/{study}.tex"
+        text = prose.get(section)
+        if text is None:
+            heading = rf"\section{{{escape(content.title)}}}\label{{sec:{study}}}"
+            out += [heading, rf"\studyfacts{{{study}}}"]
+            out += [_show(kind, name) for kind, name in _of_study(plan, study)]
+            out.append(rf"\subsection{{Verdicts}}" + "\n" + rf"\studyverdicts{{{study}}}")
+        else:
+            out.append(rf"\input{{sections/{study}}}")
+            left = [p for p in _of_study(plan, study) if _show(*p) not in text]
+            if left:
+                out.append(r"\subsection{Further figures and tables}")
+                out += [_show(kind, name) for kind, name in left]
+        out.append(r"\FloatBarrier")
+    return "\n".join([*out, ""])
+
+
+def _of_study(plan: Plan, study: str) -> list[tuple[str, str]]:
+    products = (("figure", plan.figures), ("table", plan.tables))
+    return [(kind, n) for kind, all_ in products for n, (s, *_) in all_.items() if s == study]
+
+
+def _show(kind: str, name: str) -> str:
+    return rf"\study{kind}{{{name}}}"
+
+
+def _facts(plan: Plan, folder: Path, prose: Mapping[str, str]) -> str:
+    r"""For `\studyfacts`: what was run of each study, and what is missing."""
+    bibliography = prose.get("references.bib", "")
+    out = []
+    for study, content in plan.studies.items():
+        known = re.search(rf"@\w+\{{{re.escape(content.cite)},", bibliography)
+        cited = rf"\citep{{{content.cite}}}" if known else f"({code(content.cite)})"
+        text = rf"Of: \emph{{{escape(content.title)}}} {cited}. "
+        text += "\n\n".join(
+            part for part in (_missing(plan, study, folder), _grids(plan, study, folder)) if part
+        )
+        out.append(rf"\definefacts{{{study}}}{{{text}}}")
+    return "\n".join([*out, ""])
+
+
+def _missing(plan: Plan, study: str, folder: Path) -> str:
+    wanted = {"runs.csv": plan.grids[study], "staleness.csv": plan.simulations[study]}
+    missing = [
+        file for file, of in wanted.items() if of and not (folder / study / file).exists()
+    ]
+    if not missing:
+        return ""
+    commands = [rf"\\ {code(command(plan, f'{study}/{file}'))}" for file in missing]
+    return rf"\missing{{Not yet there of this study: {', '.join(map(code, missing))}. {''.join(commands)}}}"
+
+
+def _grids(plan: Plan, study: str, folder: Path) -> str:
+    """What was run of each grid beside what is published."""
+    runs = read_if_there(folder / study / "runs.csv")
+    published = published_grids(plan, study)
+    rows = []
+    for name, grid in plan.grids[study].items():
+        here, there = cells_frame(grid), cells_frame(published[name])
+        found = runs[runs["grid"] == name] if "diverged" in runs else None
+        rows.append(
+            [
+                code(name),
+                shown(_cells(here)),
+                shown(_cells(there)),
+                axis(list(here["epochs"].unique())),
+                axis(list(there["epochs"].unique())),
+                shown(here["seed"].nunique()),
+                "--" if found is None else shown(len(found)),
+                "--" if found is None else shown(int(found["diverged"].sum())),
+            ]
+        )
+    if not rows:
+        return ""
+    lines = [" & ".join(row) + r" \\" for row in rows]
+    return rf"\gridtable{{{' '.join(lines)}}}"
+
+
+def _cells(frame: pd.DataFrame) -> int:
+    return len(frame.drop(columns="seed").drop_duplicates())
+
+
+def _scale(plan: Plan) -> str:
+    """On the first page, what a preset smaller than the published grids means."""
+    if plan.settings.preset == "smoke":
+        return (
+            r"\scalenote{This is a test of the pipeline, not a replication.}{The "
+            r"\texttt{smoke} preset runs every step on a few images and a few cells of each grid, "
+            r"so its numbers mean nothing, and no claim is judged by them.}" + "\n"
+        )
+    here, there = _all_cells(plan, published=False), _all_cells(plan, published=True)
+    if here == there:
+        return ""
+    return (
+        rf"\scalenote{{The grids of this report are thinned.}}{{The \texttt{{{plan.settings.preset}}} "
+        rf"preset runs {here:,} of the {there:,} published cells, for fewer epochs and with fewer "
+        r"seeds than the full replication. It shows the shape of each result. What needs the full "
+        r"grid is marked \emph{cannot tell}, and accuracies lie below the published ones where "
+        r"training is cut short. "
+        + rf"{code(f'snakemake --cores all --config preset=paper')} runs every cell.}}"
+        + "\n"
+    )
+
+
+def _all_cells(plan: Plan, *, published: bool) -> int:
+    grids = (published_grids(plan, s) if published else plan.grids[s] for s in plan.studies)
+    return sum(_cells(cells_frame(grid)) for study in grids for grid in study.values())
+
+
+def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
+    r"""`\claimsmatrix`, and for `\studyverdicts` each study's claims with quotation and reason."""
+    matrix = []
+    out = []
+    for study, content in plan.studies.items():
+        rows = verdicts[verdicts["study"] == study].to_dict("records")
+        matrix.append(rf"\matrixstudy{{{escape(content.title)}}}")
+        matrix += [_matrix_row(row) for row in rows] or [
+            rf"\matrixnone{{{code(command(plan, 'verdicts.csv'))}}}"
+        ]
+        listed = "\n".join(_verdict(row) for row in rows) or r"\noverdicts"
+        out.append(rf"\defineverdicts{{{study}}}{{{listed}}}")
+    body = "\n".join(matrix)
+    return "\n".join([*out, rf"\definematrix{{{body}}}", ""])
+
+
+def _matrix_row(row: Mapping[str, object]) -> str:
+    marks = [
+        rf"\verdictmark{{{_MARKS[verdict]}}}" if row["verdict"] == verdict else ""
+        for verdict in VERDICTS
+    ]
+    claim = escape(_words(row["claim"]))
+    value = shown(row["value"]) or "--"
+    return " & ".join([claim, *marks, value, _interval(row)]) + r" \\"
+
+
+def _verdict(row: Mapping[str, object]) -> str:
+    mark = _MARKS.get(str(row["verdict"]), "cannottell")
+    measured = ""
+    value = shown(row["value"])
+    if value is not None:
+        interval = _interval(row)
+        measured = f"{_sentence(row['statistic'])} {value}"
+        measured += f" (95\\,\\% interval {interval})" if interval else ""
+        threshold = shown(row["threshold"])
+        measured += f"; held against: {threshold}." if threshold else "."
+    parts = (
+        mark,
+        escape(_words(row["claim"])),
+        escape(str(row["quote"])),
+        escape(str(row["where"])),
+        measured,
+        shown(row["reason"]) or "",
+    )
+    return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
+
+
+def _words(claim: object) -> str:
+    text = str(claim).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(statistic: object) -> str:
+    text = shown(statistic) or "value"
+    return text[:1].upper() + text[1:] + ":"
+
+
+def _interval(row: Mapping[str, object]) -> str:
+    low, high = shown(row["low"]), shown(row["high"])
+    return "" if low is None or high is None else f"[{low}, {high}]"
+
+
+def _environments(plan: Plan, folder: Path) -> str:
+    """What the runs were made on: one row for each commit, device and set of versions."""
+    frames = [provenance(plan, study, folder).assign(study=study) for study in plan.studies]
+    rows = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()])
+    if rows.empty:
+        return r"\missing{No training run of this report has left a record of where it was made.}" + "\n"
+    keys = ["study", "commit", "device", "backend", "torch", "python"]
+    rows[keys] = rows[keys].fillna("").astype(str)
+    lines = []
+    for (study, commit, device, *versions), part in rows.groupby(keys):
+        seconds = part["wall_seconds"].sum()
+        cells = [
+            code(study),
+            code(short(commit)) if commit else "--",
+            escape(device),
+            *map(escape, versions),
+            shown(int(part["runs"].sum())),
+            shown(int(part["samples"].sum())),
+            escape(duration(seconds)),
+        ]
+        lines.append(" & ".join(map(str, cells)) + r" \\")
+    return rf"\environmenttable{{{' '.join(lines)}}}" + "\n"
+
+
+def _commands(plan: Plan) -> str:
+    """The exact command for each figure and table, by study."""
+    out = []
+    for study, content in plan.studies.items():
+        items = [
+            (f"{kind} {short_name}", f"{kind}s/{name}.{suffix}")
+            for kind, suffix, products in (
+                ("figure", "pdf", plan.figures),
+                ("table", "csv", plan.tables),
+            )
+            for name, (owner, short_name, _) in products.items()
+            if owner == study
+        ]
+        items += [("runs", f"{study}/runs.csv")] if plan.grids[study] else []
+        items += [("verdicts", f"{study}/verdicts.csv")]
+        out.append(rf"\subsection*{{{escape(content.title)}}}")
+        out.append(_command_list(plan, items))
+    whole = [("verdicts", "verdicts.csv"), ("this report", "report.pdf")]
+    out += [r"\subsection*{All studies}", _command_list(plan, whole)]
+    return "\n".join([*out, ""])
+
+
+def _command_list(plan: Plan, items: Iterable[tuple[str, str]]) -> str:
+    lines = [rf"\commandline{{{escape(n)}}}{{{code(command(plan, target))}}}" for n, target in items]
+    return "\n".join([r"\begin{commandlist}", *lines, r"\end{commandlist}"])

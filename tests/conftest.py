@@ -1,0 +1,72 @@
+"""Shared fixtures. Data sets are small and made up here, so that no test needs a download."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stalegrad import data
+from stalegrad.problems.lenet5 import LeNet5
+
+SMALL_TRAIN, SMALL_TEST = 320, 70
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small_files() -> dict[str, bytes]:
+    """Ten classes that differ in which rows are bright, on noise, with black and equal pixels."""
+    rng = np.random.default_rng(8)
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.integers(10, size=count, dtype=np.uint8)
+        images = rng.integers(0, 60, size=(count, 28, 28), dtype=np.uint8)
+        rows = np.arange(28)
+        bright = (rows[None] // 2) % 10 == labels[:, None]
+        images[np.broadcast_to(bright[:, :, None], images.shape)] = 255
+        images[:, :, :5] = 0
+        return images, labels
+
+    (train, train_labels), (test, test_labels) = part(SMALL_TRAIN), part(SMALL_TEST)
+    return {
+        data.TRAIN_IMAGES: data.format_idx(train),
+        data.TRAIN_LABELS: data.format_idx(train_labels),
+        data.TEST_IMAGES: data.format_idx(test),
+        data.TEST_LABELS: data.format_idx(test_labels),
+    }
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A folder with a small data set under the name `mnist`, and the SHA-256 of its files."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "mnist").mkdir()
+    files = small_files()
+    for name, content in files.items():
+        (folder / "mnist" / name).write_bytes(content)
+    return folder, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+@pytest.fixture
+def data_folder(small_data, monkeypatch) -> Path:
+    """The folder of the small data set, which passes for the published one during the test."""
+    folder, hashes = small_data
+    monkeypatch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
+    return folder
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["pixels in [0, 1]", "normalized"])
+def lenet(request, small_data):
+    """LeNet-5 on the small data set."""
+    folder, hashes = small_data
+    problem = LeNet5(dataset="mnist", normalize=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
+        return problem.load(folder, torch.device("cpu"), torch.float64)

@@ -1,0 +1,143 @@
+"""What several test files build: tasks small enough to work out by hand, and references."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stalegrad import replay
+from stalegrad.backends import Backend
+from stalegrad.cells import Cell, parse_cell
+from stalegrad.partitions import DataOrder
+from stalegrad.problems import Task
+from stalegrad.replay import Run
+from stalegrad.rules import Rule
+from stalegrad.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """A data order in which minibatch i is samples i b, ..., i b + b - 1."""
+
+    batch_size: int = 1
+
+    def indices(self, stream: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        return batch[:, None] * self.batch_size + np.arange(self.batch_size)
+
+
+def quadratic_task(curvatures: list[float], initial: Callable[[int], list[float]]) -> Task:
+    """Sample i has the loss a_i |w|^2 / 2 and hence the gradient a_i w; `initial`: seed -> w."""
+    inputs = torch.tensor(curvatures, dtype=torch.float64)
+    targets = torch.zeros(len(curvatures), dtype=torch.int64)
+
+    def loss(weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return (inputs * (weights**2).sum() / 2).mean()
+
+    return Task(
+        name="quadratic",
+        parameters=len(initial(1)),
+        initial_weights=lambda seed: torch.tensor(initial(seed), dtype=torch.float64),
+        loss=loss,
+        metrics=lambda weights, inputs, targets: {"test_loss": loss(weights, inputs, targets)},
+        train=(inputs, targets),
+        test=(inputs, targets),
+        options={},
+    )
+
+
+def make_schedule(read_version, epoch_ends=None, arrivals_per_update: int = 1) -> Schedule:
+    """A schedule of minibatches 0, 1, ... from one stream; by default an epoch an arrival."""
+    arrivals = len(read_version)
+    ends = np.arange(1, arrivals + 1) if epoch_ends is None else np.array(epoch_ends)
+    return Schedule(
+        worker=np.zeros(arrivals, np.int32),
+        time=np.arange(1.0, arrivals + 1),
+        read_version=np.array(read_version, np.int64),
+        stream=np.zeros(arrivals, np.int32),
+        batch=np.arange(arrivals),
+        epoch_ends=ends,
+        arrivals_per_update=arrivals_per_update,
+    )
+
+
+def epoch_an_arrival(schedule: Schedule) -> Schedule:
+    """The same arrivals, cut so that replay stops after each."""
+    return replace(schedule, epoch_ends=np.arange(1, schedule.arrivals + 1))
+
+
+def trajectory(
+    task: Task, runs: list[Run], backend: Backend, dtype: torch.dtype = torch.float64
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights [R, P] and mean losses [R] after every epoch."""
+    state = replay.start(task, runs, dtype)
+    weights, losses = [], []
+    for _ in runs[0].schedule.epoch_ends:
+        state, loss = replay.advance(task, runs, state, backend)
+        weights.append(state.weights.clone())
+        losses.append(loss)
+    return weights, losses
+
+
+def with_gradient_buffer(
+    task: Task,
+    make_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    order: DataOrder,
+    *,
+    delay: int,
+    steps: int,
+    seed: int = 1,
+    before_step: Callable[[Tensor, int], None] = lambda weights, update: None,
+) -> Iterator[Tensor]:
+    """Weights after every update of a PyTorch optimizer whose gradients wait `delay` steps.
+
+    before_step: called with the parameter, its gradient set, and the number of the update.
+    """
+    weights = torch.nn.Parameter(task.initial_weights(seed))
+    optimizer = make_optimizer([weights])
+    waiting: deque[Tensor] = deque()
+    inputs, targets = task.train
+    for step in range(steps):
+        batch = order.indices(np.array([0]), np.array([step]))[0]
+        loss = task.loss(weights, inputs[batch], targets[batch])
+        waiting.append(torch.autograd.grad(loss, weights)[0])
+        if len(waiting) > delay:
+            weights.grad = waiting.popleft()
+            before_step(weights, step - delay)
+            optimizer.step()
+            yield weights.detach().clone()
+
+
+def assert_close(actual: Tensor, wanted: Tensor, tolerance: float = 1e-12) -> None:
+    """Relative to the norm."""
+    error = (actual - wanted).norm() / wanted.norm()
+    assert error <= tolerance, f"relative error {error:.2e} > {tolerance:.0e}"
+
+
+def plan(rule: Rule, schedule: Schedule, order, seed: int = 1) -> Run:
+    return Run.plan(rule, schedule, order, seed)
+
+
+def small_cell(**changes) -> Cell:
+    """A LeNet-5 run on the small data set of the fixture `data_folder`; keys are dotted."""
+    values = {
+        "problem": {
+            "name": "lenet5",
+            "dataset": "mnist",
+            "train_samples": 160,
+            "test_samples": 50,
+        },
+        "rule": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+        "cluster": {"name": "constant_delay", "delay": 1},
+        "batch_size": 20,
+        "epochs": 3,
+    }
+    for key, value in changes.items():
+        part, _, field = key.partition("__")
+        if field:
+            values[part][field] = value
+        else:
+            values[part] = value
+    return parse_cell(values, "a test")

@@ -1,0 +1,57 @@
+# What all rules use: the configuration, checked and expanded, and where things are.
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from stalegrad.errors import StalegradError
+from stalegrad.plan import Plan
+
+try:
+    PLAN = Plan.load(config)
+except StalegradError as error:
+    raise WorkflowError(str(error)) from None
+
+SETTINGS = PLAN.settings
+DATA = SETTINGS.data_folder
+RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
+SOURCE = "src/stalegrad"
+
+FIGURES = [f"{RESULTS}/figures/{name}.{kind}" for name in PLAN.figures for kind in ("pdf", "png")]
+TABLES = [f"{RESULTS}/tables/{name}.{kind}" for name in PLAN.tables for kind in ("csv", "tex")]
+PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
+VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
+
+# Source files whose change makes a training run out of date, beside those of its own problem, rule
+# and cluster. What only draws or words something stands in the rules that draw and word.
+ENGINE = [
+    f"{SOURCE}/{module}"
+    for module in (
+        "bundles.py",
+        "replay.py",
+        "schedule.py",
+        "snapshots.py",
+        "partitions.py",
+        "backends/vmap.py",
+        "backends/cpu.py",
+        "kernels/lenet5.cpp",
+    )
+]
+
+
+def results_of(study):
+    """Everything gathered of a study: what its figures, tables and claims read."""
+    return [f"{RESULTS}/{study}/{file}" for file in PLAN.outputs(study)]
+
+
+def bundle_of(wildcards):
+    return PLAN.bundles[wildcards.study][wildcards.bundle]
+
+
+def bundle_data(wildcards):
+    """The verified files of the data sets that a bundle reads."""
+    return [
+        f"{DATA}/{dataset}/{part}"
+        for dataset in PLAN.datasets(bundle_of(wildcards))
+        for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    ]

@@ -1,0 +1,20 @@
+# The PDF: every number in it is read from a file that a rule above wrote.
+
+
+rule build_report:
+    input:
+        figures=FIGURES,
+        tables=TABLES,
+        verdicts=f"{RESULTS}/verdicts.csv",
+        paper=PAPER,
+        code=sorted(str(path) for path in Path(SOURCE, "report").glob("*.py")),
+    output:
+        report(f"{RESULTS}/report.pdf", caption="../report/report.rst", category="Report"),
+    log:
+        f"{RESULTS}/logs/build_report.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        studies=list(PLAN.studies),
+    script:
+        "../scripts/build_report.py"

@@ -1,0 +1,27 @@
+# Training: one job and one file a bundle of runs.
+
+
+rule train_bundle:
+    input:
+        data=bundle_data,
+        engine=ENGINE,
+        parts=lambda wildcards: [f"{SOURCE}/{m}" for m in PLAN.modules(bundle_of(wildcards))],
+    output:
+        csv=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv",
+        provenance=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv.provenance.json",
+    log:
+        f"{RESULTS}/logs/train_bundle/{{study}}-{{bundle}}.log",
+    benchmark:
+        f"{RESULTS}/logs/train_bundle/{{study}}-{{bundle}}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: SETTINGS.threads
+    resources:
+        mem_mb=lambda wildcards: bundle_of(wildcards).megabytes(),
+    params:
+        bundle=lambda wildcards: bundle_of(wildcards).to_json(),
+        data_folder=DATA,
+        device=SETTINGS.device,
+        backend=SETTINGS.backend,
+    script:
+        "../scripts/train_bundle.py"

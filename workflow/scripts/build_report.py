@@ -1,0 +1,11 @@
+"""Write and compile the report."""
+
+from pathlib import Path
+
+from stalegrad.logs import logged
+from stalegrad.plan import Plan
+from stalegrad.report import build_report
+
+with logged(snakemake.log[0]):
+    results = Path(snakemake.output[0]).parent
+    build_report(Plan.load(snakemake.config), results, Path("paper"))
