@@ -15,6 +15,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/notebooks.smk"
 
 
 wildcard_constraints:
@@ -36,3 +37,4 @@ rule all:
         f"{RESULTS}/verdicts.csv",
         FIGURES,
         TABLES,
+        NOTEBOOKS,

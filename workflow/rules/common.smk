@@ -19,6 +19,11 @@ SOURCE = "src/stalegrad"
 
 FIGURES = [f"{RESULTS}/figures/{name}.{kind}" for name in PLAN.figures for kind in ("pdf", "png")]
 TABLES = [f"{RESULTS}/tables/{name}.{kind}" for name in PLAN.tables for kind in ("csv", "tex")]
+NOTEBOOKS = [
+    f"{RESULTS}/notebooks/{study}.html"
+    for study in PLAN.studies
+    if Path(f"workflow/notebooks/{study}.py").exists()
+]
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 

@@ -119,8 +119,8 @@ def _seeds(results: StudyResults) -> int:
 
 
 def _quote(function: Claim) -> str:
-    text = " ".join(inspect.getdoc(function).split())
-    return text[text.index("'") + 1 : text.rindex("'")]
+    first_paragraph = " ".join(inspect.getdoc(function).partition("\n\n")[0].split())
+    return first_paragraph[first_paragraph.index("'") + 1 : first_paragraph.rindex("'")]
 
 
 def verdict_of(holds: Sequence[bool]) -> str:

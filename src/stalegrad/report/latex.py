@@ -63,7 +63,9 @@ _SPECIAL = {
     **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
 }
 # A power (10^-2.5, sigma^2), an opening quotation mark, or any other single character.
-_TOKEN = re.compile(r"(?<![\w.])(\d+|[A-Za-z])\^(-?\d+(?:\.\d+)?)|(?:(?<=[\s(\[])|^)(['\"])|(.)", re.S)
+_TOKEN = re.compile(
+    r"(?<![\w.])(\d+|[A-Za-z])\^(-?\d+(?:\.\d+)?)|(?:(?<=[\s(\[])|^)(['\"])|(.)", re.S
+)
 _MINUS = re.compile(r"(?<![\w.\-])-(?=\d)")
 
 
@@ -133,7 +135,13 @@ def typeset(source: Path) -> Path:
 def _command(name: str) -> list[str]:
     if shutil.which("latexmk"):
         # Without the user's own settings, which could put the PDF elsewhere.
-        options = ["-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error"]
+        options = [
+            "-norc",
+            "-pdf",
+            "-interaction=nonstopmode",
+            "-halt-on-error",
+            "-file-line-error",
+        ]
         return ["latexmk", *options, name]
     if shutil.which("tectonic"):
         return ["tectonic", "-Z", "deterministic-mode", "--keep-logs", name]

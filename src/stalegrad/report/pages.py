@@ -55,7 +55,9 @@ def _products(plan: Plan, folder: Path) -> str:
     lines = []
     for name, (_, _, product) in plan.figures.items():
         there = (folder / "figures" / f"{name}.pdf").exists()
-        content = rf"\graphic{{../figures/{name}.pdf}}" if there else _not_made(plan, "figures", name)
+        content = (
+            rf"\graphic{{../figures/{name}.pdf}}" if there else _not_made(plan, "figures", name)
+        )
         lines.append(_define("figure", name, content, product))
     for name, (_, _, product) in plan.tables.items():
         lines.append(_define("table", name, _table(plan, folder, name), product))
@@ -132,9 +134,7 @@ def _facts(plan: Plan, folder: Path, prose: Mapping[str, str]) -> str:
 
 def _missing(plan: Plan, study: str, folder: Path) -> str:
     wanted = {"runs.csv": plan.grids[study], "staleness.csv": plan.simulations[study]}
-    missing = [
-        file for file, of in wanted.items() if of and not (folder / study / file).exists()
-    ]
+    missing = [file for file, of in wanted.items() if of and not (folder / study / file).exists()]
     if not missing:
         return ""
     commands = [rf"\\ {code(command(plan, f'{study}/{file}'))}" for file in missing]
@@ -219,7 +219,7 @@ def _matrix_row(row: Mapping[str, object]) -> str:
         rf"\verdictmark{{{_MARKS[verdict]}}}" if row["verdict"] == verdict else ""
         for verdict in VERDICTS
     ]
-    claim = escape(_words(row["claim"]))
+    claim = rf"\claimlink{{{_identity(row)}}}{{{escape(_words(row['claim']))}}}"
     value = shown(row["value"]) or "--"
     return " & ".join([claim, *marks, value, _interval(row)]) + r" \\"
 
@@ -235,6 +235,7 @@ def _verdict(row: Mapping[str, object]) -> str:
         threshold = shown(row["threshold"])
         measured += f"; held against: {threshold}." if threshold else "."
     parts = (
+        _identity(row),
         mark,
         escape(_words(row["claim"])),
         escape(str(row["quote"])),
@@ -243,6 +244,10 @@ def _verdict(row: Mapping[str, object]) -> str:
         shown(row["reason"]) or "",
     )
     return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
+
+
+def _identity(row: Mapping[str, object]) -> str:
+    return re.sub(r"[^\w.-]", "-", f"{row['study']}.{row['claim']}", flags=re.ASCII)
 
 
 def _words(claim: object) -> str:
@@ -265,7 +270,10 @@ def _environments(plan: Plan, folder: Path) -> str:
     frames = [provenance(plan, study, folder).assign(study=study) for study in plan.studies]
     rows = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()])
     if rows.empty:
-        return r"\missing{No training run of this report has left a record of where it was made.}" + "\n"
+        return (
+            r"\missing{No training run of this report has left a record of where it was made.}"
+            + "\n"
+        )
     keys = ["study", "commit", "device", "backend", "torch", "python"]
     rows[keys] = rows[keys].fillna("").astype(str)
     lines = []
@@ -307,5 +315,7 @@ def _commands(plan: Plan) -> str:
 
 
 def _command_list(plan: Plan, items: Iterable[tuple[str, str]]) -> str:
-    lines = [rf"\commandline{{{escape(n)}}}{{{code(command(plan, target))}}}" for n, target in items]
+    lines = [
+        rf"\commandline{{{escape(n)}}}{{{code(command(plan, target))}}}" for n, target in items
+    ]
     return "\n".join([r"\begin{commandlist}", *lines, r"\end{commandlist}"])

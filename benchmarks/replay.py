@@ -1,0 +1,290 @@
+"""Samples a second: one run in plain PyTorch, and bundles of runs through replay.
+
+Plain PyTorch is what one would write for a single run: a module, an optimizer, backward. Bundles
+go through `stalegrad.replay` for whole epochs, update rule, stale weights and data order included.
+All are measured in turn, again and again, and medians taken: the speed of a shared machine wanders,
+so the ratios of one call say more than its rates. Needs MNIST (`stalegrad data mnist`).
+
+    python benchmarks/replay.py                      # under two minutes on two cores
+    python benchmarks/replay.py --quick
+    python benchmarks/replay.py --batch-size 256 --markdown
+"""
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stalegrad import replay
+from stalegrad.backends import Backend, cpu, make_backend
+from stalegrad.bundles import describe_machine, plan_run
+from stalegrad.cells import parse_cell
+from stalegrad.errors import StalegradError
+from stalegrad.problems import Task
+from stalegrad.problems.lenet5 import LeNet5
+
+BATCH_SIZES = (32, 64, 256, 1024)
+BUNDLES = (1, 4, 16, 60)
+DELAY = 4
+LEAST_SAMPLES = 256  # a run and epoch: what small bundles are made longer for, large ones are not
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to be timed.
+
+    prepare: number of minibatches of each run -> what is timed.
+    """
+
+    what: str
+    runs: int
+    batch_size: int
+    threads: int
+    prepare: Callable[[int], Callable[[], object]]
+
+    def rate(self, steps: int) -> float:
+        """Samples a second over `steps` minibatches of each run."""
+        timed = self.prepare(steps)
+        with torch_threads(self.threads if self.what.startswith("plain") else 1):
+            begin = time.perf_counter()
+            timed()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - begin
+        return self.runs * steps * self.batch_size / seconds
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class PlainLeNet5(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+        )
+
+
+def plain(task: Task, batch_size: int, threads: int) -> Contender:
+    """One run as one would write it, on images that are floats already."""
+    device = task.train[0].device
+    images, labels = task.train[0].unsqueeze(1).float() / 255, task.train[1]
+
+    def prepare(steps: int) -> Callable[[], object]:
+        model = PlainLeNet5().to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+        def train() -> None:
+            order = torch.randperm(len(labels), device=device)
+            for batch in order[: steps * batch_size].split(batch_size):
+                loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        return train
+
+    return Contender(f"plain PyTorch, {device.type}", 1, batch_size, threads, prepare)
+
+
+def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: int) -> Contender:
+    """One epoch of `runs` runs with SGD at delay 4, as `stalegrad.bundles` steps them."""
+    targets = task.train[1].cpu().numpy()
+
+    def prepare(steps: int) -> Callable[[], object]:
+        # The gradients still in flight at the end are not computed.
+        samples = (steps + DELAY) * batch_size
+        cells = [benchmark_cell(batch_size, seed) for seed in range(runs)]
+        planned = [plan_run(cell, targets[:samples]).run for cell in cells]
+        size = backend.runs_at_once or runs
+        parts = [planned[i : i + size] for i in range(0, runs, size)]
+        states = [replay.start(task, part) for part in parts]
+
+        def train() -> None:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(
+                    lambda part, state: replay.advance(task, part, state, backend), parts, states
+                ):
+                    pass
+
+        return train
+
+    name = f"backend {backend.name}, {task.train[0].device.type}"
+    return Contender(name, runs, batch_size, threads, prepare)
+
+
+def benchmark_cell(batch_size: int, seed: int):
+    values = {
+        "problem": {"name": "lenet5", "dataset": "mnist"},
+        "rule": {"name": "sgd", "lr": 0.01, "momentum": 0.9},
+        "cluster": {"name": "constant_delay", "delay": DELAY},
+        **{"batch_size": batch_size, "epochs": 1, "seed": seed},
+    }
+    return parse_cell(values, "benchmark")
+
+
+def gradients(task: Task, backend: Backend, batch_size: int, threads: int = 1) -> Contender:
+    """Gradients alone, of one run a thread."""
+    weights = torch.stack([task.initial_weights(seed).float() for seed in range(threads)])
+    inputs, targets = (tensor[None, :batch_size].contiguous() for tensor in task.train)
+
+    def prepare(steps: int) -> Callable[[], object]:
+        def one(run: int) -> None:
+            for _ in range(steps):
+                backend.gradients(weights[run : run + 1], inputs, targets)
+
+        def all_runs() -> None:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(one, range(threads)):
+                    pass
+
+        return all_runs
+
+    return Contender(f"backend {backend.name}", threads, batch_size, threads, prepare)
+
+
+def measure(contenders: Sequence[Contender], seconds: float, repeats: int) -> list[float]:
+    """Median samples a second of each, measured in turn, each time for about `seconds`."""
+    steps = []
+    for each in contenders:
+        least = math.ceil(LEAST_SAMPLES / each.batch_size)
+        each.rate(least)  # warms up
+        wanted = each.rate(least) * seconds / (each.runs * each.batch_size)
+        most = 60_000 // each.batch_size - DELAY  # one epoch of MNIST
+        steps.append(min(max(round(wanted), least), most))
+    rates = [[each.rate(n) for each, n in zip(contenders, steps, strict=True)]
+             for _ in range(repeats)]  # fmt: skip
+    return [statistics.median(column) for column in zip(*rates, strict=True)]
+
+
+def show(rows: Sequence[Sequence[str]], markdown: bool) -> None:
+    """A table, its first row the header; the first column is text, the others are numbers."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        print(f"| {' | '.join(cells)} |" if markdown else "  ".join(cells))
+        if markdown and number == 0:
+            print("| --- |" + " ---: |" * (len(row) - 1))
+    print()
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def doubling(last: int) -> list[int]:
+    """1, 2, 4, ... and `last`."""
+    return [*(2**i for i in range(last.bit_length()) if 2**i < last), last]
+
+
+def backends_of(task: Task) -> list[Backend]:
+    reason = cpu.reason_against(task)
+    if reason is not None and task.train[0].device.type == "cpu":
+        print(f"The cpu backend is left out: {reason}.\n")
+    return [make_backend(name, task) for name in ("torch", "cpu") if name == "torch" or not reason]
+
+
+def compare_bundles(tasks: Sequence[Task], options: argparse.Namespace) -> None:
+    batch_size, default = options.batch_size, torch.get_num_threads()
+    contenders = []
+    for task in tasks:
+        on_cpu = task.train[0].device.type == "cpu"
+        contenders += [
+            plain(task, batch_size, n) for n in (sorted({1, default}) if on_cpu else [1])
+        ]
+        contenders += [
+            bundle(task, backend, runs, batch_size, threads)
+            for backend in backends_of(task)
+            for threads in (sorted({1, cores()}) if on_cpu else [1])
+            for runs in BUNDLES
+        ]
+    contenders.sort(key=lambda each: not each.what.startswith("plain"))
+    rates = measure(contenders, options.seconds, options.repeats)
+    base = next(i for i, c in enumerate(contenders) if c.threads == default)
+    print(f"Training, minibatches of {batch_size}, SGD with momentum; bundles at delay {DELAY}:\n")
+    rows = [("", "threads", "runs at once", "samples/s", "x plain")]
+    for each, rate in zip(contenders, rates, strict=True):
+        ratio = f"{rate / rates[base]:.2f}"
+        rows.append((each.what, str(each.threads), str(each.runs), f"{rate:,.0f}", ratio))
+    show(rows, options.markdown)
+
+
+def compare_gradients(task: Task, options: argparse.Namespace) -> None:
+    backends = backends_of(task)
+    contenders = [gradients(task, b, size) for b in backends for size in BATCH_SIZES]
+    rates = iter(measure(contenders, options.seconds / 2, options.repeats))
+    print("Gradients alone, samples/s on one core:\n")
+    rows = [("", *(f"minibatch {size}" for size in BATCH_SIZES))]
+    rows += [(f"backend {b.name}", *(f"{next(rates):,.0f}" for _ in BATCH_SIZES)) for b in backends]
+    show(rows, options.markdown)
+
+
+def compare_cores(task: Task, options: argparse.Namespace) -> None:
+    backend, counts = backends_of(task)[-1], doubling(cores())
+    contenders = [gradients(task, backend, options.batch_size, n) for n in counts]
+    rates = measure(contenders, options.seconds, options.repeats)
+    print(f"Gradients alone over cores, backend {backend.name}, minibatches of "
+          f"{options.batch_size}:\n")  # fmt: skip
+    rows = [("", "samples/s", "x one core")]
+    for count, rate in zip(counts, rates, strict=True):
+        rows.append((f"{count} threads", f"{rate:,.0f}", f"{rate / rates[0]:.2f}"))
+    show(rows, options.markdown)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch-size", type=int, choices=BATCH_SIZES, default=64)
+    parser.add_argument("--seconds", type=float, default=0.5, help="a measurement; default: 0.5")
+    parser.add_argument("--repeats", type=int, default=5, help="default: 5")
+    parser.add_argument("--quick", action="store_true", help="rough: 0.1 s, 3 repeats")
+    parser.add_argument("--markdown", action="store_true", help="tables as in the README")
+    parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.seconds, options.repeats = 0.1, 3
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    names = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    try:
+        problem = LeNet5(dataset="mnist")
+        tasks = [problem.load(options.data_folder, torch.device(n), torch.float32) for n in names]
+    except StalegradError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for task in tasks:
+        about = describe_machine(task.train[0].device)
+        print(f"{about['device']}; {cores()} cores; PyTorch {about['torch']}, "
+              f"Python {about['python']}")  # fmt: skip
+    print()
+    compare_bundles(tasks, options)
+    compare_gradients(tasks[0], options)
+    compare_cores(tasks[0], options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

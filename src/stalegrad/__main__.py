@@ -1,0 +1,5 @@
+import sys
+
+from stalegrad.cli import main
+
+sys.exit(main())

@@ -1,0 +1,27 @@
+# Notebooks: percent scripts under workflow/notebooks, run on the results and rendered to HTML.
+
+
+rule render_notebook:
+    input:
+        notebook="workflow/notebooks/{study}.py",
+        results=lambda wildcards: results_of(wildcards.study),
+    output:
+        ipynb=f"{RESULTS}/notebooks/{{study}}.ipynb",
+        html=report(
+            f"{RESULTS}/notebooks/{{study}}.html",
+            caption="../report/notebook.rst",
+            category=lambda wildcards: wildcards.study,
+            subcategory="Notebook",
+        ),
+    log:
+        f"{RESULTS}/logs/render_notebook/{{study}}.log",
+    conda:
+        "../../envs/notebooks.yaml"
+    params:
+        preset=SETTINGS.preset,
+        results=lambda wildcards, output: Path(output.html).parents[2],
+    shell:
+        "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q};"
+        " python -m jupytext --to ipynb --execute --run-path . --output {output.ipynb:q}"
+        " {input.notebook:q} && python -m nbconvert --to html --log-level WARN {output.ipynb:q})"
+        " > {log:q} 2>&1"
