@@ -36,29 +36,33 @@ from stalegrad.problems.lenet5 import LeNet5
 BATCH_SIZES = (32, 64, 256, 1024)
 BUNDLES = (1, 4, 16, 60)
 DELAY = 4
-LEAST_SAMPLES = 256  # a run and epoch: what small bundles are made longer for, large ones are not
+PLAIN = "plain PyTorch"
+LEAST_SAMPLES = 64  # of each run in one measurement, however long that takes
 
 
 @dataclass(frozen=True)
 class Contender:
     """Something to be timed.
 
-    prepare: number of minibatches of each run -> what is timed.
+    prepare: number of minibatches of each run -> what is timed. torch_threads: PyTorch's own; in
+    bundles, threads go over runs instead.
     """
 
     what: str
+    device: str
     runs: int
     batch_size: int
     threads: int
     prepare: Callable[[int], Callable[[], object]]
+    torch_threads: int = 1
 
     def rate(self, steps: int) -> float:
         """Samples a second over `steps` minibatches of each run."""
-        timed = self.prepare(steps)
-        with torch_threads(self.threads if self.what.startswith("plain") else 1):
+        with torch_threads(self.torch_threads):
+            timed = self.prepare(steps)
             begin = time.perf_counter()
             timed()
-            if torch.cuda.is_available():
+            if self.device == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - begin
         return self.runs * steps * self.batch_size / seconds
@@ -102,7 +106,7 @@ def plain(task: Task, batch_size: int, threads: int) -> Contender:
 
         return train
 
-    return Contender(f"plain PyTorch, {device.type}", 1, batch_size, threads, prepare)
+    return Contender(PLAIN, device.type, 1, batch_size, threads, prepare, threads)
 
 
 def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: int) -> Contender:
@@ -127,8 +131,8 @@ def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: in
 
         return train
 
-    name = f"backend {backend.name}, {task.train[0].device.type}"
-    return Contender(name, runs, batch_size, threads, prepare)
+    device = task.train[0].device.type
+    return Contender(f"backend {backend.name}", device, runs, batch_size, threads, prepare)
 
 
 def benchmark_cell(batch_size: int, seed: int):
@@ -158,7 +162,8 @@ def gradients(task: Task, backend: Backend, batch_size: int, threads: int = 1) -
 
         return all_runs
 
-    return Contender(f"backend {backend.name}", threads, batch_size, threads, prepare)
+    name = f"backend {backend.name}"
+    return Contender(name, task.train[0].device.type, threads, batch_size, threads, prepare)
 
 
 def measure(contenders: Sequence[Contender], seconds: float, repeats: int) -> list[float]:
@@ -166,8 +171,11 @@ def measure(contenders: Sequence[Contender], seconds: float, repeats: int) -> li
     steps = []
     for each in contenders:
         least = math.ceil(LEAST_SAMPLES / each.batch_size)
-        each.rate(least)  # warms up
-        wanted = each.rate(least) * seconds / (each.runs * each.batch_size)
+        samples = each.runs * each.batch_size
+        rate = each.rate(least)  # warms up as well
+        if samples * least / rate < seconds:
+            rate = each.rate(least)
+        wanted = rate * seconds / samples
         most = 60_000 // each.batch_size - DELAY  # one epoch of MNIST
         steps.append(min(max(round(wanted), least), most))
     rates = [[each.rate(n) for each, n in zip(contenders, steps, strict=True)]
@@ -219,14 +227,20 @@ def compare_bundles(tasks: Sequence[Task], options: argparse.Namespace) -> None:
             for threads in (sorted({1, cores()}) if on_cpu else [1])
             for runs in BUNDLES
         ]
-    contenders.sort(key=lambda each: not each.what.startswith("plain"))
     rates = measure(contenders, options.seconds, options.repeats)
-    base = next(i for i, c in enumerate(contenders) if c.threads == default)
-    print(f"Training, minibatches of {batch_size}, SGD with momentum; bundles at delay {DELAY}:\n")
-    rows = [("", "threads", "runs at once", "samples/s", "x plain")]
+    print(
+        f"Training, minibatches of {batch_size}, SGD with momentum; bundles at delay {DELAY}. The "
+        f"last column is over the faster plain row of the same device.\n"
+    )
+    rows = [("", "device", "threads", "runs at once", "samples/s", "x plain")]
     for each, rate in zip(contenders, rates, strict=True):
-        ratio = f"{rate / rates[base]:.2f}"
-        rows.append((each.what, str(each.threads), str(each.runs), f"{rate:,.0f}", ratio))
+        plainly = max(
+            r
+            for c, r in zip(contenders, rates, strict=True)
+            if c.what == PLAIN and c.device == each.device
+        )
+        numbers = (str(each.threads), str(each.runs), f"{rate:,.0f}", f"{rate / plainly:.2f}")
+        rows.append((each.what, each.device, *numbers))
     show(rows, options.markdown)
 
 
@@ -246,9 +260,9 @@ def compare_cores(task: Task, options: argparse.Namespace) -> None:
     rates = measure(contenders, options.seconds, options.repeats)
     print(f"Gradients alone over cores, backend {backend.name}, minibatches of "
           f"{options.batch_size}:\n")  # fmt: skip
-    rows = [("", "samples/s", "x one core")]
+    rows = [("threads", "samples/s", "x one")]
     for count, rate in zip(counts, rates, strict=True):
-        rows.append((f"{count} threads", f"{rate:,.0f}", f"{rate / rates[0]:.2f}"))
+        rows.append((str(count), f"{rate:,.0f}", f"{rate / rates[0]:.2f}"))
     show(rows, options.markdown)
 
 

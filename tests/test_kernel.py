@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers import quadratic_task
 from torch import Tensor
 
 from stalegrad import kernels
@@ -14,8 +15,6 @@ from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.errors import ConfigError
 from stalegrad.problems.lenet5 import PARAMETERS, SHAPES, SIZES, initial_weights, network
-
-from helpers import quadratic_task
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 LAYERS = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for kind in "wb"]
@@ -236,7 +235,9 @@ def test_network_is_lenet5_as_written_with_modules():
     assert tuple(tuple(p.shape) for p in model.parameters()) == SHAPES
     weights = initial_weights(1)
     nn.utils.vector_to_parameters(weights, model.parameters())
-    images = torch.rand((4, 28, 28), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(
+        (4, 28, 28), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     torch.testing.assert_close(network(weights, images), model(images[:, None]), rtol=1e-12, atol=0)
 
 
@@ -272,6 +273,12 @@ class TestWithoutKernel:
         with pytest.raises(ConfigError, match=f"'backend' is 'cpu', but .*{re.escape(reason)}"):
             make_backend("cpu", lenet)
 
+    def put_compiler(self, monkeypatch, tmp_path, compiling: str):
+        compiler = tmp_path / "compiler"
+        compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n{compiling}\n')
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+
     def test_no_compiler(self, lenet, capsys, monkeypatch, tmp_path):
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -282,18 +289,12 @@ class TestWithoutKernel:
         self.assert_falls_back(lenet, capsys, "no-such-compiler")
 
     def test_compiler_that_refuses(self, lenet, capsys, monkeypatch, tmp_path):
-        compiler = tmp_path / "refusing"
-        compiler.write_text("#!/bin/sh\n[ $1 = --version ] || { echo 'error: too old' >&2; exit 1; }\n")
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
+        self.put_compiler(monkeypatch, tmp_path, "echo 'error: too old' >&2; exit 1")
         self.assert_falls_back(lenet, capsys, "error: too old")
         assert list(self.cache.iterdir()) == []
 
     def test_library_that_cannot_be_loaded(self, lenet, capsys, monkeypatch, tmp_path):
-        compiler = tmp_path / "writing"
-        compiler.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = --version ] || echo > "$last"\n')
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
+        self.put_compiler(monkeypatch, tmp_path, 'for last; do :; done; echo > "$last"')
         self.assert_falls_back(lenet, capsys, "cannot be made or loaded")
 
     def test_cache_folder_that_cannot_be_made(self, lenet, capsys, monkeypatch):

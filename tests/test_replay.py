@@ -6,6 +6,15 @@ from fractions import Fraction as F
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    InOrder,
+    assert_close,
+    epoch_an_arrival,
+    make_schedule,
+    plan,
+    quadratic_task,
+    trajectory,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,16 +26,6 @@ from stalegrad.replay import State, advance, start
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
-
-from helpers import (
-    InOrder,
-    assert_close,
-    epoch_an_arrival,
-    make_schedule,
-    plan,
-    quadratic_task,
-    trajectory,
-)
 
 HAND_TASK = quadratic_task([1, 1, 1, 1, 1, 1, 2, 1, 3, 1], lambda seed: [1.0, -2.0])
 SHIFTED = {"batch": np.arange(5, 10)}  # the minibatches of curvature 1, 2, 1, 3, 1
@@ -127,7 +126,7 @@ def lenet_runs() -> list:
     """Eight runs that differ in rate, momentum, delay, warm-up and seed, and so in arrivals."""
     runs = []
     for i, delay in enumerate((0, 1, 2, 3, 5, 8, 0, 4)):
-        rule = SGD(lr=0.01 * (i + 1), momentum=0.1 * i, warmup_epochs=float(i % 3))
+        rule = SGD(lr=0.01 * (i + 1), momentum=0.1 * (i + 1), warmup_epochs=float(i % 3))
         cluster = ConstantDelay(delay=delay, ramp_epochs=float(i == 7))
         order = DataOrder((np.arange(60),), 10, seed=i)
         schedule = cluster.simulate(order.workload(3), np.random.default_rng())
@@ -167,12 +166,10 @@ def test_bundle_of_eight_equals_each_run_alone_to_the_byte(lenet, dtype):
 def ragged_bundles(draw):
     """Schedules that share only the number of epochs and of arrivals an update."""
     per_update, epochs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    kind = draw(st.sampled_from(["sgd", "nesterov", "adam"]))
+    kind = draw(st.sampled_from(["plain", "heavy-ball", "nesterov", "adam"]))
     runs = []
     for seed in range(draw(st.integers(2, 4))):
-        lengths = draw(
-            st.lists(st.integers(0, 6), min_size=epochs, max_size=epochs).filter(any)
-        )
+        lengths = draw(st.lists(st.integers(0, 6), min_size=epochs, max_size=epochs).filter(any))
         versions = [draw(st.integers(0, i // per_update)) for i in range(sum(lengths))]
         schedule = make_schedule(versions, np.cumsum(lengths), per_update)
         common = {"lr": draw(st.floats(0.01, 0.3)), "clip_norm": draw(st.floats(0.1, 3.0))}
@@ -181,7 +178,8 @@ def ragged_bundles(draw):
         if kind == "adam":
             rule = Adam(**common, beta1=draw(st.floats(0, 0.99)))
         else:
-            rule = SGD(**common, momentum=draw(st.floats(0, 0.99)), nesterov=kind == "nesterov")
+            momentum = 0.0 if kind == "plain" else draw(st.floats(0.01, 0.99))
+            rule = SGD(**common, momentum=momentum, nesterov=kind == "nesterov")
         runs.append(plan(rule, schedule, InOrder(), seed))
     return runs
 
@@ -272,3 +270,40 @@ def test_epochs_of_constant_delay_are_cut_by_steps_not_by_arrivals():
     schedule = ConstantDelay(delay=2).simulate(order.workload(2), np.random.default_rng())
     assert epoch_an_arrival(schedule).epoch_ends.tolist() == list(range(1, 11))
     assert schedule.epoch_ends.tolist() == [4, 10]
+
+
+@pytest.mark.parametrize("lenet", [False], indirect=True, ids=["pixels in [0, 1]"])
+@pytest.mark.parametrize("make_backend", [in_lockstep, CpuBackend], ids=["torch", "cpu"])
+def test_runs_that_share_their_minibatches_equal_each_alone(lenet, make_backend):
+    """Three of one order and schedule, one of another schedule, one of another order."""
+    if make_backend is CpuBackend and (reason := reason_against(lenet)):
+        assert "no C++ compiler" in reason
+        pytest.skip(reason)
+    order, other = (DataOrder((np.arange(300),), 100, seed=seed) for seed in (1, 2))
+    schedule, later = (
+        ConstantDelay(delay=delay).simulate(order.workload(2), np.random.default_rng())
+        for delay in (1, 2)
+    )
+    cases = [(schedule, order, 1), (schedule, order, 2), (schedule, order, 1)]
+    cases += [(later, order, 1), (schedule, other, 1)]
+    runs = [
+        plan(SGD(lr=0.02 * (i + 1), momentum=0.5), at, of, seed)
+        for i, (at, of, seed) in enumerate(cases)
+    ]
+    backend = make_backend(lenet)
+    weights, _ = trajectory(lenet, runs, backend)
+    for row, run in enumerate(runs):
+        alone, _ = trajectory(lenet, [run], backend)
+        for epoch in range(2):
+            assert_close(weights[epoch][row], alone[epoch][0])
+
+
+def test_runs_of_different_switches_are_not_stepped_together():
+    order, schedule = InOrder(), make_schedule([0, 0, 1])
+    for one, other in (
+        (SGD(lr=0.1, momentum=0.5), SGD(lr=0.1, momentum=0.5, nesterov=True)),
+        (SGD(lr=0.1), SGD(lr=0.1, clip_norm=1.0)),
+    ):
+        runs = [plan(rule, schedule, order) for rule in (one, other)]
+        with pytest.raises(ValueError, match="must share the switches"):
+            trajectory(HAND_TASK, runs, in_lockstep(HAND_TASK))

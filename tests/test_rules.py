@@ -5,6 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    assert_close,
+    epoch_an_arrival,
+    make_schedule,
+    plan,
+    trajectory,
+    with_gradient_buffer,
+)
 from torch.nn.utils import clip_grad_norm_
 
 from stalegrad import specs
@@ -15,15 +23,6 @@ from stalegrad.partitions import DataOrder
 from stalegrad.replay import clip
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.sgd import SGD
-
-from helpers import (
-    assert_close,
-    epoch_an_arrival,
-    make_schedule,
-    plan,
-    trajectory,
-    with_gradient_buffer,
-)
 
 BATCH = 8
 OPTIMIZERS = {

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from helpers import make_schedule
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.schedule import Schedule, Workload
 from stalegrad.snapshots import CURRENT, plan_snapshots
-
-from helpers import make_schedule
 
 RNG = np.random.default_rng(0)
 
@@ -101,6 +100,7 @@ def buffer_with_a_growing_delay(batches, epochs, delay, ramp_epochs) -> list[tup
     delay=st.integers(0, 40),
     ramp_epochs=st.integers(0, 6),
 )
+@example(batches=22, epochs=2, delay=22, ramp_epochs=1)  # 22 x (15 / 22) rounds below 15
 def test_ramp_grows_by_whole_steps_and_keeps_the_order(batches, epochs, delay, ramp_epochs):
     if delay >= batches * epochs:
         return

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,18 @@ from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
 from stalegrad.files import provenance_path, replaced, write_atomically
-from stalegrad.partitions import CLUSTER, DataOrder, generator, split
+from stalegrad.partitions import (
+    CLUSTER,
+    DataOrder,
+    IndependentOrder,
+    Order,
+    generator,
+    split,
+)
 from stalegrad.problems import Task
 from stalegrad.replay import Run, State
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,11 @@ def train_bundle(
         with ThreadPoolExecutor(max_workers=place.threads) as pool:
             while not all(part.done for part in parts):
                 advancing = [pool.submit(_advance, task, backend, part) for part in parts]
-                parts = [each.result() for each in advancing]
+                try:
+                    parts = [each.result() for each in advancing]
+                except BaseException:  # an interrupt need not wait for what has not begun
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
                 spent = seconds + time.monotonic() - clock
                 if report:
                     report(_progress(bundle, parts, spent))
@@ -114,13 +125,38 @@ def plan_run(cell: Cell, targets: np.ndarray) -> Planned:
 
     Raises ConfigError where the cluster and the amount of work do not fit together.
     """
+    return plan_runs([cell], targets)[0]
+
+
+def plan_runs(cells: list[Cell], targets: np.ndarray) -> list[Planned]:
+    """`plan_run` of each; cells that differ in their rule alone share order and schedule."""
+    orders: dict[tuple, Order] = {}
+    made: dict[tuple, Run] = {}
+    planned = []
+    for cell in cells:
+        streams = cell.cluster.streams()
+        data = (cell.partition, streams, cell.batch_size, cell.seed)
+        work = (data, cell.cluster, cell.epochs)
+        try:
+            if data not in orders:
+                orders[data] = _order(cell, targets)
+            order = orders[data]
+            if work not in made:
+                times = generator(cell.seed, CLUSTER)
+                schedule = cell.cluster.simulate(order.workload(cell.epochs), times)
+                made[work] = Run.plan(cell.rule, schedule, order, cell.seed)
+        except ValueError as error:
+            where = f"cell {cell.hash} ({json.dumps(cell.columns())})"
+            raise ConfigError(f"{where}: {error}.") from None
+        planned.append(Planned(cell, replace(made[work], rule=cell.rule)))
+    return planned
+
+
+def _order(cell: Cell, targets: np.ndarray) -> Order:
+    if cell.partition == "independent":
+        return IndependentOrder(len(targets), cell.problem.samples(), cell.batch_size, cell.seed)
     parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
-    order = DataOrder(parts, cell.batch_size, cell.seed)
-    try:
-        schedule = cell.cluster.simulate(order.workload(cell.epochs), generator(cell.seed, CLUSTER))
-    except ValueError as error:
-        raise ConfigError(f"cell {cell.hash} ({json.dumps(cell.columns())}): {error}.") from None
-    return Planned(cell, Run.plan(cell.rule, schedule, order, cell.seed))
+    return DataOrder(parts, cell.batch_size, cell.seed)
 
 
 @dataclass(frozen=True)
@@ -153,8 +189,10 @@ def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Plan
     """
     targets = task.train[1].cpu().numpy()
     parts = []
-    for _, cells in itertools.groupby(sorted(bundle.cells, key=lockstep_key), lockstep_key):
-        planned = [plan_run(cell, targets) for cell in cells]
+    # Side by side by their seed, runs can share minibatches.
+    in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
+    for _, cells in itertools.groupby(in_order, lockstep_key):
+        planned = plan_runs(list(cells), targets)
         size = backend.runs_at_once or len(planned)
         parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]
     return parts
@@ -264,7 +302,8 @@ class Checkpoint:
     ) -> tuple[list[Part], float] | None:
         """What `write` was given, or None where there is nothing that can be gone on from."""
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
+            # np.load would leave a file that it opened itself open where it is cut short.
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 about = json.loads(str(arrays["about"]))
                 if about["identity"] != self.identity:
                     raise ValueError("it belongs to another bundle, backend or version")

@@ -7,14 +7,17 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from stalegrad import specs
-from stalegrad.config import Grid, Preset, Simulation, Study, at_preset
+from stalegrad.config import Count, Grid, Preset, Simulation, Study, at_preset
 from stalegrad.errors import ConfigError
+from stalegrad.partitions import PARTITIONS, check_labels
+from stalegrad.problems import runs_in_step
 
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
-_PARTITIONS = ("shared",)
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,34 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
             raise ConfigError(
                 f"{where}: '{key}' is {value!r}; it must be a whole number >= {least}."
             )
-    if values.get("partition", "shared") not in _PARTITIONS:
+    if values.get("partition", "shared") not in PARTITIONS:
         raise ConfigError(
-            f"{where}: 'partition' is {values['partition']!r}; allowed: {', '.join(_PARTITIONS)}."
+            f"{where}: 'partition' is {values['partition']!r}; allowed: {', '.join(PARTITIONS)}."
         )
     for key, kind in _PARTS.items():
         values[key] = specs.parse(kind, values[key], where=where, key=key)
     cell = Cell(**values)
+    _check_partition(cell, where)
     if cell.batch_size > cell.problem.samples():
         raise ConfigError(
             f"{where}: 'batch_size' is {cell.batch_size}, more than the {cell.problem.samples()} "
             f"training samples; choose a smaller one."
         )
     return cell
+
+
+def _check_partition(cell: Cell, where: str) -> None:
+    if not cell.partition.startswith("labels"):
+        return
+    if not hasattr(cell.problem, "classes"):
+        raise ConfigError(
+            f"{where}: 'partition' is {cell.partition!r}, but the problem "
+            f"'{specs.name_of(cell.problem)}' has no labels; use another partition."
+        )
+    try:
+        check_labels(cell.partition, cell.problem.classes(), cell.cluster.streams())
+    except ValueError as error:
+        raise ConfigError(f"{where}: 'partition' is {cell.partition!r}: {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -158,6 +176,16 @@ def study_cells(
     }
 
 
+def study_traces(
+    study: Study, preset_name: str, preset: Preset, where: str
+) -> dict[str, list[Cell]]:
+    """The runs of each trace of a study at a preset."""
+    return {
+        name: list(_grid_cells(grid, preset_name, preset, f"{where}, traces.{name}"))
+        for name, grid in study.traces.items()
+    }
+
+
 def _grid_cells(grid: Grid, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
     merged = at_preset(grid, preset_name)
     seeds = merged["seeds"] or preset.seeds
@@ -193,8 +221,9 @@ def with_keys(base: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> d
 def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
     """Distinct runs cut into bundles, those that can be stepped together side by side.
 
-    A bundle holds runs of one problem, at most `bundle_size`, and fewer where the weights kept for
-    gradients in flight would on average take more than `bundle_memory` megabytes.
+    A bundle holds runs of one problem, at most `bundle_size` (of small problems, times as many as
+    are stepped at once), and fewer where the weights kept for gradients in flight would on average
+    take more than `bundle_memory` megabytes.
     """
     distinct = list({cell.hash: cell for cell in cells}.values())
     out: list[Bundle] = []
@@ -202,7 +231,8 @@ def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
         alike = [cell for cell in distinct if cell.problem == problem]
         alike.sort(key=lambda cell: (lockstep_key(cell), _megabytes(cell)))
         memory = sum(map(_megabytes, alike))
-        count = max(math.ceil(len(alike) / preset.bundle_size), 1)
+        size = preset.bundle_size * runs_in_step(problem.parameters())
+        count = max(math.ceil(len(alike) / size), 1)
         count = max(count, math.ceil(memory / preset.bundle_memory))
         bounds = [len(alike) * i // count for i in range(count + 1)]
         out += [Bundle(tuple(alike[a:b])) for a, b in itertools.pairwise(bounds) if a < b]
@@ -220,16 +250,68 @@ def _megabytes(cell: Cell) -> float:
     return cell.cluster.in_flight() * cell.problem.parameters() * 4 / 1e6
 
 
-@dataclass(frozen=True)
+@specs.spec
 class SimulationCell:
-    """A cluster simulated for its staleness alone.
+    """A cluster simulated for its staleness alone, in `replicates` independent repetitions.
 
-    arrivals: gradients simulated in each of `replicates` independent repetitions.
+    Either a long run: `arrivals` gradients each, of which the first `skip` are not counted (a
+        tenth where it is None), so that the start, where all workers read the same weights, does
+        not weigh in.
+    Or the start itself: the first `updates` updates each, one by one.
+    schedule: keep the arrivals of the first repetition.
     """
 
     cluster: Any
-    arrivals: int
-    replicates: int = 1
+    arrivals: Count | None = None
+    updates: Count | None = None
+    replicates: Count = 1
+    skip: Annotated[int, Field(ge=0)] | None = None
+    schedule: bool = False
+
+    @property
+    def skipped(self) -> int:
+        if self.updates:
+            return 0
+        return self.arrivals // 10 if self.skip is None else self.skip
+
+
+def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
+    """A simulation from plain values, checked key by key; `None` stands for a key's default.
+
+    Raises ConfigError naming `where` and each key that is unknown, missing, of the wrong type or
+    out of range.
+    """
+    values = {key: value for key, value in values.items() if value is not None}
+    cluster = values.pop("cluster", None)
+    values["cluster"] = specs.parse("clusters", cluster, where=where, key="cluster")
+    cell = specs.validate(SimulationCell, values, where=where)
+    if cell.arrivals is None and cell.updates is None:
+        raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")
+    if specs.name_of(cell.cluster) != "hub_and_spoke":
+        for key in ("updates", "skip"):
+            if getattr(cell, key) is not None:
+                raise ConfigError(
+                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke', whose workers go on "
+                    f"without end; leave it out."
+                )
+    if cell.updates is not None:
+        for key in ("arrivals", "skip"):
+            if getattr(cell, key) is not None:
+                raise ConfigError(
+                    f"{where}: '{key}' does not go with 'updates': a simulation is either a long "
+                    f"run of so many arrivals, or its first updates one by one; leave one out."
+                )
+        if cell.replicates < 2:
+            raise ConfigError(
+                f"{where}: 'replicates' is {cell.replicates}; single updates are averaged over "
+                f"repetitions, of which there must be 2 or more."
+            )
+    elif cell.skipped >= cell.arrivals:
+        raise ConfigError(
+            f"{where}: 'skip' is {cell.skip}, all of the {cell.arrivals} arrivals; leave some to "
+            f"be counted."
+        )
+    return cell
 
 
 def study_simulations(
@@ -244,12 +326,9 @@ def study_simulations(
 
 def _simulation_cells(simulation: Simulation, preset: str, where: str) -> Iterator[SimulationCell]:
     merged = at_preset(simulation, preset)
-    if merged["arrivals"] is None:
-        raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")
+    base = {key: value for key, value in merged.items() if key not in ("axes", "cases")}
     for keys in combinations(merged["axes"], merged["cases"]):
-        values = with_keys({"cluster": merged["cluster"]}, keys, where)
-        cluster = specs.parse("clusters", values["cluster"], where=where, key="cluster")
-        yield SimulationCell(cluster, merged["arrivals"], merged["replicates"] or 1)
+        yield parse_simulation(with_keys(base, keys, where), where)
 
 
 def _digest(content: Any) -> str:

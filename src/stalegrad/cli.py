@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, unknown = _parser(arguments).parse_known_args(arguments)
         if unknown:
             raise ConfigError(
-                f"'{unknown[0]}' is not known here; `stalegrad {arguments[0]} --help` shows what is."
+                f"'{unknown[0]}' is not known here; `stalegrad {arguments[0]} --help` says what is."
             )
         options.act(options)
         sys.stdout.flush()
@@ -545,11 +545,11 @@ def _summary(output: Path) -> str:
 
     last = read_csv(output).iloc[-1]
     about = json.loads(provenance_path(output).read_text(encoding="utf-8"))
-    outcome = "diverged" if last["diverged"] else "finished"
+    outcome = f"{'diverged in' if last['diverged'] else 'finished after'} epoch {last['epoch']}"
     if "test_accuracy" in last:
         outcome += f" with test accuracy {last['test_accuracy']:.4f}"
     return (
-        f"{outcome} in epoch {last['epoch']}: {last['updates']:,} updates of mean staleness "
+        f"{outcome}: {last['updates']:,} updates of mean staleness "
         f"{last['mean_staleness']:.4g}; {about['samples']:,} samples in "
         f"{about['wall_seconds']:.1f} s ({_rate(about['samples'], about['wall_seconds'])}, "
         f"backend {about['backend']}); written to {output}"

@@ -94,13 +94,20 @@ class Grid(Cases):
 
 
 class SimulationCases(_Model):
-    """Clusters simulated for their staleness alone; no gradient is computed."""
+    """Clusters simulated for their staleness alone; no gradient is computed.
+
+    Axes and cases change keys of `cluster` (`cluster.workers`) or any of the others, which
+    `stalegrad.cells.SimulationCell` describes.
+    """
 
     cluster: dict[str, Any] = {}
     axes: Axes = {}
     cases: CaseList = [{}]
     arrivals: Count | None = None
+    updates: Count | None = None
     replicates: Count | None = None
+    skip: Annotated[int, Field(ge=0)] | None = None
+    schedule: bool | None = None
 
 
 class Simulation(SimulationCases):
@@ -120,12 +127,17 @@ class Product(_Model):
 
 
 class Study(_Model):
-    """`config/studies/<study>.yaml`: everything that is regenerated of one paper."""
+    """`config/studies/<study>.yaml`: everything that is regenerated of one paper.
+
+    traces: runs that are followed update by update beside their virtual iterates (see
+    `stalegrad.virtual_iterates`).
+    """
 
     title: str
     cite: str
     grids: dict[str, Grid] = {}
     simulations: dict[str, Simulation] = {}
+    traces: dict[str, Grid] = {}
     figures: dict[str, Product] = {}
     tables: dict[str, Product] = {}
 

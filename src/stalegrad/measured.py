@@ -45,6 +45,8 @@ def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> 
         known |= set(new["run"])
         histories.append(new)
         provenances.append(json.loads(provenance_path(output).read_text()))
+    if not provenances:
+        return 0
     folder = archive / study
     history = pd.concat([h for h in histories if len(h)], ignore_index=True)
     history = history.sort_values(["run", "epoch"], ignore_index=True)

@@ -7,7 +7,7 @@ import numpy as np
 from stalegrad.schedule import Workload
 
 # Streams of random numbers drawn from one seed; never renumber, or old results change.
-WEIGHTS, ORDER, PARTITION, CLUSTER, DROPOUT = range(5)
+WEIGHTS, ORDER, PARTITION, CLUSTER, DROPOUT, SYNTHETIC = range(6)
 
 
 def generator(seed: int, purpose: int, *more: int) -> np.random.Generator:
@@ -15,14 +15,73 @@ def generator(seed: int, purpose: int, *more: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *more)))
 
 
+PARTITIONS = ("shared", "independent", "none", "dataset", "labels", "labels_uncut", "labels_uneven")
+
+
 def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Sample numbers of each data stream.
+    """Sample numbers of each data stream, for integer `targets` [N].
 
     shared: one stream over all samples, from which every gradient takes the next minibatch.
+    independent: the same, of minibatches drawn with replacement (see `IndependentOrder`).
+
+    All others give every worker a stream of its own (lamour2023, section II.B):
+
+    none: all samples, in an order of its own. So n workers compute n times the gradients.
+    dataset: equal parts of a random permutation; the fewer than n samples left over are dropped.
+    labels: the samples of some classes. Classes are shuffled and dealt round-robin, and parts cut
+        to the shortest.
+    labels_uncut: the same with parts left as long as they are.
+    labels_uneven: the same, where some workers may get one class more than others.
+
+    Raises ValueError for another name, and as `check_labels` where classes cannot be dealt so.
     """
-    if partition == "shared":
-        return (np.arange(len(targets)),)
-    raise ValueError(f"{partition!r} is not a partition; allowed: shared.")
+    if partition not in PARTITIONS:
+        raise ValueError(f"{partition!r} is not a partition; allowed: {', '.join(PARTITIONS)}")
+    everything = np.arange(len(targets))
+    if partition in ("shared", "independent"):
+        return (everything,)
+    if partition == "none":
+        return (everything,) * workers
+    rng = generator(seed, PARTITION)
+    if partition == "dataset":
+        part = len(targets) // workers
+        return tuple(rng.permutation(len(targets))[: part * workers].reshape(workers, part))
+    classes = np.unique(targets)
+    check_labels(partition, len(classes), workers)
+    dealt = deal_labels(classes, workers, rng)
+    parts = [np.flatnonzero(np.isin(targets, hand)) for hand in dealt]
+    if partition == "labels":
+        # Which samples the cut leaves out is left to chance.
+        shortest = min(map(len, parts))
+        parts = [np.sort(rng.permutation(part)[:shortest]) for part in parts]
+    return tuple(parts)
+
+
+def deal_labels(
+    classes: np.ndarray, workers: int, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """The classes of each worker: shuffled and dealt round-robin.
+
+    In a run, `rng` is `generator(seed, PARTITION)`, fresh.
+    """
+    shuffled = rng.permutation(classes)
+    return tuple(shuffled[w::workers] for w in range(workers))
+
+
+def check_labels(partition: str, classes: int, workers: int) -> None:
+    """Raises ValueError where `partition` cannot deal so many classes to so many workers."""
+    if not partition.startswith("labels"):
+        return
+    if workers > classes:
+        raise ValueError(
+            f"{workers} workers and {classes} classes: with a partition by labels some workers "
+            f"would have no data; use at most {classes} workers, or partition 'dataset'"
+        )
+    if classes % workers and partition != "labels_uneven":
+        raise ValueError(
+            f"{classes} classes cannot be dealt evenly to {workers} workers; use a number of "
+            f"workers that divides {classes}, or partition 'labels_uneven' to give some one more"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,3 +112,38 @@ class DataOrder:
                 wanted = (stream == s) & (epoch == e)
                 out[wanted] = rows[batch[wanted] - e * per_epoch]
         return out
+
+
+# Minibatches drawn from one generator; part of what a seed means, so never to be changed.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class IndependentOrder:
+    """Minibatches drawn with replacement, each independent of all others, as theorems assume.
+
+    samples: in the one stream there is; epoch_samples: how many draws count as an epoch, which
+    decides no more than when the history is recorded.
+    """
+
+    samples: int
+    epoch_samples: int
+    batch_size: int
+    seed: int
+
+    def workload(self, epochs: int) -> Workload:
+        return Workload((self.epoch_samples // self.batch_size,), epochs)
+
+    def indices(self, stream: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Sample numbers [n, batch_size] of minibatches [n] of stream 0."""
+        out = np.empty((len(batch), self.batch_size), np.int64)
+        block, row = np.divmod(batch, _BLOCK)
+        for b in np.unique(block):
+            wanted = block == b
+            rng = generator(self.seed, ORDER, 0, int(b))
+            drawn = rng.integers(self.samples, size=(_BLOCK, self.batch_size))
+            out[wanted] = drawn[row[wanted]]
+        return out
+
+
+Order = DataOrder | IndependentOrder

@@ -47,7 +47,7 @@ class Plan:
         settings = load_settings(values)
         studies = {name: load_study(name, folder) for name in study_names(settings, folder)}
         plan = cls(settings, load_preset(settings.preset, folder), studies, folder)
-        plan.bundles, plan.simulations, plan.figures, plan.tables  # noqa: B018  expand them all
+        plan.bundles, plan.simulations, plan.traces, plan.figures, plan.tables  # noqa: B018  expand them all
         return plan
 
     @cached_property
@@ -84,6 +84,14 @@ class Plan:
         }
 
     @cached_property
+    def traces(self) -> dict[str, dict[str, list[Cell]]]:
+        """Study -> trace -> its runs."""
+        return {
+            name: cells.study_traces(study, self.settings.preset, self.preset, self._file(name))
+            for name, study in self.studies.items()
+        }
+
+    @cached_property
     def figures(self) -> dict[str, tuple[str, str, Product]]:
         """File name -> study, name within it, product."""
         return self._products("figures")
@@ -105,7 +113,7 @@ class Plan:
         files = ["runs.csv", "history.csv"] if content.grids else []
         if content.simulations:
             files += ["staleness.csv", *(f"schedules/{name}.npz" for name in content.simulations)]
-        return files
+        return files + [f"traces/{name}.csv" for name in content.traces]
 
     def digest(self, study: str) -> str:
         """Changes with the runs of a study or with the grids they stand in."""

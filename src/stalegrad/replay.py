@@ -6,6 +6,7 @@ from weights to gradients, and a rule. All runs of a bundle advance in step, on 
 axis is the run; what differs between them (step size, delay, schedule, seed, data order) is data.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.backends import Backend
-from stalegrad.partitions import DataOrder
+from stalegrad.partitions import Order
 from stalegrad.problems import Task
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule
@@ -24,17 +25,18 @@ from stalegrad.snapshots import CURRENT, SnapshotPlan, plan_snapshots
 class Run:
     """One run, ready to be replayed.
 
-    order: which samples each minibatch holds; seed: of the initial weights.
+    order: which samples each minibatch holds; runs that have the very same one share their
+    minibatches where they stand side by side. seed: of the initial weights.
     """
 
     rule: Rule
     schedule: Schedule
-    order: DataOrder
+    order: Order
     seed: int
     snapshots: SnapshotPlan
 
     @classmethod
-    def plan(cls, rule: Rule, schedule: Schedule, order: DataOrder, seed: int) -> "Run":
+    def plan(cls, rule: Rule, schedule: Schedule, order: Order, seed: int) -> "Run":
         return cls(rule, schedule, order, seed, plan_snapshots(schedule))
 
 
@@ -98,7 +100,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
     The runs must share rule class, minibatch size and arrivals per update. Where they differ in
     the number of arrivals, those with fewer start later, so that all end together.
     """
-    steps = _align(runs, state.epoch, task.train[0].device)
+    steps = _align(runs, state.epoch, task.train[0])
     rule = type(runs[0].rule)
     numbers = _stack_numbers([run.rule for run in runs], state.weights)
     factors = _stack_factors(runs, steps, state.weights)
@@ -109,8 +111,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
 
     for i in range(steps.count):
         read = _read(weights, saved, steps.read[:, i])
-        batch = steps.samples[:, i]
-        gradient, losses = backend.gradients(read, inputs[batch], targets[batch])
+        gradient, losses = _gradients(backend, read, inputs, targets, steps, i)
         active = steps.active[:, i]
         total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
         step_numbers = numbers
@@ -159,7 +160,8 @@ class _Steps:
 
     count: int
     arrivals: np.ndarray  # [R]
-    samples: Tensor  # [R, n, B]
+    samples: Tensor  # [G, n, B] of each group of runs that take the same minibatches in step
+    groups: list[slice] | None  # the runs of each; None where every run is its own
     active: Tensor  # the run has an arrival at this step
     updated: Tensor  # that arrival completes an update
     read: np.ndarray
@@ -170,7 +172,8 @@ class _Steps:
     no_update: np.ndarray  # [n]
 
 
-def _align(runs: list[Run], epoch: int, device: torch.device) -> _Steps:
+def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
+    device = inputs.device
     bounds = [(_epoch_start(run.schedule, epoch), run.schedule.epoch_ends[epoch]) for run in runs]
     lengths = np.array([stop - first for first, stop in bounds])
     count = int(lengths.max())
@@ -178,18 +181,27 @@ def _align(runs: list[Run], epoch: int, device: torch.device) -> _Steps:
     index = np.zeros(shape, np.int64)
     active, updated = np.zeros(shape, bool), np.zeros(shape, bool)
     read, write = np.full(shape, CURRENT), np.full(shape, CURRENT)
-    samples = np.zeros((*shape, runs[0].order.batch_size), np.int64)
+    groups = _alike(runs, bounds, inputs[0].numel())
+    samples = np.zeros((len(groups), count, runs[0].order.batch_size), np.int64)
     for row, (run, (first, stop)) in enumerate(zip(runs, bounds, strict=True)):
         here, chosen = slice(first, stop), np.s_[row, count - (stop - first) :]
         index[chosen] = np.arange(first, stop)
         active[chosen] = True
         updated[chosen] = (index[chosen] + 1) % run.schedule.arrivals_per_update == 0
         read[chosen], write[chosen] = run.snapshots.read[here], run.snapshots.write[here]
-        samples[chosen] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for row, group in enumerate(groups):
+        run, (first, stop) = runs[group.start], bounds[group.start]
+        key = id(run.order), id(run.schedule)
+        if key not in drawn:
+            taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
+            drawn[key] = run.order.indices(*taken)
+        samples[row, count - (stop - first) :] = drawn[key]
     return _Steps(
         count=count,
         arrivals=lengths,
         samples=torch.from_numpy(samples).to(device),
+        groups=groups if len(groups) < len(runs) else None,
         active=torch.from_numpy(active).to(device),
         updated=torch.from_numpy(updated).to(device),
         read=read,
@@ -201,6 +213,51 @@ def _align(runs: list[Run], epoch: int, device: torch.device) -> _Steps:
     )
 
 
+# To fetch a minibatch once for a group of runs costs a call, about as much as fetching so many
+# numbers does; where less is saved, every run fetches its own.
+_WORTH_A_CALL = 1 << 15
+
+
+def _alike(runs: list[Run], bounds: list[tuple[int, int]], sample_size: int) -> list[slice]:
+    """Neighbouring runs whose minibatches are the same throughout, as slices that cover all.
+
+    sample_size: numbers in a sample. Every run is its own where sharing does not pay.
+    """
+    starts = [0]
+    for row in range(1, len(runs)):
+        run, before = runs[row], runs[row - 1]
+        here, there = slice(*bounds[row]), slice(*bounds[row - 1])
+        same = run.order is before.order and (
+            run.schedule is before.schedule
+            or np.array_equal(run.schedule.stream[here], before.schedule.stream[there])
+            and np.array_equal(run.schedule.batch[here], before.schedule.batch[there])
+        )
+        if not same:
+            starts.append(row)
+    saved = (len(runs) - len(starts)) * runs[0].order.batch_size * sample_size
+    if saved < len(starts) * _WORTH_A_CALL:
+        starts = list(range(len(runs)))
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(runs)])]
+
+
+def _gradients(
+    backend: Backend, read: Tensor, inputs: Tensor, targets: Tensor, steps: _Steps, i: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
+    if steps.groups is None:
+        batch = steps.samples[:, i]
+        return backend.gradients(read, inputs[batch], targets[batch])
+    parts = []
+    for group, samples in zip(steps.groups, steps.samples, strict=True):
+        batch = samples[i]
+        shared = (part.index_select(0, batch).unsqueeze(0) for part in (inputs, targets))
+        parts.append(backend.gradients(read[group], *shared))
+    if len(parts) == 1:
+        return parts[0]
+    gradients, losses = zip(*parts, strict=True)
+    return torch.cat(gradients), torch.cat(losses)
+
+
 def _epoch_start(schedule: Schedule, epoch: int) -> int:
     return int(schedule.epoch_ends[epoch - 1]) if epoch else 0
 
@@ -208,6 +265,9 @@ def _epoch_start(schedule: Schedule, epoch: int) -> int:
 def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
     """Each number of the rules as a column [R, 1]; switches, which all share, as they are."""
     by_run = [rule.numbers() for rule in rules]
+    switches = [{k: v if isinstance(v, bool) else None for k, v in n.items()} for n in by_run]
+    if any(each != switches[0] for each in switches):
+        raise ValueError("Runs that are stepped together must share the switches of their rule.")
     return {
         name: value
         if isinstance(value, bool)

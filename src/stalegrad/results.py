@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +49,8 @@ def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, Cell]) 
     history = pd.concat(found, ignore_index=True) if found else pd.DataFrame({"run": []})
     # A run that stands in two places (an archive and a bundle) is the same run; the first counts.
     history = history.drop_duplicates(["run", "epoch"]) if len(history) else history
-    missing = [run for run in wanted if run not in set(history["run"])]
-    if missing:
+    there = set(history["run"])
+    if missing := [run for run in wanted if run not in there]:
         raise ResultError(
             f"{len(missing)} of {len(wanted)} runs have no history, the first {missing[0]} "
             f"({wanted[missing[0]].columns()}); train them with `snakemake`, or with "
@@ -69,7 +68,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path} is not a readable CSV ({error}); delete it.") from None
+        said = " ".join(str(error).split())
+        raise ResultError(f"{path} is not a readable CSV ({said}); delete it.") from None
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,24 @@ class StudyResults:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """History with every run's cell columns beside it (one row a grid, run and epoch)."""
-        history = read_csv(self.folder / "history.csv").drop(columns=["diverged", *_PROGRESS])
-        return self.runs.merge(history, on="run", how="left")
+        """History with every run's cell columns beside it (one row a grid, run and epoch).
+
+        Updates, simulated seconds and staleness are those by the end of the epoch; `diverged` and
+        `final_...` are the run's.
+
+        A run that diverged stays, up to its last epoch, at what it ended with: means over seeds
+        are of all seeds at every epoch, not of those that are left.
+        """
+        history = read_csv(self.folder / "history.csv").drop(columns="diverged")
+        history = _carried_on(history, self.runs)
+        return self.runs.drop(columns=[*_PROGRESS]).merge(history, on="run", how="left")
 
     @cached_property
     def staleness(self) -> pd.DataFrame:
         return read_csv(self.folder / "staleness.csv")
 
-    def histograms(self, simulation: str) -> dict[str, np.ndarray]:
-        """Arrays of `schedules/<simulation>.npz`."""
+    def arrays(self, simulation: str) -> dict[str, np.ndarray]:
+        """What `schedules/<simulation>.npz` holds, as `stalegrad.simulations` names it."""
         path = self.folder / "schedules" / f"{simulation}.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -108,16 +116,41 @@ class StudyResults:
         except FileNotFoundError:
             raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
 
+    def trace(self, name: str) -> pd.DataFrame:
+        """The rows of a trace, as `stalegrad.virtual_iterates.trace_cells` gives them."""
+        return read_csv(self.folder / "traces" / f"{name}.csv")
+
     def grid(self, *names: str) -> pd.DataFrame:
-        """The runs of some grids; empty columns dropped."""
-        return self.runs[self.runs["grid"].isin(names)].dropna(axis=1, how="all")
+        """The runs of some grids; columns that none of them has are dropped."""
+        return _chosen(self.runs, names)
 
     def curves(self, *names: str) -> pd.DataFrame:
         """The histories of some grids."""
-        return self.history[self.history["grid"].isin(names)].dropna(axis=1, how="all")
+        return _chosen(self.history, names)
 
     def published(self, name: str) -> pd.DataFrame:
         return read_csv(self.published_folder / f"{name}.csv")
+
+
+def _carried_on(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    epochs = runs[runs["diverged"]].drop_duplicates("run").set_index("run")["epochs"]
+    last = history[history["run"].isin(epochs.index)].groupby("run").tail(1)
+    left = (last["run"].map(epochs) - last["epoch"]).astype(int)
+    rest = last.loc[last.index.repeat(left)]
+    rest = rest.assign(epoch=rest["epoch"] + rest.groupby("run").cumcount() + 1)
+    both = pd.concat([history, rest], ignore_index=True) if len(rest) else history
+    return both.sort_values(["run", "epoch"], ignore_index=True)
+
+
+def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
+    if missing := [grid for grid in grids if grid not in set(frame["grid"])]:
+        raise ResultError(f"runs.csv holds no run of {', '.join(missing)}; `snakemake` makes it.")
+    frame = frame[frame["grid"].isin(grids)].dropna(axis=1, how="all")
+    # A column that other grids lack was read as floats; whole numbers are whole again.
+    cell = frame.columns[: list(frame.columns).index("seed") + 1]
+    floats = frame[cell].select_dtypes("float").dropna(axis=1)
+    whole = [name for name in floats if (floats[name] % 1 == 0).all()]
+    return frame.astype(dict.fromkeys(whole, int))
 
 
 def over_seeds(
@@ -129,14 +162,3 @@ def over_seeds(
     """
     grouped = runs.groupby(keys, sort=True)[value]
     return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
-
-
-def numbers_of(prefix: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as the report's text shows them, under `<prefix>.<name>`."""
-    return {f"{prefix}.{name}": _shown(value) for name, value in values.items()}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
-    return str(value)

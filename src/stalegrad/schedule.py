@@ -96,3 +96,12 @@ class Schedule:
         The convention of allawati2020, whose mean is n for n workers alike at K = 1, T_c = 0.
         """
         return (np.arange(self.arrivals) + 1) // self.arrivals_per_update - self.read_version
+
+
+def count_within(worker: np.ndarray, workers: int) -> np.ndarray:
+    """For each arrival, how many there were before it from the same worker."""
+    count = np.empty(len(worker), np.int64)
+    for w in range(workers):
+        mine = worker == w
+        count[mine] = np.arange(np.count_nonzero(mine))
+    return count

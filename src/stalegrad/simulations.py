@@ -5,32 +5,48 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtr
 
 from stalegrad import specs
 from stalegrad.cells import SimulationCell
-from stalegrad.clusters.hub_and_spoke import simulate_staleness
+from stalegrad.clusters._staleness import StalenessSample, sample_schedules
+from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
 from stalegrad.partitions import CLUSTER, generator
+from stalegrad.schedule import Workload
+
+Arrays = dict[str, np.ndarray]
 
 
-def simulate(cell: SimulationCell, index: int, name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Staleness of `cell.cluster`: one row a replicate, and histograms [replicates, bins].
+def simulate_all(name: str, cells: list[SimulationCell]) -> tuple[pd.DataFrame, bytes]:
+    """All cells of a simulation: their rows, and the npz with `<array>_<index>` of each."""
+    tables, arrays = [], {}
+    for index, cell in enumerate(cells):
+        rows, kept = simulate(cell, index)
+        columns = {"simulation": name, "index": index, **_columns(cell)}
+        tables.append(rows.assign(**columns)[[*columns, *rows.columns]])
+        arrays |= {f"{key}_{index}": value for key, value in kept.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return pd.concat(tables, ignore_index=True), buffer.getvalue()
 
-    The rows hold simulation and index, the cluster's columns, and of the staleness counted just
-    before the update: mean_before, mean_after, deviation, skewness, largest, normal_distance (see
-    `normal_distance`), and update_rate. The first tenth of the arrivals is not counted, so that
-    the start, where all workers read the same weights, does not weigh in.
+
+def simulate(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
+    """Staleness of `cell.cluster`, the `index`-th of its simulation: rows, and arrays to keep."""
+    rows, arrays = (_first_updates if cell.updates else _long_run)(cell, index)
+    if cell.schedule:
+        arrays |= _first_schedule(cell, index)
+    return rows, arrays
+
+
+def _long_run(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
+    """One row a replicate, and `histogram` [replicates, bins] of staleness just before the update.
+
+    Columns: mean_before and mean_after, counted just before and just after the update; largest
+    (before); update_rate a simulated second; the simulated seconds counted; and of the histogram
+    deviation, skewness and normal_distance (see `shape`), which are NaN where staleness went beyond
+    its last bin.
     """
-    sample = simulate_staleness(
-        cell.cluster,
-        cell.arrivals,
-        cell.replicates,
-        generator(0, CLUSTER, index),
-        skip=cell.arrivals // 10,
-        bins=16 * cell.cluster.workers + 64,
-    )
-    if sample.histogram[:, -1].any():
-        raise ValueError(f"{name}: staleness beyond the {sample.histogram.shape[1]} bins counted.")
+    sample = _sample(cell, generator(0, CLUSTER, index))
     rows = pd.DataFrame(
         {
             "replicate": np.arange(cell.replicates),
@@ -38,16 +54,60 @@ def simulate(cell: SimulationCell, index: int, name: str) -> tuple[pd.DataFrame,
             "mean_after": sample.mean_after,
             "largest": sample.largest,
             "update_rate": sample.update_rate,
+            "seconds": sample.seconds,
             **pd.DataFrame([shape(counts) for counts in sample.histogram]),
         }
     )
-    columns = {"simulation": name, "index": index, **_columns(cell.cluster)}
-    return rows.assign(**columns)[[*columns, *rows.columns]], sample.histogram
+    return rows, {"histogram": sample.histogram}
 
 
-def _columns(cluster: Any) -> dict[str, Any]:
-    described = specs.describe(cluster)
-    columns = {"cluster": described.pop("name")}
+def _sample(cell: SimulationCell, random: np.random.Generator) -> StalenessSample:
+    """Workers without end are counted after the start; those that stop, from start to end."""
+    bins = 16 * cell.cluster.streams() + 64
+    if isinstance(cell.cluster, HubAndSpoke):
+        return simulate_staleness(
+            cell.cluster, cell.arrivals, cell.replicates, random, skip=cell.skipped, bins=bins
+        )
+    return sample_schedules(cell.cluster, cell.arrivals, cell.replicates, random, bins)
+
+
+def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
+    """One row with means over all replicates, and of each update, over replicates, the mean and
+    the standard deviation of its gradients' mean staleness just before it: `by_update` and
+    `by_update_deviation`, both [updates]."""
+    sample = simulate_staleness(
+        cell.cluster,
+        _arrivals(cell),
+        cell.replicates,
+        generator(0, CLUSTER, index),
+        updates=cell.updates,
+        bins=1,
+    )
+    row = {
+        "replicates": cell.replicates,
+        "mean_before": sample.mean_before.mean(),
+        "mean_after": sample.mean_after.mean(),
+        "largest": sample.largest.max(),
+        "update_rate": sample.update_rate.mean(),
+    }
+    arrays = {
+        "by_update": sample.by_update.mean(axis=0),
+        "by_update_deviation": sample.by_update.std(axis=0, ddof=1),
+    }
+    return pd.DataFrame([row]), arrays
+
+
+def _first_schedule(cell: SimulationCell, index: int) -> Arrays:
+    """`worker`, `time` and `read_version` [arrivals] of the first replicate."""
+    # Compute times are drawn in the order of arrivals, so these are the arrivals counted above.
+    workload = Workload((_arrivals(cell),), 1)
+    schedule = cell.cluster.simulate(workload, generator(0, CLUSTER, index))
+    return {name: getattr(schedule, name) for name in ("worker", "time", "read_version")}
+
+
+def _columns(cell: SimulationCell) -> dict[str, Any]:
+    described = specs.describe(cell.cluster)
+    columns = {"arrivals": _arrivals(cell), "cluster": described.pop("name")}
     for key, value in described.items():
         if isinstance(value, dict):
             columns |= {key: value["name"]}
@@ -57,8 +117,18 @@ def _columns(cluster: Any) -> dict[str, Any]:
     return columns
 
 
+def _arrivals(cell: SimulationCell) -> int:
+    """Of each replicate."""
+    return cell.arrivals or cell.updates * cell.cluster.arrivals_per_update()
+
+
 def shape(counts: np.ndarray) -> dict[str, float]:
-    """Deviation, skewness and distance from the normal fit of staleness counted in a histogram."""
+    """Deviation, skewness and distance from the normal fit of staleness counted in a histogram.
+
+    All NaN where the last bin, which holds all that is larger, is not empty: there is no telling.
+    """
+    if counts[-1]:
+        return dict.fromkeys(("deviation", "skewness", "normal_distance"), np.nan)
     staleness, share = np.arange(len(counts)), counts / counts.sum()
     mean = (staleness * share).sum()
     centred = staleness - mean
@@ -79,16 +149,5 @@ def normal_distance(share: np.ndarray, mean: float, deviation: float) -> float:
     """
     if not deviation:
         return np.nan
-    fitted = stats.norm.cdf(np.arange(len(share)) + 0.5, mean, deviation)
+    fitted = ndtr((np.arange(len(share)) + 0.5 - mean) / deviation)
     return float(np.abs(np.cumsum(share) - fitted).max())
-
-
-def simulate_all(name: str, cells: list[SimulationCell]) -> tuple[pd.DataFrame, bytes]:
-    """All cells of a simulation: their rows, and the npz with `histogram_<index>` of each."""
-    tables, histograms = [], {}
-    for index, cell in enumerate(cells):
-        rows, histograms[f"histogram_{index}"] = simulate(cell, index, name)
-        tables.append(rows)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **histograms)
-    return pd.concat(tables, ignore_index=True), buffer.getvalue()

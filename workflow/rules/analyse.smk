@@ -32,6 +32,7 @@ rule make_table:
             caption="../report/table.rst",
             category=lambda wildcards: PLAN.product("tables", wildcards.table)[0],
             subcategory="Tables",
+            labels=lambda wildcards: {"table": wildcards.table},
         ),
         tex=f"{RESULTS}/tables/{{table}}.tex",
     log:
@@ -57,6 +58,7 @@ rule plot_figure:
             caption="../report/figure.rst",
             category=lambda wildcards: PLAN.product("figures", wildcards.figure)[0],
             subcategory="Figures",
+            labels=lambda wildcards: {"figure": wildcards.figure},
         ),
     log:
         f"{RESULTS}/logs/plot_figure/{{figure}}.log",

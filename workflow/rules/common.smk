@@ -4,6 +4,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from stalegrad.cells import Bundle
 from stalegrad.errors import StalegradError
 from stalegrad.plan import Plan
 
@@ -53,10 +54,15 @@ def bundle_of(wildcards):
     return PLAN.bundles[wildcards.study][wildcards.bundle]
 
 
-def bundle_data(wildcards):
+def trace_of(wildcards):
+    """The runs of a trace, as the bundle they would be."""
+    return Bundle(tuple(PLAN.traces[wildcards.study][wildcards.trace]))
+
+
+def data_of(bundle):
     """The verified files of the data sets that a bundle reads."""
     return [
         f"{DATA}/{dataset}/{part}"
-        for dataset in PLAN.datasets(bundle_of(wildcards))
+        for dataset in PLAN.datasets(bundle)
         for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     ]

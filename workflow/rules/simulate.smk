@@ -6,7 +6,11 @@ rule simulate_staleness:
         f"{SOURCE}/simulations.py",
         f"{SOURCE}/compute_times.py",
         f"{SOURCE}/clusters/hub_and_spoke.py",
+        f"{SOURCE}/clusters/parameter_server.py",
+        f"{SOURCE}/clusters/heterogeneous.py",
+        f"{SOURCE}/clusters/_profiles.py",
         f"{SOURCE}/clusters/_merge.py",
+        f"{SOURCE}/clusters/_staleness.py",
     output:
         csv=f"{RESULTS}/{{study}}/simulations/{{simulation}}.csv",
         npz=f"{RESULTS}/{{study}}/schedules/{{simulation}}.npz",

@@ -3,7 +3,7 @@
 
 rule train_bundle:
     input:
-        data=bundle_data,
+        data=lambda wildcards: data_of(bundle_of(wildcards)),
         engine=ENGINE,
         parts=lambda wildcards: [f"{SOURCE}/{m}" for m in PLAN.modules(bundle_of(wildcards))],
     output:
@@ -25,3 +25,21 @@ rule train_bundle:
         backend=SETTINGS.backend,
     script:
         "../scripts/train_bundle.py"
+
+
+rule trace_runs:
+    input:
+        data=lambda wildcards: data_of(trace_of(wildcards)),
+        engine=[*ENGINE, f"{SOURCE}/virtual_iterates.py"],
+        parts=lambda wildcards: [f"{SOURCE}/{m}" for m in PLAN.modules(trace_of(wildcards))],
+    output:
+        f"{RESULTS}/{{study}}/traces/{{trace}}.csv",
+    log:
+        f"{RESULTS}/logs/trace_runs/{{study}}-{{trace}}.log",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        cells=lambda wildcards: repr(PLAN.traces[wildcards.study][wildcards.trace]),
+        data_folder=DATA,
+    script:
+        "../scripts/trace_runs.py"

@@ -10,7 +10,7 @@ from stalegrad.simulations import simulate_all
 with logged(snakemake.log[0]):
     study, simulation = snakemake.wildcards.study, snakemake.wildcards.simulation
     cells = Plan.load(snakemake.config).simulations[study][simulation]
-    rows, histograms = simulate_all(simulation, cells)
+    rows, arrays = simulate_all(simulation, cells)
     csv = rows.to_csv(index=False, float_format="%.9g", lineterminator="\n")
     write_atomically(Path(snakemake.output.csv), csv)
-    write_bytes_atomically(Path(snakemake.output.npz), histograms)
+    write_bytes_atomically(Path(snakemake.output.npz), arrays)

@@ -22,7 +22,11 @@ class Backend(Protocol):
     runs_at_once: int | None
 
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R]."""
+        """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R].
+
+        The first axis of inputs and targets is 1 where all R runs have the same minibatch, which
+        replay sees to in a backend that steps several runs at once.
+        """
 
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         """weights [R, P] -> metrics over the test set, each [R] in float64."""

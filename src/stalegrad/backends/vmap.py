@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stalegrad.problems import Task
+from stalegrad.problems import Task, runs_in_step
 
 TEST_CHUNK = 2_000  # samples evaluated at once; bounds the memory of activations
 
@@ -14,12 +14,22 @@ class VmapBackend:
     def __init__(self, task: Task):
         self._task = task
         self._gradients = torch.func.vmap(torch.func.grad_and_value(task.loss))
-        self._metrics = torch.func.vmap(task.metrics, in_dims=(0, None, None))
-        # On a CPU mapping gives nothing over one run at a time, and threads go over the runs.
-        self.runs_at_once = 1 if task.train[0].device.type == "cpu" else None
+        shared = (0, None, None)
+        self._shared = torch.func.vmap(torch.func.grad_and_value(task.loss), in_dims=shared)
+        self._metrics = torch.func.vmap(task.metrics, in_dims=shared)
+        on_cpu = task.train[0].device.type == "cpu"
+        self.runs_at_once = runs_in_step(task.parameters) if on_cpu else None
 
     def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._gradients(weights, inputs, targets)
+        shared = len(inputs) == 1 < len(weights)
+        if self._task.gradients is None:
+            if shared:
+                return self._shared(weights, inputs[0], targets[0])
+            return self._gradients(weights, inputs, targets)
+        if shared:
+            return self._task.gradients(weights, inputs[0], targets[0])
+        gradients, losses = self._task.gradients(weights.unsqueeze(1), inputs, targets)
+        return gradients.squeeze(1), losses.squeeze(1)
 
     @torch.no_grad()
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ def _within_reach(function: Claim, results: StudyResults) -> Finding:
     try:
         finding = function(results)
         found = _seeds(results)
-    except (ResultError, KeyError, IndexError) as error:
+    except (ResultError, LookupError, ValueError) as error:  # the last: a largest of nothing
         reason = f"The results it needs are not there ({' '.join(str(error).split())})."
         return Finding(CANNOT_TELL, "", np.nan, "", reason)
     because = None
@@ -115,7 +115,8 @@ def _seeds(results: StudyResults) -> int:
     try:
         return results.runs["seed"].nunique()
     except ResultError:  # a study of simulations alone has replicates instead
-        return int(results.staleness["replicate"].nunique())
+        rows = results.staleness
+        return int(rows["replicate"].nunique() if "replicate" in rows else rows["replicates"].min())
 
 
 def _quote(function: Claim) -> str:

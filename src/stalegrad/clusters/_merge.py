@@ -47,6 +47,7 @@ def arrivals(
     communication_time: float,
     compute_time: Distribution,
     generator: np.random.Generator,
+    slowness: np.ndarray | None = None,
     block: int = BLOCK,
 ) -> Iterator[Block]:
     """The first `total` arrivals of a hub-and-spoke cluster, at most `block` at a time.
@@ -55,6 +56,7 @@ def arrivals(
         with version 0.
     per_update: arrivals that make an update (K); communication_time: seconds from master to
         worker and back (T_c).
+    slowness [n]: what to multiply each worker's compute times by; none: 1.
 
     Draws n + total compute times from `generator`, whatever the block. Memory is that of a block
     and of the updates made within one communication time. Simultaneous arrivals are served in the
@@ -65,7 +67,9 @@ def arrivals(
     if total > rounds.sum(dtype=float):
         raise ValueError(f"the workers compute {rounds.sum()} rounds, fewer than {total} arrivals")
     workers = len(rounds)
-    finish = np.where(rounds > 0, compute_time.sample(generator, workers), np.inf)
+    slowness = np.ones(workers) if slowness is None else slowness
+    first_times = compute_time.sample(generator, workers) * slowness
+    finish = np.where(rounds > 0, first_times, np.inf)
     reading = np.zeros(workers, np.int64)
     left = np.maximum(rounds - 1, 0)
     under_way = np.empty(0)
@@ -85,6 +89,7 @@ def arrivals(
             per_update,
             communication_time,
             compute_time.sample(generator, size),
+            slowness,
             out.worker,
             out.finish,
             out.read_version,
@@ -104,6 +109,7 @@ def _merge(
     per_update,
     communication_time,
     compute_times,
+    slowness,
     worker_out,
     finish_out,
     version_out,
@@ -151,7 +157,7 @@ def _merge(
         winner, end = worker, np.inf
         if left[worker] > 0:
             left[worker] -= 1
-            end = now + compute_times[arrival]
+            end = now + compute_times[arrival] * slowness[worker]
         node = leaves + worker
         key[node] = end
         while node > 1:

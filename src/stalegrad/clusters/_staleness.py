@@ -2,8 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from stalegrad.schedule import Workload
+
+if TYPE_CHECKING:
+    from stalegrad.clusters import Cluster
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,38 @@ class StalenessSample:
     def update_rate(self) -> np.ndarray:
         """Updates a simulated second [R]; its limit is Lemma 1 of allawati2020."""
         return self.counted / self.per_update / self.seconds
+
+
+def sample_schedules(
+    cluster: "Cluster", arrivals: int, replicates: int, generator: np.random.Generator, bins: int
+) -> StalenessSample:
+    """Staleness in whole schedules, from the first arrival to when the last worker stops.
+
+    arrivals: divided equally among the workers' streams; what does not divide is left out.
+    bins: of the histograms, at least; more where staleness goes beyond, so that nothing is lost.
+    """
+    share = arrivals // cluster.streams()
+    per_update = cluster.arrivals_per_update()
+    total, largest = np.zeros(replicates, np.int64), np.zeros(replicates, np.int64)
+    counts, seconds = [], np.zeros(replicates)
+    for r in range(replicates):
+        schedule = cluster.simulate(Workload((share,) * cluster.streams(), 1), generator)
+        staleness = schedule.staleness_before
+        total[r], largest[r] = staleness.sum(), staleness.max()
+        # One bin more than there is staleness: the last, of all larger, stays empty.
+        counts.append(np.bincount(staleness, minlength=max(bins, largest[r] + 2)))
+        seconds[r] = schedule.time[-1]
+    histogram = np.zeros((replicates, max(map(len, counts))), np.int64)
+    for r, count in enumerate(counts):
+        histogram[r, : len(count)] = count
+    counted = len(staleness)
+    return StalenessSample(
+        per_update=per_update,
+        counted=counted,
+        triggers=counted // per_update,
+        total=total,
+        largest=largest,
+        histogram=histogram,
+        by_update=np.zeros((replicates, 0)),
+        seconds=seconds,
+    )

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from stalegrad.clusters import _merge
 from stalegrad.clusters._staleness import StalenessSample
 from stalegrad.compute_times import ComputeTime
-from stalegrad.schedule import Schedule, Workload
+from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
 
 
@@ -77,7 +77,7 @@ class HubAndSpoke:
         rounds = batches * workload.epochs if own_streams else None
         (block,) = self.arrivals(workload.total, generator, rounds=rounds, block=workload.total)
         if own_streams:
-            stream, batch = block.worker, _count_within(block.worker, self.workers)
+            stream, batch = block.worker, count_within(block.worker, self.workers)
         else:
             stream, batch = np.zeros_like(block.worker), np.arange(workload.total)
         return Schedule(
@@ -169,12 +169,3 @@ def simulate_staleness(
         by_update=by_arrival.reshape(replicates, updates, per_update).mean(axis=2),
         seconds=seconds,
     )
-
-
-def _count_within(worker: np.ndarray, workers: int) -> np.ndarray:
-    """For each arrival, how many there were before it from the same worker."""
-    count = np.empty(len(worker), np.int64)
-    for w in range(workers):
-        mine = worker == w
-        count[mine] = np.arange(np.count_nonzero(mine))
-    return count

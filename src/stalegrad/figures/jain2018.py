@@ -14,7 +14,7 @@ from stalegrad.tables.jain2018 import delay_kinds, fig2_cells, largest_trained_r
 def fig1(results: StudyResults) -> Figure:
     """Distribution of update delay for N workers with N(1, 0.2^2) times, and the normal fit."""
     rows = results.staleness.query("simulation == 'fig1'")
-    histograms = results.histograms("fig1")
+    histograms = results.arrays("fig1")
     cells = rows.groupby("index").first()
     columns = min(4, len(cells))
     figure, axes = style.panels(-(-len(cells) // columns), columns, 1.45)
@@ -84,8 +84,9 @@ def fig3(results: StudyResults) -> Figure:
     for row, delay in enumerate(delays):
         for ax, rule in zip(axes[row], ("sgd", "adam"), strict=True):
             here = curves[(curves["delay"] == delay) & (curves["rule"] == rule)]
-            _accuracy_curves(ax, here, batches)
-            ax.set_title(f"{'SGD' if rule == 'sgd' else 'Adam'}, delay {delay}")
+            batch, lr, accuracy = _accuracy_curves(ax, here, batches)
+            name = "SGD" if rule == "sgd" else "Adam"
+            ax.set_title(f"{name}, delay {delay}: {accuracy:.4f} (batch {batch}, rate {lr:g})")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     for ax in axes[:, 0]:
@@ -98,8 +99,10 @@ def fig3(results: StudyResults) -> Figure:
     return figure
 
 
-def _accuracy_curves(ax: Axes, curves: pd.DataFrame, batches: list[int]) -> None:
-    """One line a cell, coloured by batch size; the best is drawn on top and named."""
+def _accuracy_curves(
+    ax: Axes, curves: pd.DataFrame, batches: list[int]
+) -> tuple[int, float, float]:
+    """One line a cell, coloured by batch size, the best on top; its batch, rate and accuracy."""
     means = curves.groupby(["batch_size", "lr", "epoch"])["test_accuracy"].mean()
     lines = {cell: line.droplevel([0, 1]) for cell, line in means.groupby(level=[0, 1])}
     best = max(lines, key=lambda cell: lines[cell].iloc[-1])
@@ -108,12 +111,9 @@ def _accuracy_curves(ax: Axes, curves: pd.DataFrame, batches: list[int]) -> None
         strong = (batch, lr) == best
         ax.plot(line.index, line, color=colour, alpha=1 if strong else 0.35,
                 linewidth=2 if strong else 0.8, zorder=3 if strong else 2)  # fmt: skip
-    ax.text(
-        0.98, 0.06, f"best: {lines[best].iloc[-1]:.4f} (batch {best[0]}, rate {best[1]:g})",
-        transform=ax.transAxes, ha="right", fontsize=7, zorder=4,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-    )  # fmt: skip
     ax.set_ylim(0, 1.02)
+    style.whole_epochs(ax)
+    return *best, lines[best].iloc[-1]
 
 
 def front(results: StudyResults) -> Figure:
@@ -161,12 +161,14 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
     for i, ((warm, ramp), here) in enumerate(curves.groupby(["warmup_epochs", "ramp_epochs"])):
         label = "neither"
         if warm:
-            label = f"rate warmed up over {warm:g} epochs"
+            label = f"rate warmed up over {warm} epochs"
             ax.axvline(warm, color=style.COLOURS[i], linewidth=0.6, linestyle=":")
         elif ramp:
-            label = f"workers added over {ramp:g} epochs"
+            label = f"workers added over {ramp} epochs"
         cells = over_seeds(here, ["epoch"], "test_accuracy")
-        style.band(ax, cells, "epoch", colour=style.COLOURS[i], label=label)
+        line = {"colour": style.COLOURS[i], "linestyle": style.LINES[i], "label": label}
+        style.band(ax, cells, "epoch", **line)
+    style.whole_epochs(ax)
 
 
 def heuristic(results: StudyResults) -> Figure:

@@ -16,6 +16,7 @@ WIDTH = 6.3  # inches; the text width of the report
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", ":", "-.")
 PUBLISHED = "#D55E00"  # the papers' own numbers, wherever they stand beside ours
 GREY = "#7f7f7f"
 
@@ -91,22 +92,30 @@ def heatmap(
             box = {"fill": False, "hatch": "/////", "edgecolor": GREY, "linewidth": 0}
             axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
         if np.isfinite(value):
-            colour = _readable_on(image.cmap(image.norm(value)))
+            colour = readable_on(image.cmap(image.norm(value)))
             text = digits.format(value)
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=5.5)
     return image
 
 
-def _readable_on(colour: tuple[float, ...]) -> str:
-    """Black or white, whichever stands out (relative luminance of sRGB)."""
-    red, green, blue = colour[:3]
-    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
+def readable_on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever stands out: contrast by the relative luminance of sRGB (WCAG)."""
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def band(axes: Axes, frame: pd.DataFrame, x: str, *, colour: str, label: str, **options) -> None:
     """Mean over seeds as a line, smallest to largest as a band; `frame` is of `over_seeds`."""
     axes.plot(frame[x], frame["mean"], color=colour, label=label, **options)
     axes.fill_between(frame[x], frame["min"], frame["max"], color=colour, alpha=0.2, linewidth=0)
+
+
+def whole_epochs(axes: Axes) -> None:
+    """Ticks on the abscissa at whole numbers only."""
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 
 
 def log10_label(value: float) -> str:

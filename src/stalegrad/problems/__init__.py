@@ -27,6 +27,11 @@ class Task:
         epoch, as means over its samples in float64.
     train, test: (inputs, targets) on the device; images as uint8.
     options: what a fused kernel must know beside the data (pixel scale and shift).
+    details: (weights [..., P], predicted classes [..., N], labels [N]) -> more of `metrics`, for a
+        backend that computes these itself; None where there are none.
+    gradients: (weights [..., R, P], inputs [..., B, ...], targets [..., B]) -> gradients
+        [..., R, P] and losses [..., R] of `loss`, where it has a closed form that is cheaper than
+        differentiation: R runs that share one minibatch, for each of the leading axes.
     """
 
     name: str
@@ -37,6 +42,8 @@ class Task:
     train: tuple["Tensor", "Tensor"]
     test: tuple["Tensor", "Tensor"]
     options: Mapping[str, float]
+    details: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]] | None = None
+    gradients: Callable[["Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]] | None = None
 
 
 class Problem(Protocol):
@@ -51,5 +58,20 @@ class Problem(Protocol):
     def parameters(self) -> int:
         """Length of the flat weights."""
 
+    # Where targets are labels, `classes(self) -> int`, how many there are.
+
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
         """The task on `device`. Raises DataError where the data are not there."""
+
+
+# Weights that a CPU steps at once: one run of anything larger, so that its numbers stay in cache.
+_STEPPED_AT_ONCE = 1 << 16
+
+
+def runs_in_step(parameters: int) -> int:
+    """How many runs a CPU should step together.
+
+    Of a large problem one: nothing is gained over running them side by side on threads. Of a small
+    one many: a step takes the same time for one run as for hundreds.
+    """
+    return max(1, _STEPPED_AT_ONCE // parameters)

@@ -24,6 +24,7 @@ SHAPES = (
 )
 SIZES = tuple(math.prod(shape) for shape in SHAPES)
 PARAMETERS = sum(SIZES)  # 61,706
+CLASSES = 10
 
 
 @spec
@@ -34,12 +35,14 @@ class LeNet5:
     normalize: subtract the training set's mean and divide by its standard deviation; otherwise
         pixels lie in [0, 1].
     train_samples, test_samples: use only the first so many images.
+    details: record each epoch also what `details` below computes.
     """
 
     dataset: Literal["mnist", "fashion_mnist"]
     normalize: bool = False
     train_samples: Annotated[int, Field(ge=1, le=TRAIN_IMAGES)] = TRAIN_IMAGES
     test_samples: Annotated[int, Field(ge=1, le=TEST_IMAGES)] = TEST_IMAGES
+    details: bool = False
 
     def datasets(self) -> tuple[str, ...]:
         return (self.dataset,)
@@ -49,6 +52,9 @@ class LeNet5:
 
     def parameters(self) -> int:
         return PARAMETERS
+
+    def classes(self) -> int:
+        return CLASSES
 
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
         import torch
@@ -72,8 +78,10 @@ class LeNet5:
         def metrics(weights: "Tensor", images: "Tensor", labels: "Tensor") -> dict[str, "Tensor"]:
             outputs = logits(weights, images)
             losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
-            correct = outputs.argmax(dim=1) == labels
-            return {"test_loss": losses.double().mean(), "test_accuracy": correct.double().mean()}
+            classes = outputs.argmax(dim=1)
+            correct = (classes == labels).double()
+            means = {"test_loss": losses.double().mean(), "test_accuracy": correct.mean()}
+            return means | (details(weights, classes, labels) if self.details else {})
 
         return Task(
             name="lenet5",
@@ -84,7 +92,24 @@ class LeNet5:
             train=part(data.train_images, data.train_labels, self.train_samples),
             test=part(data.test_images, data.test_labels, self.test_samples),
             options={"scale": scale, "shift": shift},
+            details=details if self.details else None,
         )
+
+
+def details(weights: "Tensor", classes: "Tensor", labels: "Tensor") -> dict[str, "Tensor"]:
+    """Norm of weights [..., P], and shares of predicted `classes` [..., N] against `labels` [N].
+
+    correct_<c>, predicted_<c>, labelled_<c>: samples of class c that are predicted to be, that are
+    predicted to be of c, and that are of c, each as a share of all N. Recall is correct / labelled,
+    precision correct / predicted.
+    """
+    found = {"weight_norm": weights.double().norm(dim=-1)}
+    for c in range(CLASSES):
+        predicted, labelled = classes == c, (labels == c).expand(classes.shape)
+        found[f"correct_{c}"] = (predicted & labelled).double().mean(dim=-1)
+        found[f"predicted_{c}"] = predicted.double().mean(dim=-1)
+        found[f"labelled_{c}"] = labelled.double().mean(dim=-1)
+    return found
 
 
 def initial_weights(seed: int) -> "Tensor":

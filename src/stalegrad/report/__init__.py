@@ -1,4 +1,4 @@
-"""The report: every number, caption, verdict and command in it comes from results and configuration.
+"""The report: every number, caption and verdict in it comes from results and configuration.
 
 The prose stands in `paper/`. It names values by key (`\\val{jain2018.fig1.257.mean}`), figures and
 tables by file name, and each study's verdicts by the study; `build_report` writes those as LaTeX
@@ -15,7 +15,7 @@ from stalegrad.files import replaced, write_atomically
 from stalegrad.plan import Plan
 from stalegrad.report.latex import typeset
 from stalegrad.report.pages import pages
-from stalegrad.report.values import collect_values, used_keys, values_tex
+from stalegrad.report.values import collect_values, published_grids, used_keys, values_tex
 
 _SOURCES = ("*.tex", "*.sty", "*.bib", "sections/*.tex")
 
@@ -50,12 +50,14 @@ def write_sources(plan: Plan, results_folder: Path, paper_folder: Path) -> Path:
         copy = folder / path.relative_to(paper_folder)
         os.makedirs(copy.parent, exist_ok=True)
         shutil.copyfile(path, copy)
-    values = collect_values(plan, results_folder)
+    published = published_grids(plan)
+    values = collect_values(plan, published, results_folder)
     texts = {path.relative_to(paper_folder).as_posix(): path.read_text("utf-8") for path in prose}
-    write_atomically(folder / "values.tex", values_tex(values, used_keys(texts.values())))
+    named = used_keys(text for name, text in texts.items() if name.endswith(".tex"))
+    write_atomically(folder / "values.tex", values_tex(values, named))
     # Every key there is, for who writes prose.
     listing = "".join(f"{key}\t{value}\n" for key, value in values.items())
     write_atomically(folder / "values.tsv", listing)
-    for name, text in pages(plan, results_folder, texts).items():
+    for name, text in pages(plan, published, results_folder, texts).items():
         write_atomically(folder / name, text)
     return folder

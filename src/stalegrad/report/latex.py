@@ -32,7 +32,6 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "·": r"$\cdot$",
@@ -62,17 +61,21 @@ _SPECIAL = {
     "\u2009": r"\,",
     **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
 }
-# A power (10^-2.5, sigma^2), an opening quotation mark, or any other single character.
+# A power (10^-2.5, s^2), a `name`, an opening quotation mark, or any other single character.
 _TOKEN = re.compile(
-    r"(?<![\w.])(\d+|[A-Za-z])\^(-?\d+(?:\.\d+)?)|(?:(?<=[\s(\[])|^)(['\"])|(.)", re.S
+    r"(?<![\w.])(?P<base>\d+|[A-Za-z])\^(?P<power>-?\d+(?:\.\d+)?)|`(?P<name>[^`']+)`"
+    r"|(?:(?<=[\s(\[])|^)(?P<quote>['\"])|(?P<character>.)",
+    re.DOTALL,
 )
-_MINUS = re.compile(r"(?<![\w.\-])-(?=\d)")
+# A sign before a number, and a difference (N - 1).
+_MINUS = re.compile(r"(?<![\w.^-])-(?=\d)|(?<=\w )-(?= (?:\d|\w\b))")
 
 
 def escape(text: str) -> str:
     """`text` as LaTeX that shows it: specials escaped, white space run together.
 
-    Powers such as 10^-3 are raised, minus signs set as such, and straight quotation marks turned.
+    Powers such as 10^-3 are raised, minus signs set as such, straight quotation marks turned, and
+    what stands between two backticks is a name, in the typewriter font.
     Characters that the report's fonts lack are replaced by their nearest ASCII, or by their number.
     """
     text = _MINUS.sub("−", " ".join(text.split()))
@@ -80,11 +83,13 @@ def escape(text: str) -> str:
 
 
 def _token(match: re.Match) -> str:
-    base, power, opening, character = match.groups()
-    if base:
-        return rf"${base}^{{{power}}}$"
-    if opening:
-        return "`" if opening == "'" else "``"
+    if match["base"]:
+        return rf"${match['base']}^{{{match['power']}}}$"
+    if match["name"]:
+        return code(match["name"])
+    if match["quote"]:
+        return "`" if match["quote"] == "'" else "``"
+    character = match["character"]
     if character == '"':
         return "''"
     return _SPECIAL.get(character) or _in_font(character)
@@ -102,7 +107,7 @@ def _in_font(character: str) -> str:
 
 def code(text: str) -> str:
     """`text` in the typewriter font, to be broken after '/', '_' and spaces alone."""
-    pieces = ("".join(_SPECIAL.get(c, c) for c in part) for part in re.split(r"(?<=[/_ .])", text))
+    pieces = ("".join(_SPECIAL.get(c, c) for c in part) for part in re.split(r"(?<=[/_ ])", text))
     # Two hyphens in a row are no dash.
     return r"\texttt{" + r"\allowbreak{}".join(pieces).replace("--", "-{}-") + "}"
 

@@ -1,7 +1,7 @@
 """The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +11,11 @@ from stalegrad.config import Product
 from stalegrad.plan import Plan
 from stalegrad.report.latex import code, escape
 from stalegrad.report.values import (
+    Grids,
     axis,
     cells_frame,
     duration,
     provenance,
-    published_grids,
     read_if_there,
     read_verdicts,
     short,
@@ -25,17 +25,25 @@ from stalegrad.report.values import (
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _LONGEST = 42  # rows of a table that is printed; of a longer one, only where it is
 
+# How words of a claim's name are written.
+_ACRONYMS = {"sgd": "SGD", "asgd": "ASGD", "ssgd": "SSGD", "pca": "PCA", "adam": "Adam"}
+
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
 
-def pages(plan: Plan, results_folder: Path, prose: Mapping[str, str]) -> dict[str, str]:
-    """File name -> LaTeX of every generated page. prose: the hand-written sources, by name."""
+def pages(
+    plan: Plan, published: Grids, results_folder: Path, prose: Mapping[str, str]
+) -> dict[str, str]:
+    """File name -> LaTeX of every generated page.
+
+    published: the grids in full; prose: the hand-written sources, by name.
+    """
     texts = {
         "figures.tex": _products(plan, results_folder),
         "studies.tex": _studies(plan, prose),
-        "facts.tex": _facts(plan, results_folder, prose),
+        "facts.tex": _facts(plan, published, results_folder, prose),
         "verdicts.tex": _verdicts(plan, read_verdicts(results_folder)),
-        "scale.tex": _scale(plan),
+        "scale.tex": _scale(plan, published),
         "environments.tex": _environments(plan, results_folder),
         "commands.tex": _commands(plan),
     }
@@ -51,7 +59,7 @@ def command(plan: Plan, target: str) -> str:
 
 
 def _products(plan: Plan, folder: Path) -> str:
-    r"""`\definefigure` and `\definetable` for each one, or that it is missing and how to make it."""
+    r"""`\definefigure` or `\definetable` for each; what is missing says how to make it."""
     lines = []
     for name, (_, _, product) in plan.figures.items():
         there = (folder / "figures" / f"{name}.pdf").exists()
@@ -97,7 +105,7 @@ def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
             heading = rf"\section{{{escape(content.title)}}}\label{{sec:{study}}}"
             out += [heading, rf"\studyfacts{{{study}}}"]
             out += [_show(kind, name) for kind, name in _of_study(plan, study)]
-            out.append(rf"\subsection{{Verdicts}}" + "\n" + rf"\studyverdicts{{{study}}}")
+            out.append(rf"\subsection{{Verdicts}}\studyverdicts{{{study}}}")
         else:
             out.append(rf"\input{{sections/{study}}}")
             left = [p for p in _of_study(plan, study) if _show(*p) not in text]
@@ -117,19 +125,28 @@ def _show(kind: str, name: str) -> str:
     return rf"\study{kind}{{{name}}}"
 
 
-def _facts(plan: Plan, folder: Path, prose: Mapping[str, str]) -> str:
+def _facts(plan: Plan, published: Grids, folder: Path, prose: Mapping[str, str]) -> str:
     r"""For `\studyfacts`: what was run of each study, and what is missing."""
     bibliography = prose.get("references.bib", "")
     out = []
     for study, content in plan.studies.items():
         known = re.search(rf"@\w+\{{{re.escape(content.cite)},", bibliography)
-        cited = rf"\citep{{{content.cite}}}" if known else f"({code(content.cite)})"
-        text = rf"Of: \emph{{{escape(content.title)}}} {cited}. "
-        text += "\n\n".join(
-            part for part in (_missing(plan, study, folder), _grids(plan, study, folder)) if part
-        )
+        of = rf"\citet{{{content.cite}}}" if known else rf"\emph{{{escape(content.title)}}}"
+        text = f"What was run to replicate {of}: {_amount(plan, study)}."
+        text += "".join([_missing(plan, study, folder), _grids(plan, published, study, folder)])
         out.append(rf"\definefacts{{{study}}}{{{text}}}")
     return "\n".join([*out, ""])
+
+
+def _amount(plan: Plan, study: str) -> str:
+    grids, simulations = plan.grids[study], plan.simulations[study]
+    runs = len({cell.hash for grid in grids.values() for cell in grid})
+    parts = [f"{runs:,} training runs"] if grids else []
+    if simulations:
+        parts.append(
+            f"{sum(map(len, simulations.values())):,} clusters simulated for their staleness"
+        )
+    return " and ".join(parts) or "nothing"
 
 
 def _missing(plan: Plan, study: str, folder: Path) -> str:
@@ -138,16 +155,16 @@ def _missing(plan: Plan, study: str, folder: Path) -> str:
     if not missing:
         return ""
     commands = [rf"\\ {code(command(plan, f'{study}/{file}'))}" for file in missing]
-    return rf"\missing{{Not yet there of this study: {', '.join(map(code, missing))}. {''.join(commands)}}}"
+    named = ", ".join(map(code, missing))
+    return rf"\missing{{Not yet there of this study: {named}. {''.join(commands)}}}"
 
 
-def _grids(plan: Plan, study: str, folder: Path) -> str:
+def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
     """What was run of each grid beside what is published."""
     runs = read_if_there(folder / study / "runs.csv")
-    published = published_grids(plan, study)
     rows = []
     for name, grid in plan.grids[study].items():
-        here, there = cells_frame(grid), cells_frame(published[name])
+        here, there = cells_frame(grid), cells_frame(published[study][name])
         found = runs[runs["grid"] == name] if "diverged" in runs else None
         rows.append(
             [
@@ -171,7 +188,7 @@ def _cells(frame: pd.DataFrame) -> int:
     return len(frame.drop(columns="seed").drop_duplicates())
 
 
-def _scale(plan: Plan) -> str:
+def _scale(plan: Plan, published: Grids) -> str:
     """On the first page, what a preset smaller than the published grids means."""
     if plan.settings.preset == "smoke":
         return (
@@ -179,23 +196,21 @@ def _scale(plan: Plan) -> str:
             r"\texttt{smoke} preset runs every step on a few images and a few cells of each grid, "
             r"so its numbers mean nothing, and no claim is judged by them.}" + "\n"
         )
-    here, there = _all_cells(plan, published=False), _all_cells(plan, published=True)
+    here, there = _all_cells(plan.grids), _all_cells(published)
     if here == there:
         return ""
+    full = code("snakemake --cores all --config preset=paper")
     return (
-        rf"\scalenote{{The grids of this report are thinned.}}{{The \texttt{{{plan.settings.preset}}} "
-        rf"preset runs {here:,} of the {there:,} published cells, for fewer epochs and with fewer "
-        r"seeds than the full replication. It shows the shape of each result. What needs the full "
-        r"grid is marked \emph{cannot tell}, and accuracies lie below the published ones where "
-        r"training is cut short. "
-        + rf"{code(f'snakemake --cores all --config preset=paper')} runs every cell.}}"
-        + "\n"
+        r"\scalenote{The grids of this report are thinned.}{The "
+        rf"\texttt{{{plan.settings.preset}}} preset runs {here:,} of the {there:,} cells of the "
+        r"full grids, for fewer epochs and with fewer seeds. It shows the shape of each result. "
+        r"What needs the full grid is marked \emph{cannot tell}, and accuracies lie below the "
+        rf"published ones where training is cut short. {full} runs every cell.}}" + "\n"
     )
 
 
-def _all_cells(plan: Plan, *, published: bool) -> int:
-    grids = (published_grids(plan, s) if published else plan.grids[s] for s in plan.studies)
-    return sum(_cells(cells_frame(grid)) for study in grids for grid in study.values())
+def _all_cells(grids: Grids) -> int:
+    return sum(_cells(cells_frame(grid)) for study in grids.values() for grid in study.values())
 
 
 def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
@@ -220,8 +235,8 @@ def _matrix_row(row: Mapping[str, object]) -> str:
         for verdict in VERDICTS
     ]
     claim = rf"\claimlink{{{_identity(row)}}}{{{escape(_words(row['claim']))}}}"
-    value = shown(row["value"]) or "--"
-    return " & ".join([claim, *marks, value, _interval(row)]) + r" \\"
+    value = _compact(row["value"]) or "--"
+    return " & ".join([claim, *marks, value, _interval(row, _compact)]) + r" \\"
 
 
 def _verdict(row: Mapping[str, object]) -> str:
@@ -251,7 +266,7 @@ def _identity(row: Mapping[str, object]) -> str:
 
 
 def _words(claim: object) -> str:
-    text = str(claim).replace("_", " ")
+    text = " ".join(_ACRONYMS.get(word, word) for word in str(claim).split("_"))
     return text[:1].upper() + text[1:]
 
 
@@ -260,8 +275,12 @@ def _sentence(statistic: object) -> str:
     return text[:1].upper() + text[1:] + ":"
 
 
-def _interval(row: Mapping[str, object]) -> str:
-    low, high = shown(row["low"]), shown(row["high"])
+def _compact(value: object) -> str | None:
+    return shown(float(f"{value:.3g}")) if isinstance(value, float) else shown(value)
+
+
+def _interval(row: Mapping[str, object], show: Callable[[object], str | None] = shown) -> str:
+    low, high = show(row["low"]), show(row["high"])
     return "" if low is None or high is None else f"[{low}, {high}]"
 
 
@@ -296,26 +315,19 @@ def _commands(plan: Plan) -> str:
     """The exact command for each figure and table, by study."""
     out = []
     for study, content in plan.studies.items():
-        items = [
-            (f"{kind} {short_name}", f"{kind}s/{name}.{suffix}")
-            for kind, suffix, products in (
-                ("figure", "pdf", plan.figures),
-                ("table", "csv", plan.tables),
-            )
-            for name, (owner, short_name, _) in products.items()
+        kinds = (("figures", "pdf", plan.figures), ("tables", "csv", plan.tables))
+        targets = [
+            f"{kind}/{name}.{suffix}"
+            for kind, suffix, products in kinds
+            for name, (owner, *_) in products.items()
             if owner == study
         ]
-        items += [("runs", f"{study}/runs.csv")] if plan.grids[study] else []
-        items += [("verdicts", f"{study}/verdicts.csv")]
-        out.append(rf"\subsection*{{{escape(content.title)}}}")
-        out.append(_command_list(plan, items))
-    whole = [("verdicts", "verdicts.csv"), ("this report", "report.pdf")]
-    out += [r"\subsection*{All studies}", _command_list(plan, whole)]
+        targets += [f"{study}/runs.csv"] if plan.grids[study] else []
+        out.append(_command_list(plan, content.title, [*targets, f"{study}/verdicts.csv"]))
+    out.append(_command_list(plan, "All studies", ["verdicts.csv", "report.pdf"]))
     return "\n".join([*out, ""])
 
 
-def _command_list(plan: Plan, items: Iterable[tuple[str, str]]) -> str:
-    lines = [
-        rf"\commandline{{{escape(n)}}}{{{code(command(plan, target))}}}" for n, target in items
-    ]
-    return "\n".join([r"\begin{commandlist}", *lines, r"\end{commandlist}"])
+def _command_list(plan: Plan, title: str, targets: Iterable[str]) -> str:
+    lines = [rf"\commandline{{{code(command(plan, target))}}}" for target in targets]
+    return "\n".join([rf"\commandtitle{{{escape(title)}}}", *lines])

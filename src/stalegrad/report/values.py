@@ -29,18 +29,23 @@ from stalegrad.plan import ARCHIVE, Plan
 from stalegrad.report.latex import code, escape
 from stalegrad.results import read_csv
 
+Grids = Mapping[str, Mapping[str, list[Cell]]]
+
 _USED = re.compile(r"\\(?:val|percent)\{([^{}]*)\}")
 _LISTED = 8  # values of an axis that are written out; of more, only their range
 
 
-def collect_values(plan: Plan, results_folder: Path) -> dict[str, str]:
-    """Key -> LaTeX of every value there is. Missing files give no keys."""
+def collect_values(plan: Plan, published: Grids, results_folder: Path) -> dict[str, str]:
+    """Key -> LaTeX of every value there is. Missing files give no keys.
+
+    published: the grids in full (`published_grids`).
+    """
     values = _Values()
     values.put("preset", plan.preset.title)
     values.put("studies", len(plan.studies))
     provenances = []
     for study in plan.studies:
-        _plan_values(values, plan, study)
+        _plan_values(values, plan, study, published[study])
         _run_values(values, plan, study, results_folder)
         provenances.append(provenance(plan, study, results_folder))
         _provenance_values(values, f"{study}.provenance", provenances[-1])
@@ -175,11 +180,15 @@ def read_verdicts(results_folder: Path) -> pd.DataFrame:
     return verdicts.reindex(columns=[*columns, "low", "high", "reason"])
 
 
-def published_grids(plan: Plan, study: str) -> dict[str, list[Cell]]:
-    """The grids of a study as published, whatever the preset of the plan."""
-    where = str(plan.folder / "studies" / f"{study}.yaml")
+def published_grids(plan: Plan) -> Grids:
+    """Study -> grid -> its runs as published, whatever the preset of the plan."""
+    if plan.settings.preset == "paper":
+        return plan.grids
     paper = load_preset("paper", plan.folder)
-    return cells.study_cells(plan.studies[study], "paper", paper, where)
+    return {
+        name: cells.study_cells(study, "paper", paper, str(plan.folder / "studies" / name))
+        for name, study in plan.studies.items()
+    }
 
 
 def cells_frame(grid: list[Cell]) -> pd.DataFrame:
@@ -187,7 +196,9 @@ def cells_frame(grid: list[Cell]) -> pd.DataFrame:
     return pd.DataFrame([cell.columns() for cell in grid])
 
 
-def _plan_values(values: _Values, plan: Plan, study: str) -> None:
+def _plan_values(
+    values: _Values, plan: Plan, study: str, published: Mapping[str, list[Cell]]
+) -> None:
     runs = {cell.hash for grid in plan.grids[study].values() for cell in grid}
     values.put(f"{study}.runs", len(runs))
     seeds = {cell.seed for grid in plan.grids[study].values() for cell in grid}
@@ -195,14 +206,15 @@ def _plan_values(values: _Values, plan: Plan, study: str) -> None:
         values.put(f"{study}.seeds", len(seeds))
     for prefix, grids in (
         (study, plan.grids[study]),
-        (f"{study}.published", published_grids(plan, study)),
+        (f"{study}.published", published),
     ):
         for name, grid in grids.items():
             _grid_values(values, f"{prefix}.{name}", cells_frame(grid))
     for name, simulated in plan.simulations[study].items():
         values.put(f"{study}.{name}.clusters", len(simulated))
-        values.put(f"{study}.{name}.arrivals", max(cell.arrivals for cell in simulated))
-        values.put(f"{study}.{name}.replicates", max(cell.replicates for cell in simulated))
+        for size in ("arrivals", "updates", "replicates"):
+            known = [getattr(cell, size) for cell in simulated if getattr(cell, size) is not None]
+            values.put(f"{study}.{name}.{size}", max(known, default=None))
 
 
 def _grid_values(values: _Values, prefix: str, frame: pd.DataFrame) -> None:

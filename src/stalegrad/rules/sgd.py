@@ -22,6 +22,9 @@ class SGD(Rule):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
 
+    def numbers(self) -> dict[str, float | bool]:
+        return super().numbers() | {"plain": self.momentum == 0}
+
     @staticmethod
     def init(weights: "Tensor") -> State:
         return {"velocity": weights.new_zeros(weights.shape)}
@@ -30,6 +33,8 @@ class SGD(Rule):
     def update(
         gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
     ) -> tuple["Tensor", State]:
+        if numbers["plain"]:
+            return weights.addcmul(gradient, numbers["lr"], value=-1), state
         momentum = numbers["momentum"]
         velocity = gradient.addcmul(state["velocity"], momentum)
         step = gradient.addcmul(velocity, momentum) if numbers["nesterov"] else velocity

@@ -3,6 +3,7 @@
 Tables come before figures: a figure may draw a table's numbers, never the other way round.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,20 +16,23 @@ class Table:
     """A table with tidy column names, as its CSV has them.
 
     headings: column -> heading in LaTeX; only these columns, in this order, go into the report
-        (none: all, named as they are). formats: column -> format such as '{:.3f}'.
+        (none: all, named as they are). formats: column -> format such as '{:.3f}'. layout: what the
+        report prints in place of `frame`, where the paper's own layout is not one row an entry.
     """
 
     frame: pd.DataFrame
     headings: Mapping[str, str] = field(default_factory=dict)
     formats: Mapping[str, str] = field(default_factory=dict)
+    layout: pd.DataFrame | None = None
 
     def csv(self) -> str:
         return self.frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
     def latex(self) -> str:
         """A booktabs tabular; numbers right, words left, what is not there a dash."""
-        headings = self.headings or {c: _escape(str(c)) for c in self.frame.columns}
-        shown = self.frame[list(headings)]
+        printed = self.frame if self.layout is None else self.layout
+        headings = self.headings or {c: _escape(str(c)) for c in printed.columns}
+        shown = printed[list(headings)]
         align = "".join("r" if _numeric(shown[c]) else "l" for c in shown)
         lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
         lines += [" & ".join(headings.values()) + r" \\", r"\midrule"]
@@ -41,15 +45,30 @@ class Table:
         if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
             return "--"
         if column in self.formats:
-            return self.formats[column].format(value)
-        return _escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+            return _number(self.formats[column].format(value))
+        return _number(f"{value:.4g}") if isinstance(value, float) else _escape(str(value))
 
 
 def _numeric(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
+_NUMBER = re.compile(r"([+-]?(?:inf|[\d.]+))(?:e([+-]\d+))?")
+
+
+def _number(text: str) -> str:
+    """A formatted number with a minus for a hyphen, and its power of ten written out."""
+    if not (match := _NUMBER.fullmatch(text)):
+        return text
+    number, exponent = match[1].replace("inf", r"\infty"), match[2]
+    if exponent:
+        power = f"10^{{{int(exponent)}}}"
+        number = power if number == "1" else rf"{number} \cdot {power}"
+    return f"${number}$" if exponent or number[0] in "+-\\" else number
+
+
+_LATEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
+
+
 def _escape(text: str) -> str:
-    for plain, latex in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&")):
-        text = text.replace(plain, latex)
-    return text.replace("#", r"\#").replace("^", r"\^{}").replace("~", r"\~{}")
+    return text.translate(str.maketrans(_LATEX))

@@ -1,0 +1,364 @@
+"""The claims of mishchenko2022's talk, each against our runs. Thresholds were set before the runs
+were made."""
+
+import numpy as np
+
+from stalegrad.claims import (
+    CANNOT_TELL,
+    Finding,
+    claim,
+    share_verdict,
+    verdict_of,
+)
+from stalegrad.results import StudyResults
+from stalegrad.tables.mishchenko2022 import (
+    ADAPTIVE,
+    ASYNCHRONOUS,
+    CLASSES,
+    MINIBATCH,
+    budget,
+    experiment,
+    lenet,
+    limitations,
+    lower_bound,
+    slopes,
+    virtual_rows,
+    with_method,
+)
+
+FORMULA = 0.02  # a count this close, relatively, agrees with its formula
+SLOPE = 0.1  # a power this much above that of an upper bound still follows it
+
+
+@claim(where="slide 'Asynchronous SGD', gradients in a budget")
+def gradients_in_a_budget(results: StudyResults) -> Finding:
+    """'Minibatch SGD: S M / s_max gradients. Asynchronous SGD: sum over m of S / s_m gradients'
+
+    Counts in simulated time are within 2 % of the formulas for every profile of speeds.
+    """
+    table = budget(results).frame
+    off = [abs(table[m] / table[f"{m}_formula"] - 1) for m in ("minibatch", "asynchronous")]
+    worst = np.maximum(*off)
+    return Finding(
+        share_verdict((worst <= FORMULA).mean(), most=1.0),
+        "largest relative distance from the formulas",
+        worst.max(),
+        "at most 0.02 for every profile of speeds",
+        f"{(worst <= FORMULA).sum()} of {len(worst)} profiles agree.",
+    )
+
+
+@claim(where="slide 'Asynchronous SGD', improvement")
+def improvement(results: StudyResults) -> Finding:
+    """'Improvement: 1/M times the sum over m of s_max / s_m'
+
+    The ratio of counted gradients is within 2 % of the formula for every profile of speeds.
+    """
+    table = budget(results).frame
+    off = abs(table["improvement"] / table["improvement_formula"] - 1)
+    return Finding(
+        share_verdict((off <= FORMULA).mean(), most=1.0),
+        "largest relative distance from the formula",
+        off.max(),
+        "at most 0.02 for every profile of speeds",
+        f"Asynchronous SGD computes {table['improvement'].min():.3g} to "
+        f"{table['improvement'].max():.3g} times the gradients of minibatch SGD.",
+    )
+
+
+@claim(where="slide 'Motivating example'")
+def longest_delay(results: StudyResults) -> Finding:
+    """'In general, the delay is tau, about the sum over m of max_j s_j / s_m'
+
+    The longest delay is within 10 % of the formula in at least 90 % of the profiles of speeds.
+    """
+    table = budget(results).frame
+    off = abs(table["delay"] / table["delay_formula"] - 1)
+    close = off <= 0.1
+    return Finding(
+        share_verdict(close.mean()),
+        "largest relative distance from the formula",
+        off.max(),
+        "at most 0.1 in at least 90 % of the profiles",
+        f"{close.sum()} of {len(close)} profiles agree within 10 %.",
+        np.nan,
+        np.nan,
+    )
+
+
+@claim(where="title; slide 'Asynchronous SGD is faster'", full_grid=True, seeds=3)
+def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
+    """'Asynchronous SGD is faster'
+
+    Steps tuned for each, asynchronous SGD with constant and with delay-adaptive steps gets to
+    within 5 % of the final error of minibatch SGD in at most half of the simulated time that
+    minibatch SGD takes for it.
+    """
+    table = experiment(results).frame.set_index("method")
+    end = table.loc[MINIBATCH, "seconds_to_minibatch"]
+    took = table.loc[[ASYNCHRONOUS, ADAPTIVE], "seconds_to_minibatch"]
+    ratio = end / took.fillna(np.inf)
+    return Finding(
+        verdict_of(list(ratio >= 2)),
+        "smallest ratio of simulated times to minibatch SGD's final error",
+        ratio.min(),
+        "at least 2 for both",
+        f"Minibatch SGD takes {end:.0f} s; asynchronous SGD {took[ASYNCHRONOUS]:.0f} s with "
+        f"constant and {took[ADAPTIVE]:.0f} s with delay-adaptive steps.",
+    )
+
+
+@claim(where="slide 'New results', non-convex", full_grid=True, seeds=3)
+def rate_non_convex(results: StudyResults) -> Finding:
+    """'Smooth nonconvex problems: min over k <= K of E |grad f(x_k)|^2 =
+    O(sigma / sqrt(K) + M / K)'
+
+    The power of K (with noise) is at most -1/2 and that of M (without) at most 1, each with 0.1 to
+    spare at the upper end of its 95 % interval.
+    """
+    return _rate(results, CLASSES[0])
+
+
+@claim(where="slide 'New results', convex", full_grid=True, seeds=3)
+def rate_convex(results: StudyResults) -> Finding:
+    """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
+
+    As for non-convex problems.
+    """
+    return _rate(results, CLASSES[1])
+
+
+@claim(where="slide 'New results', strongly convex", full_grid=True, seeds=3)
+def rate_strongly_convex(results: StudyResults) -> Finding:
+    """'Smooth strongly convex problems: min over k <= K of E [f(x_k) - f*] =
+    O(sigma^2 / (mu K) + exp(- K / (kappa M)))'
+
+    The power of K (with noise) is at most -1; and -log of the relative error (without) falls no
+    faster than 1 / M, each with 0.1 to spare at the less favourable end of its 95 % interval.
+    """
+    return _rate(results, CLASSES[2])
+
+
+def _rate(results: StudyResults, convexity: str) -> Finding:
+    table = slopes(results).frame
+    table = table[table["convexity"] == convexity].set_index("of")
+    by_k, by_m = table.loc["K"], table.loc["M"]
+    # -log(error) shrinks with M: a power above the theorem's is better there.
+    as_m = by_m["low"] >= -1 - SLOPE if by_m["theorem"] < 0 else by_m["high"] <= 1 + SLOPE
+    return Finding(
+        verdict_of([by_k["high"] <= by_k["theorem"] + SLOPE, as_m]),
+        "power of K that the error follows",
+        by_k["slope"],
+        f"at most {by_k['theorem']:g} + 0.1; of M, no worse than {by_m['theorem']:g} by 0.1",
+        f"Power of K {by_k['slope']:+.2f} [{by_k['low']:+.2f}, {by_k['high']:+.2f}], of M "
+        f"{by_m['slope']:+.2f} [{by_m['low']:+.2f}, {by_m['high']:+.2f}].",
+        by_k["low"],
+        by_k["high"],
+    )
+
+
+@claim(where="slides 'Motivating example' and 'New results'", full_grid=True, seeds=3)
+def workers_not_longest_delay(results: StudyResults) -> Finding:
+    """'One extremely slow worker: tau = K ... Rate is O(M)'
+
+    With 16 workers of which one slows down until it answers once, the error grows with at most the
+    power 0.1 of the longest delay (upper end of the 95 % interval) on all three problems; the old
+    bound allows the power 1.
+    """
+    table = slopes(results).frame.query("of == 'tau'").set_index("convexity")
+    worst = table["high"].idxmax()
+    return Finding(
+        verdict_of(list(table["high"] <= SLOPE)),
+        "largest power of the longest delay that the error follows",
+        table["slope"].max(),
+        "at most 0.1 on all three problems",
+        "; ".join(f"{name}: {row['slope']:+.3f}" for name, row in table.iterrows()) + ".",
+        table.loc[worst, "low"],
+        table.loc[worst, "high"],
+    )
+
+
+@claim(where="slide 'Is it not solved?' (Arjevani, Shamir, Srebro)")
+def constant_delay_lower_bound(results: StudyResults) -> Finding:
+    """'any Asynchronous Gradient with constant delay tau converges not better than
+    Omega(tau^2 / K^2)'
+
+    At every tau, the best step's error stays above 3/32 L |x_0 - x*|^2 / (K / tau + 1)^2.
+    """
+    table = lower_bound(results).frame
+    ratio = table["delayed"] / table["bound"]
+    return Finding(
+        verdict_of(list(ratio >= 1)),
+        "smallest ratio of the error to the bound",
+        ratio.min(),
+        "at least 1 at every delay",
+        f"The error is {ratio.min():.2f} to {ratio.max():.2f} times the bound.",
+    )
+
+
+@claim(where="abstract of Arjevani, Shamir, Srebro, on the slide")
+def as_bad_as_fewer_steps(results: StudyResults) -> Finding:
+    """'the error can be as bad as non-delayed gradient descent ran on only 1/tau of the gradients'
+
+    Best steps: at every tau the delayed error is between 1/3 and 3 times that of K / tau steps
+    without delay.
+    """
+    table = lower_bound(results).frame
+    ratio = table["delayed"] / table["undelayed"]
+    return Finding(
+        verdict_of(list((ratio >= 1 / 3) & (ratio <= 3))),
+        "mean ratio of the error with delay to that of K / tau steps without",
+        ratio.mean(),
+        "between 1/3 and 3 at every delay",
+        f"The ratio is {ratio.min():.2f} to {ratio.max():.2f}.",
+        ratio.min(),
+        ratio.max(),
+    )
+
+
+@claim(where="slide 'Contradiction with lower bounds'")
+def no_contradiction(results: StudyResults) -> Finding:
+    """'But in their counterexample, tau = M'
+
+    On the same functions, M = 4 workers one of which has delay K end below the bound that its
+    longest delay would give, 3/32 L |x_0 - x*|^2 / (K / tau + 1)^2 with tau = K, by a factor of 3
+    or more, and below the error at constant delay.
+    """
+    table = lower_bound(results).frame
+    old = 3 / 32 / (1 + 1) ** 2
+    ratio = old / table["slow_worker"]
+    below = table["slow_worker"] < table["delayed"]
+    return Finding(
+        verdict_of([*(ratio >= 3), *below]),
+        "smallest ratio of the bound at tau = K to the error",
+        ratio.min(),
+        "at least 3 on every function, and below the error at constant delay",
+        f"The longest delay is {table['slow_tau'].max():.0f}; the error is {ratio.min():.1f} to "
+        f"{ratio.max():.1f} times below the bound it would give.",
+    )
+
+
+@claim(where="slide 'Main ideas', virtual iterates")
+def virtual_iterates_identity(results: StudyResults) -> Finding:
+    """'x_k - x^_k = the sum over m of gamma_next(k,m) grad f(x_prev(k,m); xi_prev(k,m))'
+
+    In float64 the two sides agree to 1e-10 of the largest distance at every update.
+    """
+    rows = virtual_rows(results)
+    return Finding(
+        verdict_of([rows["error"].max() <= 1e-10]),
+        "largest relative error of the identity",
+        rows["error"].max(),
+        "at most 1e-10 at every update",
+        f"Over {rows['run'].nunique()} runs of {rows['version'].max() + 1} updates.",
+    )
+
+
+@claim(where="slide 'Main ideas', resolution")
+def virtual_iterates_bound(results: StudyResults) -> Finding:
+    """'Resolution: E[ |x^_k - x_k|^2 ] <= M^2 (G^2 + sigma^2)'
+
+    Times the squared step, which the slide leaves out: the mean over seeds stays below it at every
+    update.
+    """
+    rows = with_method(virtual_rows(results))
+    means = rows.groupby(["method", "version"])[["distance_square", "bound"]].mean()
+    ratio = means["distance_square"] / means["bound"]
+    return Finding(
+        verdict_of([ratio.max() <= 1]),
+        "largest ratio of the mean squared distance to the bound",
+        ratio.max(),
+        "at most 1 at every update",
+        f"The ratio is {ratio.mean():.2g} on average and {ratio.max():.2g} at most.",
+    )
+
+
+@claim(where="last slide, first limitation", full_grid=True)
+def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
+    """'Constant stepsize only if bounded gradients'
+
+    At some step, the constant step diverges (or ends with a gradient 100 times that at the start)
+    where gradients are unbounded, while with bounded gradients, and with delay-adaptive steps on
+    unbounded ones, the gradient ends no longer than at the start.
+    """
+    runs = with_method(results.grid("unbounded"))
+    start = (runs["smoothness"] / 4) ** 2  # |grad f(0)|^2 of the square; a quarter of it otherwise
+    start = start.where(runs["penalty"] == "square", start / 16)
+    last = runs["final_gradient_square"].where(~runs["diverged"].astype(bool), np.inf) / start
+    table = runs.assign(last=last).pivot_table(
+        index="lr", columns=["penalty", "method"], values="last", aggfunc="max"
+    )
+    # pivot_table leaves out infinite means nowhere: the largest of one run is the run itself.
+    blown = table[("square", ASYNCHRONOUS)] >= 100
+    calm = (table[("geman_mcclure", ASYNCHRONOUS)] <= 1) & (table[("square", ADAPTIVE)] <= 1)
+    shown = blown & calm
+    return Finding(
+        verdict_of([shown.any()]),
+        "steps at which only the constant step on unbounded gradients blows up",
+        float(shown.sum()),
+        "at least 1",
+        f"It blows up from step {table.index[blown].min():g} on; the two others are calm up to "
+        f"{table.index[calm].max():g}.",
+    )
+
+
+@claim(where="last slide, second limitation", full_grid=True, seeds=3)
+def adaptive_step_needs_independence(results: StudyResults) -> Finding:
+    """'Delay-dependent stepsize only if noise and delay are independent'
+
+    At the smallest step, delay-adaptive SGD ends with at least 10 times the error where the kind of
+    a sample decides how long its gradient takes, and the constant step with less than 3 times.
+    """
+    table = limitations(results).frame.query("limitation == 'noise and delay'")
+    error = table.set_index(["method", "broken"])["error"]
+    ratio = {m: error[m, True] / error[m, False] for m in (ADAPTIVE, ASYNCHRONOUS)}
+    return Finding(
+        verdict_of([ratio[ADAPTIVE] >= 10, ratio[ASYNCHRONOUS] < 3]),
+        "error with dependent over error with independent noise, delay-adaptive",
+        ratio[ADAPTIVE],
+        "at least 10, and below 3 with constant steps",
+        f"With constant steps the ratio is {ratio[ASYNCHRONOUS]:.2f}.",
+    )
+
+
+@claim(where="last slide, third limitation", full_grid=True, seeds=3)
+def workers_need_the_same_data(results: StudyResults) -> Finding:
+    """'Workers must have same data'
+
+    Two workers, smallest step: where one is slower and each has its own kind of data, asynchronous
+    SGD ends with at least 10 times the error it has on the same data, and minibatch SGD with less
+    than 3 times.
+    """
+    table = limitations(results).frame.query("limitation == 'different data' and slowest > 1")
+    error = table.set_index(["method", "slowest", "broken"])["error"].unstack("broken")
+    ratio = error[True] / error[False]
+    broken, kept = ratio[ASYNCHRONOUS], ratio[MINIBATCH]
+    return Finding(
+        verdict_of([*(broken >= 10), *(kept < 3)]),
+        "smallest ratio of errors with own over with the same data, asynchronous",
+        broken.min(),
+        "at least 10, and below 3 for minibatch SGD",
+        f"Minibatch SGD's ratio is {kept.min():.2f} to {kept.max():.2f}.",
+    )
+
+
+@claim(where="slide 'Asynchronous SGD is faster', on LeNet-5", full_grid=True, seeds=3)
+def faster_on_lenet(results: StudyResults) -> Finding:
+    """'Asynchronous SGD is faster'
+
+    LeNet-5 on MNIST with one of 16 workers 100 times slower, steps tuned: delay-adaptive SGD
+    is within 0.005 of minibatch SGD's accuracy, or above it, in at most a tenth of the time.
+    """
+    table = lenet(results).frame.set_index("method")
+    if set(table.index) < {MINIBATCH, ADAPTIVE}:
+        return Finding(CANNOT_TELL, "", np.nan, "", "Not all methods have been run.")
+    short = table.loc[MINIBATCH, "accuracy"] - table.loc[ADAPTIVE, "accuracy"]
+    ratio = table.loc[MINIBATCH, "seconds"] / table.loc[ADAPTIVE, "seconds"]
+    return Finding(
+        verdict_of([short <= 0.005, ratio >= 10]),
+        "ratio of simulated times for the same epochs",
+        ratio,
+        "at least 10, accuracy at most 0.005 lower",
+        f"Accuracy {table.loc[ADAPTIVE, 'accuracy']:.4f} against "
+        f"{table.loc[MINIBATCH, 'accuracy']:.4f}.",
+    )

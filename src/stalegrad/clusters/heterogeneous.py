@@ -1,0 +1,134 @@
+"""M workers of different speeds, waiting for one another or not (mishchenko2022, section 1)."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from stalegrad.clusters import _merge
+from stalegrad.clusters._profiles import Profile, seconds_per_gradient
+from stalegrad.compute_times import ComputeTime, Constant
+from stalegrad.schedule import Schedule, Workload, count_within
+from stalegrad.specs import spec
+
+
+@spec
+class Heterogeneous:
+    """Worker m takes s_m seconds a gradient, or s_m times a random time of its own each.
+
+    workers: M.
+    profile, slowest: how the seconds s_m of the workers are spread between 1 and s_max = `slowest`,
+        as `_profiles.seconds_per_gradient` says; s_max = 1 makes all workers alike.
+    compute_time: distribution, independent for each gradient, of what s_m is multiplied by.
+    barrier: minibatch SGD: an update is the mean of one gradient of each worker, and all wait for
+        it. Otherwise asynchronous SGD: every gradient is an update, and no worker waits.
+    answers_once: one more worker, whose only gradient is computed at the initial weights and is the
+        last to arrive (asynchronous only): the limit of an infinitely slow one, tau = K.
+    data_by: whose data a gradient is computed on where data are partitioned: the worker's own, or
+        (`duration`) the first part where its compute time is no longer than the median of its
+        worker and the second where it is, so that noise depends on delay.
+
+    Simultaneous gradients arrive in the order of their workers, and a worker reads the update that
+    its own gradient has just triggered.
+    """
+
+    workers: Annotated[int, Field(ge=1)]
+    profile: Profile = "one_slow"
+    slowest: Annotated[float, Field(ge=1)] = 1.0
+    compute_time: ComputeTime = Constant()
+    barrier: bool = False
+    answers_once: bool = False
+    data_by: Literal["worker", "duration"] = "worker"
+
+    @field_validator("answers_once", "data_by")
+    @classmethod
+    def _only_asynchronous(cls, value: bool | str, info: ValidationInfo) -> bool | str:
+        if value not in (False, "worker") and info.data.get("barrier"):
+            raise ValueError("workers that wait for all, with `barrier`, leave no choice here")
+        return value
+
+    def seconds(self) -> np.ndarray:
+        """s_m [M]."""
+        return seconds_per_gradient(self.profile, self.workers, self.slowest)
+
+    def streams(self) -> int:
+        return self.workers if self.data_by == "worker" else 2
+
+    def arrivals_per_update(self) -> int:
+        return self.workers if self.barrier else 1
+
+    def in_flight(self) -> int:
+        """One old version a worker; none where all wait for the update."""
+        return 0 if self.barrier else self.workers + self.answers_once
+
+    def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
+        """The arrivals of as many gradients as `workload` has minibatches; nobody stops before.
+
+        Minibatches are dealt to gradients in the order in which these arrive: from one stream, or
+        from the streams that `data_by` says, each as often as its worker is fast. Raises ValueError
+        for any other number of streams, and where nothing would arrive.
+        """
+        if len(workload.batches) not in (1, self.streams()):
+            raise ValueError(
+                f"{len(workload.batches)} data streams: there must be one in all, or "
+                f"{self.streams()}"
+            )
+        total = workload.total
+        if total < (self.workers if self.barrier else 1 + self.answers_once):
+            raise ValueError(f"{total} gradients are too few for {self.workers} workers")
+        simulate = self._waiting if self.barrier else self._never_waiting
+        worker, time, read_version = simulate(total, generator)
+        stream = np.zeros(total, np.int32)
+        if len(workload.batches) > 1:
+            stream = worker if self.data_by == "worker" else _long_rounds(worker, time)
+        return Schedule(
+            worker=worker,
+            time=time,
+            read_version=read_version,
+            stream=stream,
+            batch=count_within(stream, len(workload.batches)),
+            epoch_ends=np.arange(1, workload.epochs + 1) * sum(workload.batches),
+            arrivals_per_update=self.arrivals_per_update(),
+        )
+
+    def _never_waiting(self, total: int, generator: np.random.Generator):
+        served = total - self.answers_once
+        (block,) = _merge.arrivals(
+            np.full(self.workers, _merge.ENDLESS),
+            served,
+            per_update=1,
+            communication_time=0.0,
+            compute_time=self.compute_time,
+            generator=generator,
+            slowness=self.seconds(),
+            block=served,
+        )
+        if not self.answers_once:
+            return block.worker, block.finish, block.read_version
+        return (
+            np.append(block.worker, np.int32(self.workers)),
+            np.append(block.finish, block.finish[-1]),
+            np.append(block.read_version, 0),
+        )
+
+    def _waiting(self, total: int, generator: np.random.Generator):
+        rounds = -(-total // self.workers)
+        times = self.compute_time.sample(generator, rounds * self.workers)
+        times = times.reshape(rounds, self.workers) * self.seconds()
+        order = np.argsort(times, axis=1, kind="stable")
+        start = np.append(0.0, np.cumsum(times.max(axis=1))[:-1])
+        finish = start[:, None] + np.take_along_axis(times, order, axis=1)
+        # Rounding must not let a round begin before the last gradient of the one before it.
+        finish = np.maximum.accumulate(finish.ravel())[:total]
+        version = np.repeat(np.arange(rounds), self.workers)[:total]
+        return order.ravel()[:total].astype(np.int32), finish, version
+
+
+def _long_rounds(worker: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """1 where a gradient took longer than its worker's median does, else 0."""
+    long = np.zeros(len(worker), np.int32)
+    for w in np.unique(worker):
+        mine = np.flatnonzero(worker == w)
+        duration = np.diff(time[mine], prepend=0.0)
+        long[mine] = duration > np.median(duration)
+    return long

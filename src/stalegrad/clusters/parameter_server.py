@@ -1,0 +1,231 @@
+"""Workers and one parameter server, timed in milliseconds (lamour2023, section II)."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+
+from stalegrad.schedule import Schedule, Workload, count_within
+from stalegrad.specs import spec
+
+Milliseconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0)]
+
+
+@spec
+class ParameterServer:
+    """A worker reads weights, computes a gradient, is held up, pushes, and waits for new weights.
+
+    workers: n.
+    compute_ms: a gradient's computation where nothing else slows it down.
+    machine_ms: where all processes share one machine, the time in which that machine, wholly taken
+        up, computes one gradient; those in computation share it equally, so that with k of them
+        each takes k times as long, and a cycle stretches with the number of workers. 0 gives every
+        worker a machine of its own.
+    jitter: relative standard deviation of a computation from one gradient to the next.
+    spread: relative standard deviation of the workers' own speeds, drawn once a run.
+    delay_ms, delay_deviation_ms: mean and standard deviation of the delay injected after each
+        computation; below 0 it counts as 0.
+    delayed: who has it: all workers alike, or all and worker 1 twice as much ('one': what
+        lamour2023 calls a delay on one worker).
+    network_ms: from a worker to the server, and as much back.
+    service_ms: the server takes this for a gradient and serves one at a time, in the order of
+        arrival.
+    pull: whether the weights a worker gets back are those after or before its own update.
+    synchronous: every worker waits until all have been served, and one update is made of all.
+    run_on: a worker that has done its epochs stops and the others train on; false stops all of them
+        with the first.
+    """
+
+    workers: Annotated[int, Field(ge=1)]
+    compute_ms: Annotated[float, Field(gt=0)]
+    machine_ms: Milliseconds = 0.0
+    jitter: Share = 0.0
+    spread: Share = 0.0
+    delay_ms: Milliseconds = 0.0
+    delay_deviation_ms: Milliseconds = 0.0
+    delayed: Literal["all", "one"] = "all"
+    network_ms: Milliseconds = 0.0
+    service_ms: Milliseconds = 0.0
+    pull: Literal["after", "before"] = "after"
+    synchronous: bool = False
+    run_on: bool = True
+
+    def streams(self) -> int:
+        return self.workers
+
+    def arrivals_per_update(self) -> int:
+        return self.workers if self.synchronous else 1
+
+    def in_flight(self) -> int:
+        return self.workers
+
+    def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
+        """The arrivals of all gradients of `workload`, or of those until the first worker stops.
+
+        With one stream of data a worker, each does its own epochs and stops. From one stream in
+        all, minibatches are dealt in the order in which their gradients arrive. Epochs of the
+        schedule are equal numbers of arrivals.
+
+        Raises ValueError for any other number of streams, for a stream without a minibatch, and
+        where a barrier would wait for a worker that has stopped.
+        """
+        rounds = self._rounds(workload)
+        total = int(rounds.sum()) if len(workload.batches) > 1 else workload.total
+        speed = np.maximum(1 + self.spread * generator.standard_normal(self.workers), 0.01)
+        jitter = 1 + self.jitter * generator.standard_normal(total + self.workers)
+        doubled = np.ones(self.workers)
+        doubled[0] = 2 if self.delayed == "one" else 1
+        worker, time, read_version = _simulate(
+            rounds,
+            total,
+            self.compute_ms * speed,
+            self.machine_ms / self.compute_ms,
+            np.maximum(jitter, 0),
+            doubled,
+            self.delay_ms,
+            self.delay_deviation_ms * generator.standard_normal(total + self.workers),
+            self.network_ms,
+            self.service_ms,
+            self.pull == "after",
+            self.synchronous,
+        )
+        number = count_within(worker, self.workers)
+        own_streams = len(workload.batches) > 1
+        arrivals = total if self.run_on else _first_end(worker, number, rounds)
+        return Schedule(
+            worker=worker[:arrivals],
+            time=time[:arrivals] / 1_000,
+            read_version=read_version[:arrivals],
+            stream=worker[:arrivals] if own_streams else np.zeros(arrivals, np.int32),
+            batch=number[:arrivals] if own_streams else np.arange(arrivals),
+            epoch_ends=np.arange(1, workload.epochs + 1) * arrivals // workload.epochs,
+            arrivals_per_update=self.arrivals_per_update(),
+        )
+
+    def _rounds(self, workload: Workload) -> np.ndarray:
+        """How many gradients each worker computes at most [n]."""
+        batches = np.array(workload.batches)
+        if len(batches) not in (1, self.workers):
+            raise ValueError(
+                f"{len(batches)} data streams for {self.workers} workers: there must be one in "
+                f"all, or one a worker"
+            )
+        if (batches == 0).any():
+            raise ValueError(
+                f"worker {batches.argmin() + 1} has too few samples for one minibatch; choose a "
+                f"smaller 'batch_size' or fewer workers"
+            )
+        if len(batches) == 1 and self.workers > 1:
+            return np.full(self.workers, workload.total)
+        if self.synchronous and len(set(batches)) > 1:
+            raise ValueError(
+                f"synchronous workers with {batches.min()} to {batches.max()} minibatches each: "
+                f"the barrier would wait for one that has stopped; choose a partition into equal "
+                f"parts"
+            )
+        return batches * workload.epochs
+
+
+# What a worker is doing, or waiting for.
+_TO_WORKER, _COMPUTING, _TO_SERVER, _IN_SERVICE, _STOPPED = range(5)
+
+
+@njit(cache=True, nogil=True)
+def _simulate(
+    rounds,
+    total,
+    work,
+    machine,
+    jitter,
+    doubled,
+    delay,
+    deviations,
+    network,
+    service,
+    pull_after,
+    synchronous,
+):
+    """Worker, time and version read of the first `total` gradients served; times in milliseconds.
+
+    rounds [n]: gradients each worker computes before it stops. work [n]: mean milliseconds of a
+    computation undisturbed; k computations at once are each slowed down by max(1, k * machine).
+    jitter, deviations: factor of the computation and deviation of the delay, in the order in which
+    computations start. doubled [n]: factor of the delay, its deviation included.
+
+    Of events at the same moment, the worker with the lowest number comes first.
+    """
+    workers = len(rounds)
+    worker_out = np.empty(total, np.int32)
+    time_out = np.empty(total)
+    version_out = np.empty(total, np.int64)
+    phase = np.full(workers, _TO_WORKER)
+    until = np.zeros(workers)  # when the phase ends; not of a computation, whose rate changes
+    left = np.zeros(workers)  # undisturbed milliseconds left of the computation
+    held_up = np.zeros(workers)  # delay of the gradient being computed
+    reading = np.zeros(workers, np.int64)
+    started = np.zeros(workers, np.int64)
+    drawn = 0
+    served = 0
+    version = 0
+    computing = 0
+    now = 0.0
+    server_free = 0.0
+    while served < total:
+        slowed = max(1.0, computing * machine)
+        next_worker, next_time = -1, np.inf
+        for w in range(workers):
+            if phase[w] == _STOPPED:
+                continue
+            end = now + left[w] * slowed if phase[w] == _COMPUTING else until[w]
+            if end < next_time:
+                next_worker, next_time = w, end
+        progress = (next_time - now) / slowed
+        for w in range(workers):
+            if phase[w] == _COMPUTING:
+                left[w] = max(left[w] - progress, 0.0)
+        now, w = next_time, next_worker
+
+        if phase[w] == _TO_WORKER:
+            if started[w] == rounds[w]:
+                phase[w] = _STOPPED
+                continue
+            started[w] += 1
+            phase[w] = _COMPUTING
+            computing += 1
+            left[w] = work[w] * jitter[drawn]
+            held_up[w] = doubled[w] * max(delay + deviations[drawn], 0.0)
+            drawn += 1
+        elif phase[w] == _COMPUTING:
+            computing -= 1
+            phase[w] = _TO_SERVER
+            until[w] = now + held_up[w] + network
+        elif phase[w] == _TO_SERVER:
+            server_free = max(server_free, now) + service
+            phase[w] = _IN_SERVICE
+            until[w] = server_free
+        else:
+            worker_out[served] = w
+            time_out[served] = now
+            version_out[served] = reading[w]
+            served += 1
+            if not synchronous:
+                version += 1
+                reading[w] = version if pull_after else version - 1
+                phase[w] = _TO_WORKER
+                until[w] = now + network
+            elif served % workers:
+                until[w] = np.inf  # until the barrier opens
+            else:
+                version += 1
+                reading[:] = version
+                phase[:] = _TO_WORKER
+                until[:] = now + network
+    return worker_out, time_out, version_out
+
+
+def _first_end(worker: np.ndarray, number: np.ndarray, rounds: np.ndarray) -> int:
+    """Arrivals up to the last gradient of the worker that is first to have served all its own."""
+    last = np.flatnonzero(number + 1 == rounds[worker])
+    return int(last[0]) + 1 if len(last) else len(worker)

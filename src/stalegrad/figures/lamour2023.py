@@ -1,0 +1,310 @@
+"""The figures of lamour2023 (Lamour, Reategui, Junod 2023), and what its tables leave open."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stalegrad.figures import style
+from stalegrad.partitions import PARTITION, deal_labels, generator
+from stalegrad.results import StudyResults, over_seeds
+from stalegrad.tables.lamour2023 import (
+    CLASSES,
+    TABLE2_KEYS,
+    class_shares,
+    in_percent,
+    table2_cells,
+    table2_runs,
+)
+
+OURS = style.COLOURS[0]
+SLOW = "worker 1 slow"
+CHANCE = {"color": style.GREY, "linewidth": 0.6, "linestyle": ":"}
+
+
+def fig3(results: StudyResults) -> Figure:
+    """Loss and weight norm against time: 10 workers, split labels, worker 1 slow at 90 ms."""
+    curves = results.curves("table2")
+    return _training(curves[(curves["delayed"] == "one") & (curves["delay_ms"] == 90)])
+
+
+def fig4(results: StudyResults) -> Figure:
+    """The same without delay."""
+    curves = results.curves("table2_undelayed")
+    return _training(curves[~curves["synchronous"].astype(bool)])
+
+
+def fig5(results: StudyResults) -> Figure:
+    """The same with synchronous workers."""
+    curves = results.curves("table2_undelayed")
+    return _training(curves[curves["synchronous"].astype(bool)])
+
+
+def _training(curves: pd.DataFrame) -> Figure:
+    curves = curves[(curves["workers"] == 10) & (curves["partition"] == "labels")]
+    figure, (axes,) = style.panels(1, 2, 2.0)
+    loss, norm = axes
+    for _, run in curves.groupby("seed"):
+        time = run["simulated_seconds"]
+        for column, colour in (("train_loss", OURS), ("test_loss", style.COLOURS[2])):
+            loss.plot(time, run[column], color=colour, marker="o", alpha=0.7)
+        norm.plot(time, run["weight_norm"], color=OURS, marker="o", alpha=0.7)
+    loss.plot([], [], color=OURS, label="training")
+    loss.plot([], [], color=style.COLOURS[2], label="test")
+    loss.axhline(np.log(CLASSES), **CHANCE, label="chance")
+    loss.legend()
+    loss.set_ylabel("loss")
+    norm.set_ylabel("norm of the weights")
+    for ax in axes:
+        ax.set_xlabel("simulated time, s")
+        ax.set_xlim(left=0)
+    return figure
+
+
+def table2(results: StudyResults) -> Figure:
+    """Every cell of Table II: seeds, mean over seeds and the published run."""
+    runs, cells = table2_runs(results), table2_cells(results)
+    rows = [("sync", "none", 0), ("async", "none", 0)]
+    rows += [("async", who, ms) for who in ("all", "one") for ms in (30, 60, 90)]
+    names = ["sync", "async", *(f"{who} {ms}" for _, who, ms in rows[2:])]
+    workers, partitions = sorted(cells["workers"].unique()), ("dataset", "labels")
+    figure, axes = style.panels(2, len(workers), 1.9, sharex=True, sharey=True)
+    for (line, column), ax in np.ndenumerate(axes):
+        here = (workers[column], partitions[line])
+        for x, row in enumerate(rows):
+            chosen = dict(zip(TABLE2_KEYS, (*row, *here), strict=True))
+            _cell(ax, x, _where(runs, chosen)["accuracy"], _where(cells, chosen))
+        ax.axhline(10, **CHANCE)
+        ax.set_title(f"{here[0]} workers, split {here[1]}")
+        ax.set_xticks(range(len(rows)), names, rotation=90)
+        ax.set_ylim(0, 100)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy, %")
+    ours = axes[0, 0].bar([0], [0], color=OURS, alpha=0.35)
+    (published,) = axes[0, 0].plot([], [], color=style.PUBLISHED, linewidth=2)
+    figure.legend([ours, published], ["ours", "published"], loc="outside lower center", ncol=2)
+    return figure
+
+
+def _where(frame: pd.DataFrame, chosen: dict) -> pd.DataFrame:
+    return frame[(frame[list(chosen)] == pd.Series(chosen)).all(axis=1)]
+
+
+def _cell(ax: Axes, x: float, seeds: pd.Series, cell: pd.DataFrame) -> None:
+    if cell.empty:
+        return
+    ax.bar(x, cell["mean"], width=0.7, color=OURS, alpha=0.35)
+    ax.plot(np.full(len(seeds), x), seeds, linestyle="", marker=".", color=OURS)
+    published = cell["published"].iloc[0]
+    ax.plot([x - 0.4, x + 0.4], [published] * 2, color=style.PUBLISHED, linewidth=2)
+
+
+def _case(runs: pd.DataFrame) -> pd.Series:
+    """Split-labels cases by name: workers, and whether worker 1 is slow."""
+    slow = (runs["delayed"] == "one") & (runs["delay_ms"] > 0)
+    kind = slow.map({True: f"{SLOW} (90 ms)", False: "no delay"})
+    return runs["workers"].astype(str) + " workers, " + kind
+
+
+def _published_case(results: StudyResults) -> pd.Series:
+    """The printed split-labels cells of those cases, by name."""
+    cells = results.published("lamour2023_table2").rename(columns={"delayed_workers": "delayed"})
+    cells = cells[(cells["partition"] == "labels") & (cells["mode"] == "async")]
+    plain = cells["delay_ms"] == 0
+    cells = cells[plain | ((cells["delayed"] == "one") & (cells["delay_ms"] == 90))]
+    return cells.set_index(_case(cells))["test_accuracy_percent"]
+
+
+def spread(results: StudyResults) -> Figure:
+    """Split-labels accuracy against the spread of worker speeds, and with a queueing server."""
+    runs, queue = (in_percent(results.grid(name)) for name in ("spread", "queue"))
+    published = _published_case(results)
+    cases = list(dict.fromkeys(_case(runs)))
+    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.9, sharex=True, sharey=True)
+    for ax, case in zip(axes.flat, cases, strict=False):
+        here = runs[_case(runs) == case]
+        means = here.groupby("spread")["accuracy"].mean()
+        ax.plot(100 * means.index, means, color=OURS, label="shared machine")
+        ax.plot(100 * here["spread"], here["accuracy"], ".", color=OURS)
+        waiting = queue[_case(queue) == case]
+        ax.plot(100 * waiting["spread"], waiting["accuracy"], "x", color=style.COLOURS[2],
+                label="server in turn")  # fmt: skip
+        ax.axhline(published[case], color=style.PUBLISHED, label="published")
+        ax.axhline(10, **CHANCE)
+        ax.set_title(case)
+        ax.set_ylim(0, 100)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy, %")
+    for ax in axes[-1]:
+        ax.set_xlabel("spread of worker speeds, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def staleness(results: StudyResults) -> Figure:
+    """Histograms of staleness, one panel a cluster and case."""
+    rows = results.staleness.query("simulation == 'staleness'")
+    arrays = results.arrays("staleness")
+    cells = rows.groupby("index").first()
+    clusters = sorted(cells["machine_ms"].unique(), reverse=True)
+    figure, axes = style.panels(len(clusters), len(cells) // len(clusters), 1.7, sharey=True)
+    column = dict.fromkeys(clusters, 0)
+    for index, cell in cells.iterrows():
+        line = clusters.index(cell["machine_ms"])
+        ax = axes[line, column[cell["machine_ms"]]]
+        column[cell["machine_ms"]] += 1
+        counts = arrays[f"histogram_{index}"].sum(axis=0)
+        share, values = counts / counts.sum(), np.arange(len(counts))
+        mean = (share * values).sum()
+        shown = values <= max(20, np.flatnonzero(share > 1e-3).max())
+        ax.bar(values[shown], share[shown], width=1, color=OURS, alpha=0.6)
+        ax.axvline(mean, color=style.COLOURS[1], linewidth=0.8)
+        case = "no delay" if not cell["delay_ms"] else f"{cell['delay_ms']:g} ms, all"
+        case = f"{cell['delay_ms']:g} ms, {SLOW}" if cell["delayed"] == "one" else case
+        name = "authors" if cell["machine_ms"] else "ideal"
+        ax.set_title(f"{name}: {case}\nmean {mean:.1f}")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of gradients")
+    for ax in axes[-1]:
+        ax.set_xlabel("staleness")
+    return figure
+
+
+def delay(results: StudyResults) -> Figure:
+    """Accuracy against injected delay for 10 workers, saturated machine and one for each."""
+    authors = table2_runs(results).query("workers == 10 and mode == 'async'")
+    ideal = in_percent(results.grid("ideal")).query("workers == 10")
+    printed = results.published("lamour2023_table2").query("workers == 10 and mode == 'async'")
+    figure, axes = style.panels(2, 2, 1.9, sharex=True, sharey=True)
+    for (line, column), ax in np.ndenumerate(axes):
+        partition, who = ("dataset", "labels")[line], ("all", "one")[column]
+        for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[2])):
+            here = runs[runs["partition"] == partition]
+            here = here[(here["delayed"] == who) | (here["delay_ms"] == 0)]
+            cells = over_seeds(here, ["delay_ms"], "accuracy")
+            style.band(ax, cells, "delay_ms", colour=colour, label=name, marker="o")
+        here = printed[printed["partition"] == partition]
+        here = here[here["delayed_workers"].isin([who, "none"])]
+        ax.plot(here["delay_ms"], here["test_accuracy_percent"], "_", markersize=12,
+                markeredgewidth=2, color=style.PUBLISHED, label="published")  # fmt: skip
+        ax.axhline(10, **CHANCE)
+        ax.set_title(f"split {partition}, {'all alike' if who == 'all' else SLOW}")
+        ax.set_ylim(0, 100)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("test accuracy, %")
+    for ax in axes[-1]:
+        ax.set_xlabel("injected delay, ms")
+        ax.set_xticks([0, 30, 60, 90])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def stop(results: StudyResults) -> Figure:
+    """Split-labels accuracy where workers train on alone, and where all stop with the first."""
+    runs = in_percent(results.grid("stop"))
+    cases = list(dict.fromkeys(_case(runs)))
+    published = _published_case(results)
+    figure, ((ax,),) = style.panels(1, 1, 2.3)
+    for x, case in enumerate(cases):
+        here = runs[_case(runs) == case]
+        for shift, on, colour in ((-0.2, True, OURS), (0.2, False, style.COLOURS[2])):
+            seeds = here[here["run_on"].astype(bool) == on]["accuracy"]
+            ax.bar(x + shift, seeds.mean(), width=0.36, color=colour, alpha=0.35)
+            ax.plot(np.full(len(seeds), x + shift), seeds, ".", color=colour)
+        ax.plot([x - 0.4, x], [published[case]] * 2, color=style.PUBLISHED, linewidth=2)
+    ax.bar([0], [0], color=OURS, alpha=0.35, label="each finishes its epochs")
+    ax.bar([0], [0], color=style.COLOURS[2], alpha=0.35, label="all stop with the first")
+    ax.plot([], [], color=style.PUBLISHED, linewidth=2, label="published")
+    ax.axhline(10, **CHANCE)
+    ax.set_xticks(range(len(cases)), [case.replace(", ", "\n") for case in cases])
+    ax.set_ylabel("test accuracy, %")
+    ax.set_ylim(0, 100)
+    figure.legend(loc="outside lower center", ncol=3)
+    return figure
+
+
+def recall(results: StudyResults) -> Figure:
+    """Recall over time of the slow worker's classes and of all others, one panel a case."""
+    curves = results.curves("table2")
+    curves = curves[(curves["partition"] == "labels") & (curves["delay_ms"] == 90)]
+    shares = class_shares(curves)
+    workers = sorted(shares["workers"].unique())
+    figure, axes = style.panels(2, len(workers), 1.8, sharey=True)
+    for (line, column), ax in np.ndenumerate(axes):
+        who = ("all", "one")[line]
+        here = shares[(shares["workers"] == workers[column]) & (shares["delayed"] == who)]
+        for seed, run in here.groupby("seed"):
+            first, *_ = deal_labels(
+                np.arange(CLASSES), workers[column], generator(int(seed), PARTITION)
+            )
+            own = run["class"].isin(first)
+            for chosen, colour in ((own, style.COLOURS[1]), (~own, style.GREY)):
+                means = run[chosen].groupby("simulated_seconds")["recall"].mean()
+                ax.plot(means.index, means, color=colour, marker=".", alpha=0.8)
+        ax.set_title(f"{workers[column]} workers, {'all alike' if who == 'all' else SLOW}")
+        ax.set_ylim(0, 1.02)
+        ax.set_xlim(left=0)
+    for ax in axes[-1]:
+        ax.set_xlabel("simulated time, s")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("recall")
+    axes[0, 0].plot([], [], color=style.COLOURS[1], label="classes of worker 1")
+    axes[0, 0].plot([], [], color=style.GREY, label="classes of the others")
+    figure.legend(loc="outside lower center", ncol=2)
+    return figure
+
+
+def nesterov(results: StudyResults) -> Figure:
+    """Final accuracy with heavy-ball momentum against Nesterov's, one point a cell."""
+    runs = in_percent(results.grid("nesterov"))
+    keys = ["workers", "partition", "momentum"]
+    kinds = [runs[runs["nesterov"].astype(bool) == kind] for kind in (False, True)]
+    cells = over_seeds(kinds[0], keys, "accuracy").merge(
+        over_seeds(kinds[1], keys, "accuracy"), on=keys, suffixes=("_heavy", "_nesterov")
+    )
+    figure, ((ax,),) = style.panels(1, 1, 3.2)
+    ax.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.6)
+    for i, ((partition, momentum), here) in enumerate(cells.groupby(["partition", "momentum"])):
+        around = {
+            f"{axis}err": np.abs(
+                [
+                    here[f"mean_{kind}"] - here[f"min_{kind}"],
+                    here[f"max_{kind}"] - here[f"mean_{kind}"],
+                ]
+            )
+            for axis, kind in (("x", "heavy"), ("y", "nesterov"))
+        }
+        ax.errorbar(here["mean_heavy"], here["mean_nesterov"], **around, linestyle="",
+                    marker=style.MARKERS[i], color=style.COLOURS[i], elinewidth=0.6,
+                    label=f"split {partition}, momentum {momentum:g}")  # fmt: skip
+    ax.set_xlabel("test accuracy with heavy-ball momentum, %")
+    ax.set_ylabel("with Nesterov's, %")
+    ax.set_xlim(0, 100)
+    ax.set_ylim(0, 100)
+    ax.set_aspect("equal")
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def momentum(results: StudyResults) -> Figure:
+    """Test loss and accuracy of three workers, one line a momentum."""
+    curves = results.curves("momentum")
+    figure, (axes,) = style.panels(1, 2, 2.3)
+    for i, (value, here) in enumerate(curves.groupby("momentum")):
+        for ax, metric in zip(axes, ("test_loss", "test_accuracy"), strict=True):
+            cells = over_seeds(here, ["epoch"], metric)
+            style.band(ax, cells, "epoch", colour=style.COLOURS[i], label=f"{value:g}", marker=".")
+    axes[0].set_ylabel("test loss")
+    axes[0].set_ylim(0, 1.1 * np.log(CLASSES))  # what diverges leaves at the top
+    axes[0].axhline(np.log(CLASSES), **CHANCE)
+    axes[1].set_ylabel("test accuracy")
+    axes[1].set_ylim(0, 1)
+    for ax in axes:
+        ax.set_xlabel("epoch")
+        style.whole_epochs(ax)
+    handles, labels = axes[1].get_legend_handles_labels()
+    labels = [f"momentum {label}" for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure

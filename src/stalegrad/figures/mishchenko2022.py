@@ -1,0 +1,330 @@
+"""The figures of mishchenko2022 (the paper's experiment, and what its slides state)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from stalegrad.figures import style
+from stalegrad.results import StudyResults, over_seeds
+from stalegrad.tables.mishchenko2022 import (
+    CLASSES,
+    METHODS,
+    MINIBATCH,
+    NON_CONVEX,
+    POWER_OF_K,
+    STRONGLY,
+    experiment_curves,
+    horizon_runs,
+    slowing_runs,
+    tuned_experiment,
+    virtual_rows,
+    with_method,
+    worker_runs,
+)
+from stalegrad.tables.mishchenko2022 import (
+    budget as budget_table,
+)
+from stalegrad.tables.mishchenko2022 import (
+    lower_bound as lower_bound_table,
+)
+
+COLOUR = dict(zip(METHODS, style.COLOURS, strict=False))
+MARKER = dict(zip(METHODS, style.MARKERS, strict=False))
+ERROR = {c: "least $f-f^*$" for c in CLASSES} | {NON_CONVEX: r"least $\|\nabla f\|^2$"}
+
+
+def budget(results: StudyResults) -> Figure:
+    """Gradients a second and longest delay: simulated (marks) on the formulas (lines)."""
+    rows = budget_table(results).frame
+    figure, axes = style.panels(1, 3, 2.4)
+    panels = (
+        (axes[0, 0], "asynchronous", "gradients a second"),
+        (axes[0, 1], "improvement", "times minibatch's gradients"),
+        (axes[0, 2], "delay", r"longest delay $\tau_{\max}$"),
+    )
+    for ax, column, title in panels:
+        for i, (profile, here) in enumerate(rows.groupby("profile", sort=False)):
+            label = profile.replace("_", " ")
+            ax.loglog(here["slowest"], here[f"{column}_formula"], color=style.COLOURS[i])
+            ax.loglog(here["slowest"], here[column], color=style.COLOURS[i], linestyle="",
+                      marker=style.MARKERS[i], markerfacecolor="none", label=label)  # fmt: skip
+        ax.set_title(title)
+        ax.set_xlabel(r"slowest worker $s_{\max}$")
+        _plain_ticks(ax, sorted(rows["slowest"].unique()))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def experiment(results: StudyResults) -> Figure:
+    """F - F* against gradients and against simulated time, and how long gradients were delayed."""
+    curves = experiment_curves(results)
+    figure, axes = style.panels(1, 3, 2.5)
+    for ax, x, label in (
+        (axes[0, 0], "gradients", "gradients"),
+        (axes[0, 1], "seconds_so_far", "simulated seconds"),
+    ):
+        for method in METHODS:
+            here = curves[curves["method"] == method]
+            cells = over_seeds(here, ["epoch"], "excess_loss")
+            cells[x] = here.groupby("epoch")[x].mean().to_numpy()
+            style.band(ax, cells, x, colour=COLOUR[method], label=method)
+        ax.set_yscale("log")
+        ax.set_xlabel(label)
+    axes[0, 0].set_ylabel("$F(x)-F^*$")
+    axes[0, 0].set_xlim(left=0)
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(3))
+    axes[0, 1].set_xscale("log")
+    _delays(results, axes[0, 2])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def _delays(results: StudyResults, ax: Axes) -> None:
+    counts = results.arrays("delays")["histogram_0"].sum(axis=0)
+    workers = results.staleness.query("simulation == 'delays'")["workers"].iloc[0]
+    delays = np.repeat(np.arange(len(counts)) + 1, np.minimum(counts, 1))
+    longest = delays.max()
+    edges = np.unique(np.round(np.geomspace(1, longest + 1, 40)).astype(int))
+    ax.hist(np.arange(len(counts)) + 1, bins=edges, weights=counts, color=style.COLOURS[0],
+            alpha=0.6)  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for x, name, side in ((workers, "$M$", "right"), (longest, r"$\tau_{\max}$", "right")):
+        ax.axvline(x, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
+        ax.annotate(f"{name} = {x:,.0f} ", (x, 0.97), xycoords=("data", "axes fraction"),
+                    ha=side, va="top", fontsize=7, rotation=90)  # fmt: skip
+    ax.set_xlabel(r"delay $\tau(k)$")
+    ax.set_ylabel("gradients")
+
+
+def steps(results: StudyResults) -> Figure:
+    """The grid of steps: final F - F* of each method; the chosen step is filled."""
+    cells = tuned_experiment(results)
+    workers = int(results.grid("experiment")["workers"].iloc[0])
+    figure, axes = style.panels(1, 1, 2.6)
+    ax = axes[0, 0]
+    for method in METHODS:
+        here = cells[cells["method"] == method].sort_values("lr")
+        here = here[np.isfinite(here["mean"]) & (here["mean"] < 1e3)]
+        step = here["lr"] / (workers if method == MINIBATCH else 1)
+        ax.loglog(step, here["mean"], color=COLOUR[method], marker=MARKER[method],
+                  markerfacecolor="none", label=method)  # fmt: skip
+        ax.fill_between(step, here["low"], here["high"], color=COLOUR[method], alpha=0.2,
+                        linewidth=0)  # fmt: skip
+        best = here["best"].to_numpy(bool)
+        ax.plot(step[best], here["mean"][best], color=COLOUR[method], marker=MARKER[method],
+                linestyle="", markersize=7)  # fmt: skip
+    for value, method in ((0.19, "minibatch"), (0.43, "asynchronous")):
+        ax.axvline(value, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
+        ax.annotate(f" {value} ({method})", (value, 0.02), xycoords=("data", "axes fraction"),
+                    fontsize=7, rotation=90, va="bottom", ha="right")  # fmt: skip
+    ax.set_xlabel("step a gradient (minibatch: step over $M$)")
+    ax.set_ylabel("final $F-F^*$")
+    ax.legend()
+    return figure
+
+
+def slowing(results: StudyResults) -> Figure:
+    """Least error of 16 workers against the longest delay, as one of them slows down."""
+    runs = slowing_runs(results)
+    figure, axes = style.panels(1, 3, 2.2)
+    for ax, convexity in zip(axes.flat, CLASSES, strict=True):
+        here = runs[runs["convexity"] == convexity]
+        cells = over_seeds(here.assign(tau=_rounded(here)), ["tau"], "error")
+        style.band(ax, cells, "tau", colour=style.COLOURS[0], label="measured", marker="o")
+        old = cells["mean"].iloc[0] * cells["tau"] / cells["tau"].iloc[0]
+        ax.plot(cells["tau"], old, color=style.GREY, linestyle="--", label=r"$\propto\tau$")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_ylim(cells["min"].min() / 3, cells["max"].max() * 30)
+        ax.set_title(convexity)
+        ax.set_xlabel(r"longest delay $\tau$")
+        ax.set_ylabel(ERROR[convexity])
+    axes[0, 0].legend()
+    return figure
+
+
+def _rounded(runs: pd.DataFrame) -> pd.Series:
+    """The longest delay at each slowness, which no seed changes by much."""
+    return runs.groupby("slowest")["tau"].transform("max")
+
+
+def rates(results: StudyResults) -> Figure:
+    """Least error against updates K (noise) and against workers M (no noise), and the theorems."""
+    by_k, by_m = horizon_runs(results), worker_runs(results)
+    figure, axes = style.panels(2, 3, 2.0)
+    for column, convexity in enumerate(CLASSES):
+        ax = axes[0, column]
+        here = by_k[by_k["convexity"] == convexity]
+        cells = over_seeds(here, ["updates"], "error")
+        style.band(ax, cells, "updates", colour=style.COLOURS[0], label="measured", marker="o")
+        power = POWER_OF_K[convexity]
+        _guide(ax, cells, "updates", power, f"$K^{{{power:g}}}$")
+        ax.set_title(convexity)
+        ax.set_xlabel("updates $K$")
+        ax.set_ylabel(ERROR[convexity])
+        ax.legend()
+        ax = axes[1, column]
+        here = by_m[by_m["convexity"] == convexity]
+        cells = over_seeds(here, ["workers"], "error")
+        style.band(ax, cells, "workers", colour=style.COLOURS[1], label="measured", marker="s")
+        if convexity != STRONGLY:
+            _guide(ax, cells, "workers", 1.0, "$M$")
+        ax.set_xlabel("workers $M$")
+        ax.set_ylabel(ERROR[convexity])
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.legend()
+    for ax in axes.flat:
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    return figure
+
+
+def _guide(ax: Axes, cells: pd.DataFrame, x: str, power: float, label: str) -> None:
+    """A straight line of slope `power` through the first point."""
+    first = cells.iloc[0]
+    line = first["mean"] * (cells[x] / first[x]) ** power
+    ax.loglog(cells[x], line, color=style.GREY, linestyle="--", label=label)
+
+
+def lower_bound(results: StudyResults) -> Figure:
+    """The chain under constant delay, without it on K / tau steps, and with one slow worker."""
+    rows = lower_bound_table(results).frame.sort_values("ratio_square")
+    figure, axes = style.panels(1, 1, 2.8)
+    ax = axes[0, 0]
+    x = rows["ratio_square"]
+    ax.loglog(x, rows["bound"], color=style.GREY, linestyle="--", label="lower bound")
+    for i, (column, label) in enumerate(
+        (
+            ("delayed", r"constant delay $\tau$, $K$ steps"),
+            ("undelayed", r"no delay, $K/\tau$ steps"),
+            ("slow_worker", r"$M=4$, one answers once ($\tau_{\max}=K$)"),
+        )
+    ):
+        ax.loglog(x, rows[column], color=style.COLOURS[i], marker=style.MARKERS[i],
+                  markerfacecolor="none", label=label)  # fmt: skip
+    ax.set_xlabel(r"$\tau^2/K^2$")
+    ax.set_ylabel(r"$(f-f^*)\,/\,L\|x_0-x^*\|^2$")
+    ax.legend()
+    return figure
+
+
+def virtual(results: StudyResults) -> Figure:
+    """|x_k - x^_k|^2 with the bound M^2 (G^2 + sigma^2) gamma^2, and the error of the identity."""
+    rows = with_method(virtual_rows(results))
+    figure, axes = style.panels(1, 2, 2.4)
+    for method, here in rows.groupby("method"):
+        options = {"color": COLOUR[method], "label": method, "linewidth": 0.7}
+        mean = here.groupby("version")[["distance_square", "bound", "error"]].mean()
+        axes[0, 0].semilogy(mean.index, mean["distance_square"], **options)
+        worst = here.groupby("version")["error"].max()
+        axes[0, 1].semilogy(worst.index, worst.clip(lower=1e-18), **options)
+    axes[0, 0].axhline(rows["bound"].iloc[0], color=style.GREY, linestyle="--",
+                       label=r"$M^2(G^2+\sigma^2)\gamma^2$")  # fmt: skip
+    axes[0, 1].axhline(1e-10, color=style.GREY, linestyle="--", label="$10^{-10}$")
+    axes[0, 0].set_ylabel(r"$\|x_k-\hat x_k\|^2$")
+    axes[0, 1].set_ylabel("relative error of the identity")
+    for ax in axes.flat:
+        ax.set_xlabel("update $k$")
+        ax.legend()
+    return figure
+
+
+def limitations(results: StudyResults) -> Figure:
+    """The first three limitations of the last slide, each with its assumption kept and broken."""
+    figure, axes = style.panels(1, 3, 2.6)
+    _unbounded(results, axes[0, 0])
+    _dependent(results, axes[0, 1])
+    _different(results, axes[0, 2])
+    return figure
+
+
+def _unbounded(results: StudyResults, ax: Axes) -> None:
+    runs = with_method(results.grid("unbounded"))
+    for i, ((penalty, method), here) in enumerate(runs.groupby(["penalty", "method"])):
+        here = here.sort_values("lr")
+        bounded = "bounded" if penalty == "geman_mcclure" else "unbounded"
+        finite = here["final_gradient_square"].where(~here["diverged"].astype(bool), np.inf)
+        # What has left the panel, or float32, is drawn at its upper edge.
+        ax.loglog(here["lr"], finite.clip(upper=1e6), color=style.COLOURS[i],
+                  marker=style.MARKERS[i], markerfacecolor="none",
+                  linestyle="-" if bounded == "bounded" else "--",
+                  label=f"{bounded}, {method}")  # fmt: skip
+    ax.set_title("1. gradients bounded or not")
+    ax.set_xlabel(r"step $\gamma$")
+    ax.set_ylabel(r"final $\|\nabla f\|^2$")
+    ax.set_ylim(top=1e12)
+    ax.legend(fontsize=6, loc="upper left")
+
+
+def _dependent(results: StudyResults, ax: Axes) -> None:
+    runs = with_method(results.grid("dependent"))
+    for i, ((partition, method), here) in enumerate(runs.groupby(["partition", "method"])):
+        cells = over_seeds(here, ["lr"], "final_excess_loss")
+        label = f"{'dependent' if partition == 'labels' else 'independent'}, {method}"
+        style.band(ax, cells, "lr", colour=style.COLOURS[i], label=label, marker=style.MARKERS[i])
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    rates = sorted(runs["lr"].unique())
+    ax.set_xticks(rates, [style.log10_label(rate) for rate in rates])
+    ax.minorticks_off()
+    ax.set_title("2. noise and delay")
+    ax.set_xlabel(r"step $\gamma$")
+    ax.set_ylabel("final $f-f^*$")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * 1e3)
+    ax.legend(fontsize=6, loc="upper left")
+
+
+def _different(results: StudyResults, ax: Axes) -> None:
+    runs = with_method(results.grid("different_data"))
+    runs = runs[runs["lr"] == runs["lr"].min()]
+    for i, ((partition, method), here) in enumerate(runs.groupby(["partition", "method"])):
+        cells = over_seeds(here, ["slowest"], "final_excess_loss")
+        label = f"{'own' if partition == 'labels' else 'same'} data, {method}"
+        style.band(ax, cells, "slowest", colour=style.COLOURS[i], label=label,
+                   marker=style.MARKERS[i])  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    _plain_ticks(ax, sorted(runs["slowest"].unique()))
+    ax.set_title("3. workers' data")
+    ax.set_xlabel("slowness of worker 2")
+    ax.set_ylabel("final $f-f^*$")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * 1e3)
+    ax.legend(fontsize=6, loc="upper left")
+
+
+def lenet(results: StudyResults) -> Figure:
+    """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the best step."""
+    runs = with_method(results.grid("lenet"))
+    curves = with_method(results.curves("lenet"))
+    figure, axes = style.panels(1, 2, 2.4, sharey=True)
+    for method in METHODS:
+        cells = over_seeds(runs[runs["method"] == method], ["lr"])
+        style.band(axes[0, 0], cells, "lr", colour=COLOUR[method], label=method,
+                   marker=MARKER[method])  # fmt: skip
+        best = cells.loc[cells["mean"].idxmax(), "lr"]
+        here = curves[(curves["method"] == method) & (curves["lr"] == best)]
+        seconds = here["epoch"] / here["epochs"] * here["simulated_seconds"]
+        line = over_seeds(here, ["epoch"], "test_accuracy")
+        line["seconds"] = seconds.groupby(here["epoch"]).mean().to_numpy()
+        style.band(axes[0, 1], line, "seconds", colour=COLOUR[method], label=method,
+                   marker=MARKER[method])  # fmt: skip
+    axes[0, 0].set_xscale("log")
+    axes[0, 0].set_xlabel("step")
+    axes[0, 0].set_ylabel("final test accuracy")
+    axes[0, 1].set_xscale("log")
+    axes[0, 1].set_xlabel("simulated seconds, best step")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def _plain_ticks(ax: Axes, values: list[float]) -> None:
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.minorticks_off()

@@ -1,0 +1,358 @@
+"""The numbers of lamour2023 beside ours. Accuracies are in per cent, as printed there."""
+
+import numpy as np
+import pandas as pd
+
+from stalegrad.results import StudyResults, over_seeds
+from stalegrad.tables import Table
+
+# 'NC = No Convergence, equivalent to test accuracies of 10 %': the model predicts one class.
+NO_CONVERGENCE = 10.0
+CLASSES = 10
+_SHARES = ("correct", "predicted", "labelled")
+
+TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
+
+
+def in_percent(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with `accuracy`, per cent, and whether there was no convergence."""
+    accuracy = 100 * runs["final_test_accuracy"]
+    return runs.assign(accuracy=accuracy, no_convergence=(accuracy - NO_CONVERGENCE).abs() < 0.005)
+
+
+def beside(ours: pd.DataFrame, published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row a cell of ours: mean, std, min, max and count over seeds, `no_convergence` (seeds
+    without), and where it was published, `published` and the difference.
+
+    ours: runs with `accuracy`; published: with `test_accuracy_percent`.
+    """
+    cells = over_seeds(ours, keys, "accuracy")
+    failed = ours.groupby(keys, sort=True)["no_convergence"].sum().reset_index()
+    printed = published[[*keys, "test_accuracy_percent"]]
+    cells = cells.merge(failed, on=keys).merge(
+        printed.rename(columns={"test_accuracy_percent": "published"}), on=keys, how="left"
+    )
+    return cells.assign(difference=cells["mean"] - cells["published"])
+
+
+def table2_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Table II with its own names for the rows."""
+    runs = in_percent(results.grid("table2_undelayed", "table2"))
+    delayed = runs["delayed"].where(runs["delay_ms"] > 0, "none")
+    mode = runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
+    return runs.assign(mode=mode, delayed_workers=delayed)
+
+
+def table2_cells(results: StudyResults) -> pd.DataFrame:
+    published = results.published("lamour2023_table2")
+    return beside(table2_runs(results), published, TABLE2_KEYS)
+
+
+def _mean(cell: pd.Series) -> str:
+    spread = "" if np.isnan(cell["std"]) else f" ± {cell['std']:.1f}"
+    return f"{cell['mean']:.1f}{spread}"
+
+
+def _printed(value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return "NC" if value == NO_CONVERGENCE else f"{value:.2f}"
+
+
+def _side_by_side(cells: pd.DataFrame, rows: list[str], columns: list[str]) -> pd.DataFrame:
+    """One line each of `rows`; for each of `columns`, the published value | ours."""
+    text = cells.apply(lambda cell: f"{_printed(cell['published'])} | {_mean(cell)}", axis=1)
+    table = cells.assign(text=text).pivot(index=rows, columns=columns, values="text")
+    table.columns = [
+        " ".join(str(part) for part in (name if isinstance(name, tuple) else (name,)))
+        for name in table.columns
+    ]
+    return table.fillna("–").reset_index()
+
+
+def table2(results: StudyResults) -> Table:
+    """Every cell of Table II; printed with rows and columns as published."""
+    cells = table2_cells(results)
+    layout = _side_by_side(cells, ["mode", "delayed_workers", "delay_ms"], ["workers", "partition"])
+    place = {("sync", "none"): 0, ("async", "none"): 1, ("async", "all"): 2, ("async", "one"): 3}
+    order = [place[row] for row in zip(layout["mode"], layout["delayed_workers"], strict=True)]
+    layout = layout.assign(_order=order).sort_values(["_order", "delay_ms"]).drop(columns="_order")
+    headings = {"mode": "mode", "delayed_workers": "delayed", "delay_ms": "ms"}
+    headings |= {c: f"{c} (printed $|$ ours)" for c in layout.columns[3:4]}
+    headings |= {c: c for c in layout.columns[4:]}
+    return Table(cells, headings, layout=layout)
+
+
+def table3_cells(results: StudyResults) -> pd.DataFrame:
+    published = results.published("lamour2023_table3")
+    return beside(
+        in_percent(results.grid("table3")), published, ["delay_ms", "workers", "momentum"]
+    )
+
+
+def table3(results: StudyResults) -> Table:
+    cells = table3_cells(results)
+    layout = _side_by_side(cells, ["delay_ms"], ["workers", "momentum"])
+    columns = cells[["workers", "momentum"]].drop_duplicates().itertuples(index=False)
+    headings = {f"{w} {m}": f"{w} workers, {m:g}" for w, m in columns}
+    return Table(cells, {"delay_ms": "ms"} | headings, layout=layout)
+
+
+def table4_cells(results: StudyResults) -> pd.DataFrame:
+    """Table IV: one row a cell and way to compensate, `kind`: as published, working, adaptive.
+
+    `off` is the mean of the same cell of Table II, and `off_published` what is printed there.
+    """
+    keys = ["kind", "delay_ms", "workers", "compensation_lambda"]
+    constant = in_percent(results.grid("table4"))
+    kind = constant["as_published"].astype(bool).map({True: "as published", False: "working"})
+    adaptive = in_percent(results.grid("table4_adaptive")).assign(kind="adaptive")
+    runs = pd.concat([constant.assign(kind=kind), adaptive], ignore_index=True)
+    runs = runs.rename(columns={"compensation": "compensation_lambda"})
+    published = results.published("lamour2023_table4").assign(kind="as published")
+    cells = beside(runs, published, keys)
+    off = table2_cells(results).query("delayed_workers == 'one' and partition == 'labels'")
+    off = off[["delay_ms", "workers", "mean", "published"]]
+    off = off.rename(columns={"mean": "off", "published": "off_published"})
+    return cells.merge(off, on=["delay_ms", "workers"], how="left")
+
+
+def table4(results: StudyResults) -> Table:
+    cells = table4_cells(results)
+    rows = []
+    for (workers, delay), here in cells.groupby(["workers", "delay_ms"]):
+        row = {
+            "workers": workers,
+            "delay_ms": delay,
+            "off_published": here["off_published"].iloc[0],
+        }
+        row["off"] = here["off"].iloc[0]
+        for _, cell in here.iterrows():
+            name = f"{cell['kind']} {cell['compensation_lambda']:g}"
+            row[name] = _mean(cell)
+            if cell["kind"] == "as published":
+                row[f"printed {cell['compensation_lambda']:g}"] = _printed(cell["published"])
+        rows.append(row)
+    headings = {
+        "workers": "workers",
+        "delay_ms": "ms",
+        "off_published": "off, printed",
+        "off": "off",
+    }
+    for strength in (2, 5):
+        headings |= {
+            f"printed {strength}": rf"$\lambda={strength}$, printed",
+            f"as published {strength}": "aliased",
+            f"working {strength}": "working",
+        }
+    headings["adaptive 2"] = "adaptive"
+    layout = pd.DataFrame(rows)
+    there = {column: name for column, name in headings.items() if column in layout}
+    return Table(cells, there, {"off": "{:.1f}", "off_published": "{:.2f}"}, layout)
+
+
+def aliased_equals_off(results: StudyResults) -> pd.DataFrame:
+    """For each run of Table IV with the aliased backup, the same run of Table II: the difference
+    of their final accuracy and test loss."""
+    keys = ["delay_ms", "workers", "seed"]
+    values = ["final_test_accuracy", "final_test_loss"]
+    aliased = results.grid("table4")
+    aliased = aliased[aliased["as_published"].astype(bool)]
+    plain = results.grid("table2").query("delayed == 'one' and partition == 'labels'")
+    both = aliased.merge(plain[keys + values], on=keys, suffixes=("", "_off"))
+    for value in values:
+        both[f"{value}_difference"] = both[value] - both[f"{value}_off"]
+    return both[[*keys, "compensation", *(f"{value}_difference" for value in values)]]
+
+
+GAUSSIAN_KEYS = ["workers", "momentum", "delay_ms", "partition", "compensation_lambda"]
+
+
+def gaussian_cells(results: StudyResults) -> pd.DataFrame:
+    """Tables V to VII; `published` stands beside the cell as printed, whatever lambda did."""
+    runs = in_percent(results.grid("tables5-7"))
+    runs = runs.rename(columns={"compensation": "compensation_lambda"})
+    return beside(runs, results.published("lamour2023_tables5-7"), GAUSSIAN_KEYS)
+
+
+def _gaussian(results: StudyResults, workers: int) -> Table:
+    cells = gaussian_cells(results).query("workers == @workers").reset_index(drop=True)
+    layout = _side_by_side(cells, ["momentum", "delay_ms"], ["partition", "compensation_lambda"])
+    headings = {"momentum": "momentum", "delay_ms": "ms"}
+    for partition, strength in (
+        cells[["partition", "compensation_lambda"]].drop_duplicates().itertuples(index=False)
+    ):
+        headings[f"{partition} {strength}"] = rf"{partition}, $\lambda={strength:g}$"
+    return Table(cells, headings, layout=layout)
+
+
+def table5(results: StudyResults) -> Table:
+    """Ten workers, printed as 11 processes."""
+    return _gaussian(results, 10)
+
+
+def table6(results: StudyResults) -> Table:
+    """Two workers, printed as 3 processes."""
+    return _gaussian(results, 2)
+
+
+def table7(results: StudyResults) -> Table:
+    """Five workers, printed as 6 processes."""
+    return _gaussian(results, 5)
+
+
+def class_shares(curves: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Rows and classes of a history or of runs, long: class, precision, recall and F1."""
+    shares = [f"{p}{kind}_{c}" for p in ("", "final_") for kind in _SHARES for c in range(CLASSES)]
+    rest = curves.drop(columns=shares, errors="ignore")
+    parts = []
+    for c in range(CLASSES):
+        correct, predicted, labelled = (curves[f"{prefix}{kind}_{c}"] for kind in _SHARES)
+        found = {
+            "class": c,
+            # Precision of a class that is never predicted counts as 0.
+            "precision": (correct / predicted.where(predicted > 0)).fillna(0.0),
+            "recall": correct / labelled,
+            "f1": 2 * correct / (predicted + labelled),
+        }
+        parts.append(rest.assign(**found))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table1_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Table I's cell: 10 workers, split labels, worker 1 slow at 90 ms."""
+    return results.grid("table2").query(
+        "workers == 10 and partition == 'labels' and delayed == 'one' and delay_ms == 90"
+    )
+
+
+def table1(results: StudyResults) -> Table:
+    """Precision, recall and F1 of each class beside the published; ours are means over seeds."""
+    shares = class_shares(table1_runs(results), "final_")
+    ours = 100 * shares.groupby("class")[["precision", "recall", "f1"]].mean()
+    lowest = 100 * shares.groupby("class")["recall"].min().rename("lowest_recall")
+    highest = 100 * shares.groupby("class")["recall"].max().rename("highest_recall")
+    published = results.published("lamour2023_table1").set_index("class")
+    table = ours.join([lowest, highest, published]).reset_index()
+    headings = {"class": "class"}
+    for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1")):
+        headings |= {f"{name}_percent": f"{title}, printed", name: "ours"}
+    headings |= {"lowest_recall": "lowest recall", "highest_recall": "highest recall"}
+    numbers = ("precision", "recall", "f1", "lowest_recall", "highest_recall")
+    return Table(table, headings, dict.fromkeys(numbers, "{:.0f}"))
+
+
+def calibration(results: StudyResults) -> Table:
+    """The authors' wall times beside simulated ones; differences relative to the authors'."""
+    keys = ["workers", "delay_ms"]
+    rows = results.staleness
+    table = results.published("lamour2023_wall_times")
+    for simulation, name in (("calibration", "authors"), ("calibration_ideal", "ideal")):
+        seconds = rows[rows["simulation"] == simulation].groupby(keys)["seconds"]
+        means = seconds.agg(["mean", "std"]).add_prefix(f"{name}_").reset_index()
+        table = table.merge(means, on=keys, how="left")
+    table["difference"] = table["authors_mean"] / table["wall_seconds"] - 1
+    headings = {
+        "workers": "workers",
+        "delay_ms": "ms",
+        "wall_seconds": "measured, s",
+        "authors_mean": r"\texttt{authors}, s",
+        "authors_std": "s.d.",
+        "difference": "difference",
+        "ideal_mean": r"\texttt{ideal}, s",
+    }
+    formats = dict.fromkeys(("authors_mean", "authors_std", "ideal_mean"), "{:.0f}")
+    return Table(table, headings, formats | {"difference": "{:+.3f}"})
+
+
+def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Split dataset less split labels with one slow worker, cell by cell of Table II."""
+    slow = cells[cells["delayed_workers"] == "one"]
+    wide = slow.pivot(index=["delay_ms", "workers"], columns="partition", values=value)
+    return _drop(wide["dataset"], wide["labels"])
+
+
+def slow_worker_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """All workers delayed less one doubly so, cell by cell of Table II."""
+    delayed = cells[cells["delay_ms"] > 0]
+    keys = ["delay_ms", "workers", "partition"]
+    wide = delayed.pivot(index=keys, columns="delayed_workers", values=value)
+    return _drop(wide["all"], wide["one"])
+
+
+def compensation_gain(cells: pd.DataFrame, value: str, off: str) -> pd.DataFrame:
+    """Compensated less not, cell by cell of Table IV."""
+    keyed = cells.set_index(["delay_ms", "workers", "compensation_lambda"])
+    return -_drop(keyed[off], keyed[value]).assign(failed=lambda f: -f["failed"])
+
+
+def _drop(before: pd.Series, after: pd.Series) -> pd.DataFrame:
+    """Per-cent points and relative per cent; `failed` where either is without convergence."""
+    failed = (before == NO_CONVERGENCE) | (after == NO_CONVERGENCE)
+    points = before - after
+    return pd.DataFrame(
+        {"points": points, "relative": 100 * points / before, "failed": failed.astype(int)}
+    )
+
+
+def published_compensation(results: StudyResults) -> pd.DataFrame:
+    """The printed cells of Table IV, with those of Table II without compensation as `off`."""
+    off = results.published("lamour2023_table2")
+    off = off.query("delayed_workers == 'one' and partition == 'labels'")
+    off = off.rename(columns={"test_accuracy_percent": "off"})[["delay_ms", "workers", "off"]]
+    return results.published("lamour2023_table4").merge(off, on=["delay_ms", "workers"])
+
+
+def averages(results: StudyResults) -> Table:
+    """The averages that the text quotes, from the published cells and from the means of ours.
+
+    Each in points and relative to the higher-named cell, over all cells and over those where both
+    converge. `all`: an accuracy without convergence counts as printed, 10 %.
+    """
+    two, four = table2_cells(results), table4_cells(results)
+    working = four[four["kind"] == "working"]
+    printed2 = results.published("lamour2023_table2")
+    printed4 = published_compensation(results)
+    percent = "test_accuracy_percent"
+    rows = []
+
+    def add(quantity: str, quoted: float, published: pd.DataFrame, ours: pd.DataFrame) -> None:
+        good = published[published["failed"] == 0]
+        rows.append(
+            {
+                "quantity": quantity,
+                "quoted": quoted,
+                "published_points": published["points"].mean(),
+                "converged_points": good["points"].mean(),
+                "converged_points_std": good["points"].std(),
+                "converged_relative": good["relative"].mean(),
+                "converged_relative_std": good["relative"].std(),
+                "ours_points": ours["points"].mean(),
+                "ours_points_std": ours["points"].std(),
+                "ours_relative": ours["relative"].mean(),
+            }
+        )
+
+    add("labels against dataset", 27.8, label_drop(printed2, percent), label_drop(two, "mean"))
+    add("one slow worker", 11.0, slow_worker_drop(printed2, percent), slow_worker_drop(two, "mean"))
+    printed_gains = compensation_gain(printed4, percent, "off")
+    gains = compensation_gain(working, "mean", "off")
+    for strength, quoted in ((2, 7.0), (5, 3.0)):
+        chosen = f"compensation_lambda == {strength}"
+        add(f"compensation {strength}", quoted, printed_gains.query(chosen), gains.query(chosen))
+    improved = "points > 0"
+    add("compensation where improved", 16.0, printed_gains.query(improved), gains.query(improved))
+    headings = {
+        "quantity": "",
+        "quoted": "quoted",
+        "published_points": "printed cells, points",
+        "converged_points": "without NC",
+        "converged_points_std": "s.d.",
+        "converged_relative": "relative",
+        "converged_relative_std": "s.d.",
+        "ours_points": "ours, points",
+        "ours_points_std": "s.d.",
+        "ours_relative": "relative",
+    }
+    table = pd.DataFrame(rows)
+    return Table(table, headings, dict.fromkeys(table.columns[1:], "{:.1f}"))

@@ -1,0 +1,403 @@
+"""The numbers of mishchenko2022: what the formulas say beside what was simulated and trained."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from stalegrad.clusters._profiles import seconds_per_gradient
+from stalegrad.problems.chain import Chain
+from stalegrad.results import StudyResults
+from stalegrad.tables import Table
+
+MINIBATCH, ASYNCHRONOUS, ADAPTIVE = "minibatch", "asynchronous", "delay-adaptive"
+METHODS = (MINIBATCH, ASYNCHRONOUS, ADAPTIVE)
+NON_CONVEX, CONVEX, STRONGLY = "non-convex", "convex", "strongly convex"
+CLASSES = (NON_CONVEX, CONVEX, STRONGLY)
+# Methods that do as well with each gradient differ in the last digits of their errors.
+CLOSE = 0.05
+# What the theorems on the slide 'New results' bound, as a power: of K where noise rules, of M
+# where it does not. For strongly convex problems the latter is that of -log(error).
+POWER_OF_K = {NON_CONVEX: -0.5, CONVEX: -0.5, STRONGLY: -1.0}
+POWER_OF_M = {NON_CONVEX: 1.0, CONVEX: 1.0, STRONGLY: -1.0}
+
+
+def with_method(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` with a column `method`, one of METHODS."""
+    asynchronous = np.where(runs["rule"] == "delay_adaptive", ADAPTIVE, ASYNCHRONOUS)
+    barrier = runs["barrier"].astype(bool) if "barrier" in runs else False
+    return runs.assign(method=np.where(barrier, MINIBATCH, asynchronous))
+
+
+def with_class(runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` of chains with a column `convexity`, one of CLASSES."""
+    strong = np.where(runs["strong_convexity"] > 0, STRONGLY, CONVEX)
+    return runs.assign(convexity=np.where(runs["penalty"] == "square", strong, NON_CONVEX))
+
+
+def budget(results: StudyResults) -> Table:
+    """Gradients in the simulated seconds S and the longest delay, by formula and by simulation."""
+    rows = results.staleness.query("simulation == 'budget'")
+    out = []
+    for (profile, slowest), here in rows.groupby(["profile", "slowest"], sort=False):
+        workers = int(here["workers"].iloc[0])
+        seconds = seconds_per_gradient(profile, workers, slowest)
+        waits = here["barrier"].astype(bool)
+        never, wait = here[~waits].iloc[0], here[waits].iloc[0]
+        counted = {"asynchronous": never["update_rate"], "minibatch": wait["update_rate"] * workers}
+        out.append(
+            {
+                "profile": profile,
+                "slowest": slowest,
+                "workers": workers,
+                "minibatch_formula": workers / slowest,
+                "minibatch": counted["minibatch"],
+                "asynchronous_formula": (1 / seconds).sum(),
+                "asynchronous": counted["asynchronous"],
+                "improvement_formula": (slowest / seconds).mean(),
+                "improvement": counted["asynchronous"] / counted["minibatch"],
+                "delay_formula": (slowest / seconds).sum(),
+                # Counted as on the slides: x_k = x_{k-1} - step * gradient at x_{k - tau}.
+                "delay": never["largest"] + 1,
+            }
+        )
+    headings = {
+        "profile": "speeds",
+        "slowest": r"$s_{\max}$",
+        "minibatch_formula": r"$M/s_{\max}$",
+        "minibatch": "counted",
+        "asynchronous_formula": r"$\sum 1/s_m$",
+        "asynchronous": "counted",
+        "improvement_formula": "gain",
+        "improvement": "counted",
+        "delay_formula": r"$\sum s_{\max}/s_m$",
+        "delay": r"$\tau_{\max}$",
+    }
+    formats = {c: "{:.3f}" for c in headings if "delay" not in c and c not in ("profile",)}
+    formats |= {"slowest": "{:g}", "delay_formula": "{:.1f}"}
+    return Table(pd.DataFrame(out), headings, formats)
+
+
+def tuned_experiment(results: StudyResults) -> pd.DataFrame:
+    """Of each method of the experiment and each step: the mean final F - F* over seeds; `best`."""
+    runs = with_method(results.grid("experiment", "experiment_minibatch"))
+    runs = runs.assign(error=runs["final_excess_loss"].where(~runs["diverged"].astype(bool)))
+    cells = runs.groupby(["method", "lr"], as_index=False).agg(
+        mean=("error", lambda e: e.mean() if e.notna().all() else np.inf),
+        low=("error", "min"),
+        high=("error", "max"),
+        seconds=("simulated_seconds", "mean"),
+        updates=("updates", "first"),
+        longest=("max_staleness", "max"),
+        seeds=("seed", "nunique"),
+    )
+    best = cells.groupby("method")["mean"].transform("min")
+    return cells.assign(best=cells["mean"] == best)
+
+
+def experiment(results: StudyResults) -> Table:
+    """The tuned step of each method, what it reaches, and when it is within CLOSE of what minibatch
+    SGD ends with."""
+    cells = tuned_experiment(results)
+    best = cells[cells["best"]].set_index("method").loc[list(METHODS)]
+    workers = int(results.grid("experiment")["workers"].iloc[0])
+    curves = experiment_curves(results)
+    target = best.loc[MINIBATCH, "mean"]
+    rows = []
+    for method, row in best.iterrows():
+        line = curves[curves["method"] == method].groupby("epoch")
+        means = line[["excess_loss", "seconds_so_far"]].mean()
+        reached = means[means["excess_loss"] <= target * (1 + CLOSE)]
+        rows.append(
+            {
+                "method": method,
+                "lr": row["lr"],
+                "summed": row["lr"] / workers if method == MINIBATCH else row["lr"],
+                "error": row["mean"],
+                "low": row["low"],
+                "high": row["high"],
+                "seconds": row["seconds"],
+                "seconds_to_minibatch": (
+                    reached["seconds_so_far"].iloc[0] if len(reached) else np.nan
+                ),
+                "longest_delay": row["longest"] + 1,
+            }
+        )
+    headings = {
+        "method": "method",
+        "lr": "step",
+        "summed": "a gradient",
+        "error": "$F-F^*$",
+        "low": "least",
+        "high": "most",
+        "seconds": "seconds",
+        "seconds_to_minibatch": "to minibatch's end",
+        "longest_delay": r"$\tau_{\max}$",
+    }
+    formats = dict.fromkeys(("error", "low", "high"), "{:.2e}")
+    formats |= dict.fromkeys(("seconds", "seconds_to_minibatch", "longest_delay"), "{:.0f}")
+    return Table(pd.DataFrame(rows), headings, formats | {"lr": "{:.3g}", "summed": "{:.3g}"})
+
+
+def experiment_curves(results: StudyResults) -> pd.DataFrame:
+    """Histories of the tuned runs of the experiment, with gradients and seconds so far."""
+    cells = tuned_experiment(results)
+    curves = with_method(results.curves("experiment", "experiment_minibatch"))
+    curves = curves.merge(cells.loc[cells["best"], ["method", "lr"]], on=["method", "lr"])
+    share = curves["epoch"] / curves["epochs"]
+    per_update = np.where(curves["method"] == MINIBATCH, curves["workers"], 1)
+    return curves.assign(
+        gradients=share * curves["updates"] * per_update,
+        seconds_so_far=share * curves["simulated_seconds"],
+    )
+
+
+def least_errors(results: StudyResults, *grids: str) -> pd.DataFrame:
+    """Runs of chains with `convexity` and `error`, the least over the records of a run of what its
+    theorem bounds: |grad f|^2 (non-convex) or f - f*; infinite where the run diverged."""
+    curves = with_class(results.curves(*grids))
+    error = curves["gradient_square"]
+    if "excess_loss" in curves:
+        error = error.where(curves["convexity"] == NON_CONVEX, curves["excess_loss"])
+    least = curves.assign(error=error).groupby(["grid", "run"], as_index=False)["error"].min()
+    runs = with_class(results.grid(*grids)).merge(least, on=["grid", "run"])
+    return runs.assign(error=runs["error"].where(~runs["diverged"].astype(bool), np.inf))
+
+
+def tuned(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The runs at the step whose mean error over seeds is least, for each combination of keys."""
+    means = runs.groupby([*keys, "lr"], as_index=False)["error"].mean()
+    best = means.loc[means.groupby(keys)["error"].idxmin(), [*keys, "lr"]]
+    return runs.merge(best, on=[*keys, "lr"])
+
+
+def slowing_runs(results: StudyResults) -> pd.DataFrame:
+    """Tuned runs of 16 workers one of which slows down, with the longest delay `tau`."""
+    runs = least_errors(results, "slowing", "once")
+    # Where one worker answers once, it has no factor; its delay is the number of updates.
+    runs["slowest"] = np.where(runs["grid"] == "once", np.inf, runs["slowest"])
+    runs = tuned(runs, ["convexity", "slowest"])
+    return runs.assign(tau=runs["max_staleness"] + 1)
+
+
+def horizon_runs(results: StudyResults) -> pd.DataFrame:
+    """Tuned runs of `updates` K each."""
+    return tuned(least_errors(results, "horizon"), ["convexity", "updates"])
+
+
+def worker_runs(results: StudyResults) -> pd.DataFrame:
+    """Tuned runs without noise of M `workers`."""
+    return tuned(least_errors(results, "workers"), ["convexity", "workers"])
+
+
+def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
+    """Least-squares slope of log y over log x with its 95 % interval (Student)."""
+    fit = stats.linregress(np.log(x), np.log(y))
+    half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr if len(x) > 2 else np.nan
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+
+
+def slopes(results: StudyResults) -> Table:
+    """Powers of tau, K and M that the least error follows, beside those of the theorems."""
+    rows = []
+    by_tau, by_k, by_m = slowing_runs(results), horizon_runs(results), worker_runs(results)
+    for convexity in CLASSES:
+        here = by_tau[by_tau["convexity"] == convexity]
+        found = {"tau": (0.0, slope(here["tau"], here["error"]))}
+        here = by_k[by_k["convexity"] == convexity]
+        found["K"] = (POWER_OF_K[convexity], slope(here["updates"], here["error"]))
+        here = by_m[by_m["convexity"] == convexity]
+        decay = here["error"]
+        if convexity == STRONGLY:
+            decay = -np.log(here["error"] / _excess_at_start(here))
+        found["M"] = (POWER_OF_M[convexity], slope(here["workers"], decay))
+        for of, (theorem, (value, low, high)) in found.items():
+            row = {"convexity": convexity, "of": of, "theorem": theorem}
+            rows.append(row | {"slope": value, "low": low, "high": high})
+    headings = {
+        "convexity": "problem",
+        "of": "power of",
+        "theorem": "theorem",
+        "slope": "measured",
+        "low": r"95\,\% from",
+        "high": "to",
+    }
+    formats = dict.fromkeys(("slope", "low", "high"), "{:+.3f}") | {"theorem": "{:+.1f}"}
+    return Table(pd.DataFrame(rows), headings, formats)
+
+
+def _excess_at_start(runs: pd.DataFrame) -> float:
+    first = runs.iloc[0]
+    chain = Chain(
+        dimension=int(first["dimension"]),
+        smoothness=float(first["smoothness"]),
+        strong_convexity=float(first["strong_convexity"]),
+    )
+    return chain.constants()["excess_at_start"]
+
+
+def lower_bound(results: StudyResults) -> Table:
+    """On chains of 2 K / tau + 1 links, over L |x_0 - x*|^2: the bound 3/32 / (K / tau + 1)^2
+    (Nesterov 2004, theorem 2.1.7, of K / tau sequential steps), descent with constant delay,
+    descent without on K / tau steps, and M = 4 workers of which one answers once."""
+    by_dimension = {}
+    for grid in ("lower_bound", "lower_bound_undelayed", "lower_bound_workers"):
+        runs = results.grid(grid)
+        runs = runs[~runs["diverged"].astype(bool)]
+        by_dimension[grid] = runs.groupby("dimension")["final_excess_loss"].min()
+    delayed = results.grid("lower_bound").drop_duplicates("dimension").set_index("dimension")
+    slow = results.grid("lower_bound_workers").drop_duplicates("dimension").set_index("dimension")
+    rows = []
+    for dimension, run in delayed.sort_index().iterrows():
+        chain = Chain(dimension=int(dimension)).constants()
+        unit = chain["smoothness"] * chain["distance_at_start"] ** 2
+        steps = run["epochs"] * run["epoch_samples"]
+        tau = run["delay"] + 1
+        rows.append(
+            {
+                "dimension": dimension,
+                "tau": tau,
+                "steps": steps,
+                "ratio_square": (tau / steps) ** 2,
+                "bound": 3 / 32 / (steps / tau + 1) ** 2,
+                "delayed": by_dimension["lower_bound"].get(dimension, np.nan) / unit,
+                "undelayed": by_dimension["lower_bound_undelayed"].get(dimension, np.nan) / unit,
+                "slow_worker": by_dimension["lower_bound_workers"].get(dimension, np.nan) / unit,
+                "slow_tau": slow.loc[dimension, "max_staleness"] + 1,
+            }
+        )
+    headings = {
+        "dimension": "$d$",
+        "tau": r"$\tau$",
+        "ratio_square": r"$\tau^2/K^2$",
+        "bound": "lower bound",
+        "delayed": r"delay $\tau$",
+        "undelayed": r"none, $K/\tau$ steps",
+        "slow_worker": r"$M=4$",
+        "slow_tau": r"its $\tau_{\max}$",
+    }
+    shown = ("ratio_square", "bound", "delayed", "undelayed", "slow_worker")
+    return Table(pd.DataFrame(rows), headings, dict.fromkeys(shown, "{:.2e}"))
+
+
+def limitations(results: StudyResults) -> Table:
+    """What is left of the error where an assumption is broken, beside where it holds; each at the
+    smallest step, over whose runs the mean is taken."""
+    rows = []
+    dependent = with_method(results.grid("dependent"))
+    for (method, partition), here in _smallest_step(dependent).groupby(["method", "partition"]):
+        rows.append(
+            {
+                "limitation": "noise and delay",
+                "method": method,
+                "broken": partition == "labels",
+                "slowest": 1.0,
+                "error": here["final_excess_loss"].mean(),
+            }
+        )
+    different = with_method(results.grid("different_data"))
+    keys = ["method", "partition", "slowest"]
+    for (method, partition, slowest), here in _smallest_step(different).groupby(keys):
+        rows.append(
+            {
+                "limitation": "different data",
+                "method": method,
+                "broken": partition == "labels",
+                "slowest": slowest,
+                "error": here["final_excess_loss"].mean(),
+            }
+        )
+    headings = {
+        "limitation": "limitation",
+        "method": "method",
+        "broken": "broken",
+        "slowest": r"$s_{\max}$",
+        "error": "$f-f^*$",
+    }
+    return Table(pd.DataFrame(rows), headings, {"error": "{:.2e}", "slowest": "{:g}"})
+
+
+def _smallest_step(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["lr"] == runs["lr"].min()]
+
+
+def lenet(results: StudyResults) -> Table:
+    """LeNet-5: the best step of each method, its accuracy and the simulated seconds it took."""
+    cells = (
+        with_method(results.grid("lenet"))
+        .groupby(["method", "lr"], as_index=False)
+        .agg(
+            accuracy=("final_test_accuracy", "mean"),
+            low=("final_test_accuracy", "min"),
+            high=("final_test_accuracy", "max"),
+            seconds=("simulated_seconds", "mean"),
+            longest_delay=("max_staleness", "max"),
+        )
+    )
+    best = cells.loc[cells.groupby("method")["accuracy"].idxmax()].set_index("method")
+    table = best.loc[[m for m in METHODS if m in best.index]].reset_index()
+    headings = {
+        "method": "method",
+        "lr": "step",
+        "accuracy": "test accuracy",
+        "low": "least",
+        "high": "most",
+        "seconds": "seconds",
+        "longest_delay": "longest delay",
+    }
+    formats = dict.fromkeys(("accuracy", "low", "high"), "{:.4f}")
+    return Table(table, headings, formats | {"lr": "{:.3g}", "seconds": "{:.0f}"})
+
+
+def constants(results: StudyResults) -> Table:
+    """What is known exactly of the problems: L, mu, sigma, F* and where descent starts."""
+    from stalegrad.problems.least_squares import LeastSquares
+
+    first = results.grid("experiment").iloc[0]
+    fields = ("rows", "dimension", "data_seed")
+    problem = LeastSquares(**{f: int(first[f]) for f in fields}, noise=float(first["noise"]))
+    known = problem.constants()
+    rows = [
+        {
+            "problem": "least squares",
+            "smoothness": known["smoothness"],
+            "strong_convexity": known["strong_convexity"],
+            "noise": known["noise_at_start"] / np.sqrt(first["batch_size"]),
+            "least_loss": known["least_loss"],
+            "excess_at_start": known["excess_at_start"],
+        }
+    ]
+    chains = with_class(results.grid("slowing")).drop_duplicates("convexity")
+    for _, run in chains.iterrows():
+        chain = Chain(
+            penalty=run["penalty"],
+            dimension=int(run["dimension"]),
+            smoothness=float(run["smoothness"]),
+            strong_convexity=float(run["strong_convexity"]),
+            noise=float(run["noise"]),
+        )
+        rows.append({"problem": f"chain, {run['convexity']}", **chain.constants()})
+    headings = {
+        "problem": "problem",
+        "smoothness": "$L$",
+        "strong_convexity": r"$\mu$",
+        "noise": r"$\sigma$",
+        "least_loss": "$F^*$",
+        "excess_at_start": "$F(x_0)-F^*$",
+        "gradient_bound": "$G$",
+    }
+    columns = [c for c in headings if c != "problem"]
+    return Table(pd.DataFrame(rows), headings, dict.fromkeys(columns, "{:.3g}"))
+
+
+def virtual_rows(results: StudyResults) -> pd.DataFrame:
+    """The trace of virtual iterates with `bound`: M^2 (G^2 + sigma^2) gamma^2."""
+    rows = results.trace("virtual")
+    first = rows.iloc[0]
+    chain = Chain(
+        penalty=first["penalty"],
+        dimension=int(first["dimension"]),
+        smoothness=float(first["smoothness"]),
+        noise=float(first["noise"]),
+    ).constants()
+    square = chain["gradient_bound"] ** 2 + chain["noise"] ** 2 / rows["batch_size"]
+    return rows.assign(bound=(rows["workers"] * rows["lr"]) ** 2 * square)

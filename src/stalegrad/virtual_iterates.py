@@ -1,0 +1,120 @@
+"""Virtual iterates: SGD without delay, beside the run it belongs to (mishchenko2022, 'Main ideas').
+
+The virtual iterate x^_k has made every step that was promised before version k: with each gradient
+applied the moment its computation starts, at the step size that it will have when it arrives. So
+x_k - x^_k is the sum, step sizes in, of the gradients that are being computed. Those that do not
+arrive before the run ends have no step and are not counted.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stalegrad import replay
+from stalegrad.backends.vmap import VmapBackend
+from stalegrad.bundles import plan_run
+from stalegrad.cells import Cell
+from stalegrad.problems import Task
+from stalegrad.replay import Run
+
+_CHUNK = 256  # gradients taken at once; bounds the memory of their minibatches
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run of K updates beside its virtual iterates; everything in float64.
+
+    weights [K + 1, P], virtual [K + 1, P]: x_k and x^_k, each made step by step.
+    in_flight [K + 1, P]: sum of the gradients in flight at version k times their step sizes.
+    steps [K]: step sizes; gradients [K, P] as they were applied.
+    """
+
+    weights: np.ndarray
+    virtual: np.ndarray
+    in_flight: np.ndarray
+    steps: np.ndarray
+    gradients: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """|x_k - x^_k - what the identity says| over the largest |x_k - x^_k|, [K + 1]."""
+        away = self.weights - self.virtual
+        scale = np.linalg.norm(away, axis=1).max()
+        return np.linalg.norm(away - self.in_flight, axis=1) / (scale or 1.0)
+
+
+def trace(task: Task, run: Run) -> Trace:
+    """Replay `run`, which must be asynchronous SGD without momentum, and its virtual iterates.
+
+    x_k comes from `stalegrad.replay` stopped after each arrival. Raises ValueError for any other
+    rule or for a schedule in which an update takes several gradients.
+    """
+    schedule = run.schedule
+    if schedule.arrivals_per_update != 1 or getattr(run.rule, "momentum", None) != 0:
+        raise ValueError("virtual iterates are of asynchronous SGD without momentum")
+    weights = _every_version(task, run)
+    gradients = _gradients(task, run, weights)
+    factors = run.rule.step_factors(schedule)
+    steps = run.rule.lr * (np.ones(schedule.arrivals) if factors is None else factors)
+    promised = steps[:, None] * gradients
+    updates, read = schedule.updates, schedule.read_version
+    # x^_{k+1} has the gradients computed at versions up to k, M of them at the first.
+    started = np.zeros_like(weights)
+    np.add.at(started, read + 1, promised)
+    virtual = weights[0] - np.cumsum(started, axis=0)
+    in_flight = np.zeros_like(weights)
+    flying: set[int] = set()
+    starts = [[] for _ in range(updates + 1)]
+    for arrival, version in enumerate(read):
+        starts[version].append(arrival)
+    for version in range(1, updates + 1):
+        flying.update(starts[version - 1])
+        flying.discard(version - 1)
+        in_flight[version] = promised[sorted(flying)].sum(axis=0)
+    return Trace(weights, virtual, in_flight, steps, gradients)
+
+
+def _every_version(task: Task, run: Run) -> np.ndarray:
+    one_by_one = replace(run.schedule, epoch_ends=np.arange(1, run.schedule.arrivals + 1))
+    stopping = replace(run, schedule=one_by_one)
+    backend, state = VmapBackend(task), replay.start(task, [stopping], torch.float64)
+    versions = [state.weights[0].clone()]
+    for _ in range(one_by_one.arrivals):
+        state, _ = replay.advance(task, [stopping], state, backend)
+        versions.append(state.weights[0].clone())
+    return torch.stack(versions).cpu().numpy()
+
+
+def _gradients(task: Task, run: Run, weights: np.ndarray) -> np.ndarray:
+    """Each arrival's gradient [A, P], at the version that the schedule says it was computed at."""
+    inputs, targets = task.train
+    rows = torch.from_numpy(run.order.indices(run.schedule.stream, run.schedule.batch))
+    read = torch.from_numpy(weights[run.schedule.read_version]).to(inputs.device)
+    backend = VmapBackend(task)
+    parts = [
+        backend.gradients(at, inputs[batch], targets[batch])[0]
+        for at, batch in zip(read.split(_CHUNK), rows.to(inputs.device).split(_CHUNK), strict=True)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
+    """One row a cell and version: the cell's columns, version k, distance_square |x_k - x^_k|^2,
+    error (see `Trace.error`), gradient_square (of the gradient applied next) and step."""
+    tables = []
+    for cell in cells:
+        task = cell.problem.load(data_folder, torch.device("cpu"), torch.float64)
+        planned = plan_run(cell, task.train[1].numpy())
+        found = trace(task, planned.run)
+        rows = {
+            "version": np.arange(1, len(found.steps)),
+            "distance_square": ((found.weights - found.virtual) ** 2).sum(axis=1)[1:-1],
+            "error": found.error[1:-1],
+            "gradient_square": (found.gradients**2).sum(axis=1)[1:],
+            "step": found.steps[1:],
+        }
+        tables.append(pd.DataFrame({"run": cell.hash, **cell.columns(), **rows}))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,154 @@
+"""Made-up results of jain2018: its grids as configured, with accuracies from one function."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from stalegrad.cells import Cell, study_cells
+from stalegrad.config import Preset, load_study
+from stalegrad.results import StudyResults, collect
+
+ROOT = Path(__file__).parents[1]
+STUDY = load_study("jain2018", ROOT / "config")
+# Grids of which more than the last epoch is read.
+CURVES = ("fig3_adam", "fig3_sgd", "warmup")
+COLLAPSED = 0.113
+
+# Of a cell (its columns and `grid`, by name) and an epoch, the test accuracy; NaN where the run
+# diverges, and None to leave it to the next function.
+Accuracy = Callable[[SimpleNamespace, int], float | None]
+
+
+@cache
+def grids(preset: str) -> dict[str, list[Cell]]:
+    """The grids of jain2018, one seed."""
+    return study_cells(STUDY, preset, Preset(title="", seeds=1, bundle_size=1), "a test")
+
+
+@cache
+def published_fig2() -> dict[tuple[int, int, int], float]:
+    """(delay, batch size, half decades of the rate) -> accuracy; unread cells as the one before."""
+    table = pd.read_csv(ROOT / "published" / "jain2018_fig2.csv")
+    table = table.sort_values(["delay", "lr", "batch_size"])
+    table["half_decades"] = np.round(2 * np.log10(table["lr"])).astype(int)
+    keys = table[["delay", "batch_size", "half_decades"]].itertuples(index=False, name=None)
+    return dict(zip(keys, table["test_accuracy"].ffill(), strict=True))
+
+
+def as_claimed(cell: SimpleNamespace, epoch: int) -> float:
+    """Accuracies that meet what the paper claims; of Figure 2, the paper's own."""
+    if cell.grid == "fig2":
+        return published_fig2()[cell.delay, cell.batch_size, round(2 * np.log10(cell.lr))]
+    if cell.grid == "fig3_adam":
+        best = {0: 0.988, 32: 0.9821, 128: 0.9819, 256: 0.9794}[cell.delay]
+        trains = cell.lr < (0.0002 if cell.batch_size < 128 else 0.00005)
+        return best - 0.1 / epoch**2 if trains else COLLAPSED
+    if cell.grid == "fig3_sgd":
+        best = {0: 0.988, 32: 0.975}.get(cell.delay, COLLAPSED)
+        trains = 0.0002 < cell.lr < 0.002 and cell.batch_size < 128
+        return max(best - 0.5 / epoch, 0.0) if trains else COLLAPSED
+    if cell.grid == "warmup":
+        warm = epoch < cell.warmup_epochs
+        return 0.95 if warm or cell.lr < 0.005 else COLLAPSED
+    if cell.grid == "heuristic":
+        return 0.98
+    if cell.grid == "no_heuristic":
+        return 0.985 if cell.delay < 32 else COLLAPSED
+    return 0.98 if cell.lr < 0.01 else COLLAPSED
+
+
+def first_of(*functions: Accuracy) -> Accuracy:
+    """The first that answers."""
+
+    def accuracy(cell: SimpleNamespace, epoch: int) -> float:
+        return next(a for f in functions if (a := f(cell, epoch)) is not None)
+
+    return accuracy
+
+
+def write_results(
+    folder: Path,
+    accuracy: Accuracy = as_claimed,
+    *,
+    only: Iterable[str] | None = None,
+    preset: str = "paper",
+    seeds: int = 1,
+) -> StudyResults:
+    """`runs.csv` and `history.csv` of the grids `only` (none: all), as the workflow gathers them.
+
+    The cells are those of `preset`, with so many seeds.
+    """
+    cells = {
+        grid: [replace(cell, seed=seed) for cell in here for seed in range(1, seeds + 1)]
+        for grid, here in grids(preset).items()
+        if only is None or grid in only
+    }
+    rows = [
+        row
+        for grid, here in cells.items()
+        for cell in here
+        for row in _history(grid, cell, accuracy)
+    ]
+    for name, table in zip(("runs", "history"), collect(cells, [pd.DataFrame(rows)]), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return results_in(folder, preset)
+
+
+def results_in(folder: Path, preset: str = "paper") -> StudyResults:
+    return StudyResults("jain2018", preset, folder, ROOT / "published")
+
+
+def _history(grid: str, cell: Cell, accuracy: Accuracy) -> Iterable[dict]:
+    columns, run = SimpleNamespace(grid=grid, **cell.columns()), cell.hash
+    for epoch in range(1 if grid in CURVES else cell.epochs, cell.epochs + 1):
+        reached = accuracy(columns, epoch)
+        diverged = np.isnan(reached)
+        yield {
+            "run": run,
+            "epoch": epoch,
+            "updates": 100 * epoch,
+            "simulated_seconds": 100.0 * epoch,
+            "mean_staleness": 1.0,
+            "max_staleness": 2,
+            "train_loss": np.nan if diverged else 1 - reached,
+            "test_loss": np.nan if diverged else 1 - reached,
+            "test_accuracy": 0.098 if diverged else reached,
+            "diverged": diverged,
+        }
+        if diverged:
+            return
+
+
+def write_staleness(
+    folder: Path,
+    *,
+    mean: Callable[[int], float] = lambda workers: workers - 1,
+    normal_distance: Callable[[int], float] = lambda workers: 0.01,
+    spread: float = 0.0,
+    workers: tuple[int, ...] = (2, 4, 16, 257),
+    replicates: int = 3,
+) -> StudyResults:
+    """`staleness.csv`, and the histograms of a binomial staleness with the mean N - 1.
+
+    spread: how far apart the means of successive replicates are.
+    """
+    rows, arrays = [], {}
+    for index, n in enumerate(workers):
+        for replicate in range(replicates):
+            before = mean(n) + spread * (replicate - (replicates - 1) / 2)
+            row = {"simulation": "fig1", "index": index, "cluster": "hub_and_spoke", "workers": n}
+            row |= {"replicate": replicate, "mean_before": before, "mean_after": before + 1}
+            row |= {"largest": 2 * n, "update_rate": n, "deviation": 0.5, "skewness": 0.01}
+            rows.append(row | {"normal_distance": normal_distance(n)})
+        drawn = np.random.default_rng(index).binomial(2 * (n - 1), 0.5, (replicates, 1000))
+        counts = [np.bincount(one, minlength=2 * n) for one in drawn]
+        arrays[f"histogram_{index}"] = np.array(counts)
+    pd.DataFrame(rows).to_csv(folder / "staleness.csv", index=False)
+    (folder / "schedules").mkdir(exist_ok=True)
+    np.savez(folder / "schedules" / "fig1.npz", **arrays)
+    return results_in(folder)

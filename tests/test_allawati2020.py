@@ -1,0 +1,492 @@
+"""Tables, figures and claims of allawati2020, on made-up results and on a real, small run."""
+
+import io
+import json
+import math
+import shutil
+from functools import cache
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from stalegrad import renewal
+from stalegrad.bundles import Place, train_bundle
+from stalegrad.cells import Cell
+from stalegrad.claims import COLUMNS, PARTLY, REPRODUCED, claims_of, judge
+from stalegrad.claims import allawati2020 as claims
+from stalegrad.compute_times import Constant, Exponential, Gamma, Normal, Pareto, Uniform
+from stalegrad.config import load_study
+from stalegrad.errors import ConfigError
+from stalegrad.figures import allawati2020 as figures
+from stalegrad.figures.style import save, style
+from stalegrad.plan import Plan
+from stalegrad.products import maker
+from stalegrad.report.values import collect_values, published_grids, used_keys
+from stalegrad.results import StudyResults, collect, read_csv
+from stalegrad.simulations import _columns, simulate_all
+from stalegrad.tables import allawati2020 as tables
+
+ROOT = Path(__file__).parents[1]
+NAME = "allawati2020"
+STUDY = load_study(NAME, ROOT / "config")
+
+
+@cache
+def plan(preset: str) -> Plan:
+    return Plan.load({"preset": preset, "studies": [NAME]}, ROOT / "config")
+
+
+# ---- A real run, small ----
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> StudyResults:
+    """What the smoke preset gathers."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "schedules").mkdir()
+    simulated = []
+    for name, cells in plan("smoke").simulations[NAME].items():
+        rows, npz = simulate_all(name, cells)
+        simulated.append(rows)
+        (folder / "schedules" / f"{name}.npz").write_bytes(npz)
+    pd.concat(simulated).to_csv(folder / "staleness.csv", index=False)
+    grids, histories = plan("smoke").grids[NAME], []
+    for bundle in plan("smoke").bundles[NAME].values():
+        train_bundle(bundle, folder / "bundle.csv", Place(folder))
+        histories.append(read_csv(folder / "bundle.csv"))
+    for name, table in zip(("runs", "history"), collect(grids, histories), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return StudyResults(NAME, "smoke", folder)
+
+
+def test_the_regression_is_one_job(smoke):
+    (bundle,) = plan("smoke").bundles[NAME].values()
+    assert len(bundle.cells) == len(smoke.runs)
+
+
+@pytest.mark.parametrize("name", STUDY.tables)
+def test_tables_come_out(smoke, name):
+    table = maker("tables", NAME, name, STUDY.tables[name].make)(smoke)
+    assert len(table.frame) > 1
+    assert table.latex().count(r"\\") == len(table.frame) + 1
+    leading = table.frame.columns[:3]
+    assert not table.frame[leading].duplicated().any()  # the report finds rows by these
+
+
+@pytest.mark.parametrize("name", STUDY.figures)
+def test_figures_come_out(smoke, name, tmp_path):
+    with style():
+        figure = maker("figures", NAME, name, STUDY.figures[name].make)(smoke)
+        save(figure, tmp_path / "figure.pdf")
+        assert all(ax.has_data() for ax in figure.axes if ax.get_visible())
+        plt.close(figure)
+    assert (tmp_path / "figure.pdf").stat().st_size > 1000
+
+
+def test_claims_are_judged_but_smoke_cannot_tell(smoke):
+    verdicts = judge(smoke)
+    assert list(verdicts.columns) == list(COLUMNS)
+    assert len(verdicts) == len(claims_of(NAME))
+    assert set(verdicts["verdict"]) == {"cannot tell"}
+    assert verdicts["value"].notna().all()
+
+
+def test_closed_form_is_the_simulated_mean(smoke):
+    table = tables.counting(smoke).frame
+    off = (table["residual_before"] - table["residual_exact"]) / table["theorem"]
+    assert off.abs().max() < 0.03
+    plain = table[table["jain2018"].notna()]
+    assert (plain["mean_before"] - plain["jain2018"]).abs().max() < 0.1
+    assert (plain["mean_after"] - plain["workers"]).abs().max() < 0.1
+
+
+# ---- Made-up results ----
+
+
+def write_staleness(folder: Path, after=lambda simulation, cluster, theorem: theorem, rate=1.0):
+    """`staleness.csv` of the paper preset's clusters: mean_after from `after`, two replicates.
+
+    rate: the update rate over that of Lemma 1.
+    """
+    rows = []
+    for simulation, cells in plan("paper").simulations[NAME].items():
+        for index, cell in enumerate(cells):
+            hub = cell.cluster
+            n, k, t_c = hub.workers, hub.minibatches_per_update, hub.communication_time
+            mean = hub.compute_time.mean
+            staleness = after(simulation, hub, renewal.expected_staleness(n, k, t_c, mean))
+            for replicate in range(2):
+                rows.append(
+                    {"simulation": simulation, "index": index, **_columns(cell)}
+                    | {"replicate": replicate, "replicates": 100, "mean_after": staleness}
+                    | {"mean_before": staleness - 1 / k}
+                    | {"update_rate": rate * renewal.update_rate(n, k, mean)}
+                )
+    pd.DataFrame(rows).to_csv(folder / "staleness.csv", index=False)
+
+
+def write_start(folder: Path, before: np.ndarray):
+    """The means of the first updates of Figure 2, counted before."""
+    (folder / "schedules").mkdir(exist_ok=True)
+    deviation = np.full(len(before), 0.01)
+    np.savez(folder / "schedules" / "fig2.npz", by_update_0=before, by_update_deviation_0=deviation)
+
+
+def as_described(limit: float = 2.8) -> np.ndarray:
+    """0, 1 and then around the limit (counted after, with K = 5)."""
+    course = np.full(50, limit - 0.2)
+    course[:2] = 0, 1
+    course[2::2] += 0.02
+    course[3::2] -= 0.02
+    return course
+
+
+def write_regression(folder: Path, error, seeds: int = 10, staleness=(1.0, 10.0)):
+    """`runs.csv` and `history.csv` of Figure 3: `error` of a cell and a time; inf diverges.
+
+    staleness: mean of Case 1 and 2, counted after.
+    """
+    cells = [cell for cell in plan("paper").grids[NAME]["fig3"] if cell.seed <= seeds]
+    rows = [row for cell in cells for row in _history(cell, error, staleness)]
+    for name, table in zip(
+        ("runs", "history"), collect({"fig3": cells}, [pd.DataFrame(rows)]), strict=True
+    ):
+        table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _history(cell: Cell, error, staleness):
+    k = cell.cluster.minibatches_per_update
+    for epoch in range(4, 61, 4):
+        value = error(cell, 20.0 * epoch)
+        yield {
+            "run": cell.hash,
+            "epoch": epoch,
+            "updates": 10 * epoch,
+            "simulated_seconds": 20.0 * epoch,
+            "mean_staleness": staleness[0 if k > 1 else 1] - 1 / k,
+            "max_staleness": 20,
+            "train_loss": value,
+            "test_loss": value,
+            "error": value,
+            "diverged": not math.isfinite(value),
+        }
+        if not math.isfinite(value):
+            return
+
+
+def case_1_ahead(cell: Cell, time: float) -> float:
+    slow = cell.cluster.minibatches_per_update == 1
+    return (1 + cell.seed / 100) * (3 if slow else 1) * math.exp(-time * cell.rule.lr / 100)
+
+
+def case_2_ahead(cell: Cell, time: float) -> float:
+    return 1 / case_1_ahead(cell, time)
+
+
+@pytest.fixture(scope="module")
+def as_claimed(tmp_path_factory) -> StudyResults:
+    """Results that meet every claim."""
+    folder = tmp_path_factory.mktemp("as_claimed")
+    write_staleness(folder)
+    write_start(folder, as_described())
+    write_regression(folder, case_1_ahead)
+    return StudyResults(NAME, "paper", folder)
+
+
+@pytest.fixture
+def made_up(as_claimed, tmp_path) -> StudyResults:
+    """The same, to be changed."""
+    folder = shutil.copytree(as_claimed.folder, tmp_path / "results")
+    return StudyResults(NAME, "paper", folder)
+
+
+@pytest.mark.parametrize("name", claims_of(NAME))
+def test_claims_that_are_met(as_claimed, name):
+    finding = claims_of(NAME)[name](as_claimed)
+    assert finding.verdict == REPRODUCED, finding
+
+
+def test_all_are_judged(as_claimed):
+    assert set(judge(as_claimed)["verdict"]) == {REPRODUCED}
+
+
+def unlike_for(name, by):
+    def after(simulation, hub, theorem):
+        return theorem * (by if hub.compute_time.name == name else 1)
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("claim", "after", "verdict"),
+    [
+        ("figure_1", lambda s, hub, theorem: 1.06 * theorem, "not reproduced"),
+        ("figure_1", lambda s, hub, t: t * (1.06 if hub.workers == 20 else 1), PARTLY),
+        ("theorem_2_is_exact", lambda s, hub, theorem: 1.02 * theorem, "not reproduced"),
+        (
+            "theorem_2_is_exact",
+            lambda s, hub, t: t * (1.02 if hub.workers == 100 else 1),
+            PARTLY,
+        ),
+        ("corollary_3", lambda s, hub, theorem: 0.9 * theorem, "not reproduced"),
+        ("linear_in_workers", lambda s, hub, t: t * hub.workers / 15, "not reproduced"),
+        ("linear_in_workers", lambda s, hub, t: 2 * t, PARTLY),
+        ("grows_with_communication", lambda s, hub, t: float(hub.workers), "not reproduced"),
+        (
+            "grows_with_communication",
+            lambda s, hub, t: 1.0 if hub.workers == 2 else t,
+            PARTLY,
+        ),
+        ("any_distribution", unlike_for("constant", 0.9), PARTLY),
+        ("any_distribution", lambda s, hub, theorem: 1.1 * theorem, "not reproduced"),
+        ("staleness_of_the_two_cases", lambda s, hub, t: 0.9 * t, PARTLY),
+        ("fluctuates_around_the_limit", lambda s, hub, t: t, REPRODUCED),
+    ],
+)
+def test_claims_on_staleness_can_fail(made_up, claim, after, verdict):
+    write_staleness(made_up.folder, after)
+    assert getattr(claims, claim)(made_up).verdict == verdict
+
+
+@pytest.mark.parametrize("claim", ["update_rate", "staleness_of_the_two_cases"])
+def test_claims_on_the_rate_can_fail(made_up, claim):
+    write_staleness(made_up.folder, rate=1.05)
+    assert getattr(claims, claim)(made_up).verdict != REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("claim", "course", "verdict"),
+    [
+        ("first_two_updates", as_described() + 0.2, "not reproduced"),
+        ("first_two_updates", np.full(50, 1.0), PARTLY),
+        ("fluctuates_around_the_limit", as_described(2.9), PARTLY),
+        ("fluctuates_around_the_limit", as_described(3.5), "not reproduced"),
+    ],
+)
+def test_claims_on_the_start_can_fail(made_up, claim, course, verdict):
+    write_start(made_up.folder, course)
+    assert getattr(claims, claim)(made_up).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (case_2_ahead, "not reproduced"),
+        (lambda cell, time: 0.1 + 0.001 * cell.seed, "not reproduced"),
+        (
+            lambda cell, time: (case_1_ahead if cell.rule.lr > 0.02 else case_2_ahead)(cell, time),
+            PARTLY,
+        ),
+        (
+            lambda cell, time: (
+                case_1_ahead(cell, time)
+                if cell.cluster.minibatches_per_update > 1 or time < 200
+                else math.inf
+            ),
+            REPRODUCED,
+        ),
+    ],
+)
+def test_claim_on_the_two_cases_can_fail(made_up, error, verdict):
+    write_regression(made_up.folder, error)
+    finding = claims.case_1_has_the_lower_error(made_up)
+    assert finding.verdict == verdict, finding
+
+
+def test_few_seeds_cannot_tell_the_two_cases_apart(made_up):
+    write_regression(made_up.folder, case_1_ahead, seeds=5)
+    verdicts = judge(made_up).set_index("claim")["verdict"]
+    assert verdicts["case_1_has_the_lower_error"] == "cannot tell"
+
+
+# ---- Numbers worked out by hand ----
+
+
+def test_median_interval():
+    assert tables.median_interval(pd.Series(range(10, 0, -1))) == (2, 9)
+    low, high = tables.median_interval(pd.Series(range(1, 61)))
+    assert (low, high) == (22, 39)  # the sign test's table
+    assert np.isnan(tables.median_interval(pd.Series(range(5)))).all()
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= 0 <= high
+        for low, high in (tables.median_interval(x) for x in rng.standard_normal((2000, 12)))
+    ]
+    assert 0.95 <= np.mean(covered) < 0.985
+
+
+def test_errors_are_read_at_equal_times(made_up):
+    """Log error is linear in time here, so that interpolation is exact."""
+    write_regression(
+        made_up.folder,
+        lambda cell, time: math.exp(-time * cell.rule.lr / cell.batch_size),
+        seeds=6,
+    )
+    curves = tables.error_curves(made_up)
+    assert curves["time"].max() == 1200
+    np.testing.assert_allclose(curves["case_1"], np.exp(-curves["time"] * curves["lr"]))
+    np.testing.assert_allclose(curves["case_2"], np.exp(-curves["time"] * curves["lr"] / 10))
+    ratio = tables.error_ratio(curves)
+    np.testing.assert_allclose(ratio["ratio"], np.exp(ratio["time"] * ratio["lr"] * 0.9))
+    assert (tables.tuned(curves)["case_1"] == np.exp(-curves["time"].unique() * 0.3)).all()
+
+
+def test_a_diverged_run_stays_at_the_largest_error(made_up):
+    write_regression(
+        made_up.folder,
+        lambda cell, time: math.inf if cell.batch_size == 10 and time > 500 else 0.5,
+        seeds=6,
+    )
+    late = tables.error_curves(made_up).query("time >= 560")
+    np.testing.assert_allclose(late["case_2"], tables.LARGEST_ERROR)
+    np.testing.assert_allclose(late["case_1"], 0.5)
+
+
+def test_updates_until_close(monkeypatch):
+    """n = 4, K = 2: smoothed over two updates; mu = 2.5, T_c = 1."""
+    cluster = pd.DataFrame(
+        {"workers": [4], "minibatches_per_update": [2], "communication_time": [1.0]}
+        | {"compute_time": [Exponential(loc=1.0, scale=1.5)], "exact": [2.0], "rate": [0.8]},
+        index=pd.Index([0], name="index"),
+    )
+    course = np.array([0.0, 1.0, 1.5, 1.7, 2.0, 2.0, 2.1, 2.0, 2.0, 2.0, 2.0, 2.0])
+
+    def row(course):
+        frame = pd.DataFrame({"mean": course, "error": 0.02})
+        monkeypatch.setattr(tables, "simulated", lambda results, name: cluster.copy())
+        monkeypatch.setattr(tables, "by_update", lambda results, name, index: frame)
+        return tables.transient_updates(None).iloc[0]
+
+    found = row(course)  # of pairs: ..., (1.7, 2), (2, 2), (2, 2.1), (2.1, 2), ...
+    assert found["updates"] == 6
+    assert found["latencies"] == pytest.approx(6 / 0.8 / 3.5)
+    assert found["resolution"] == pytest.approx(0.01)
+    assert np.isnan(row(np.append(course, 3.0))["updates"])
+    assert row(np.full(12, 2.0))["updates"] == 1
+
+
+@pytest.mark.parametrize(
+    ("distribution", "time", "expected"),
+    [
+        (Exponential(scale=2.0), 3.0, 1.5),
+        (Exponential(loc=1.0, scale=1.5), 1.0, 0.0),
+        (Gamma(a=1.0, scale=2.0), 3.0, 1.5),
+        (Pareto(b=1.5, loc=0.5, scale=1.0), 1.5, 0.0),
+        (Pareto(b=1.5, loc=0.5, scale=1.0), 1.6, math.nan),
+        (Uniform(loc=2.0, scale=1.0), 1.9, 0.0),
+        (Normal(loc=1.0, scale=0.2), 0.0, 0.0),
+        (Normal(loc=1.0, scale=0.2), 0.1, math.nan),
+        (Constant(value=2.0), 0.0, 0.0),
+        (Constant(value=2.0), 1.0, math.nan),
+    ],
+    ids=str,
+)
+def test_own_renewals(distribution, time, expected):
+    assert tables.own_renewals(distribution, time) == pytest.approx(expected, nan_ok=True)
+
+
+def test_distributions_are_read_back_and_told_apart():
+    cells = plan("smoke").simulations[NAME]["distributions"]
+    wanted = [cell.cluster.compute_time for cell in cells]
+    frame = pd.DataFrame([_columns(cell) for cell in cells])
+    frame = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    assert [tables.compute_time(row) for _, row in frame.iterrows()] == wanted
+    assert len({tables.label(d) for d in wanted}) == len(set(wanted)) == 14
+    assert [d.mean for d in wanted] == pytest.approx([2.5] * len(wanted), rel=1e-6)
+
+
+def test_intervals_of_a_schedule_by_hand():
+    """Workers compute for 1 and 2, and for 1.5, 1 and 0.25 seconds; two gradients an update."""
+    bars = figures.intervals(
+        np.array([0, 1, 1, 1, 0]),
+        np.array([1.0, 1.5, 2.5, 2.75, 3.0]),
+        np.array([0, 0, 1, 1, 0]),
+        2,
+    )
+    assert bars["start"].tolist() == [0, 0, 1.5, 2.5, 1.0]
+    assert bars["staleness"].tolist() == [0, 0, 0, 0, 2]
+
+
+# ---- The configuration ----
+
+
+def test_the_published_settings():
+    simulations, grids = plan("paper").simulations[NAME], plan("paper").grids[NAME]
+    fig1 = [cell.cluster for cell in simulations["fig1"]]
+    assert [hub.workers for hub in fig1] == list(range(10, 21))
+    times = Exponential(loc=1.0, scale=3 / 2)
+    assert {(h.minibatches_per_update, h.communication_time, h.compute_time) for h in fig1} == {
+        (10, 1.0, times)
+    }
+    (fig2,) = simulations["fig2"]
+    assert (fig2.cluster.workers, fig2.cluster.minibatches_per_update, fig2.updates) == (10, 5, 50)
+    cases = {
+        (c.batch_size, c.cluster.minibatches_per_update, c.cluster.compute_time.mean)
+        for c in grids["fig3"]
+    }
+    assert cases == {(1, 10, 2.0), (10, 1, 20.0)}
+    assert {c.cluster.workers for c in grids["fig3"]} == {10}
+    assert {c.cluster.communication_time for c in grids["fig3"]} == {0.0}
+    assert len({c.seed for c in grids["fig3"]}) >= 50
+
+
+@pytest.mark.parametrize("place", ["simulations.fig1", "grids.fig3"])
+@pytest.mark.parametrize(
+    ("changes", "key", "reason"),
+    [
+        ({"minibatches_per_update": 21, "workers": 20}, "minibatches_per_update' is 21", "20"),
+        ({"workers": 0}, "workers' is 0", "greater than or equal to 1"),
+        ({"communication_time": -1.0}, "communication_time' is -1.0", "greater than or equal to 0"),
+        ({"compute_time": {"name": "pareto", "b": 1.0}}, "compute_time.b' is 1.0", "no mean"),
+        ({"minibatches_per_update": 2.5}, "minibatches_per_update' is 2.5", "integer"),
+        ({"workers": 10.5}, "workers' is 10.5", "integer"),
+    ],
+    ids=str,
+)
+def test_errors_name_file_key_and_reason(tmp_path, place, changes, key, reason):
+    """Written into the study's own YAML."""
+    content = yaml.safe_load((ROOT / "config" / "studies" / f"{NAME}.yaml").read_text())
+    kind, name = place.split(".")
+    part = content[kind][name]
+    cluster = part.get("cluster") or part["cell"]["cluster"]
+    cluster.pop("compute_time") if "compute_time" in changes else None
+    cluster.update(changes)
+    for axis in [part["axes"], *part.get("cases", [])]:
+        for changed in list(axis):
+            if changed.startswith("cluster.") and changed.split(".")[1] in changes:
+                axis.pop(changed)
+    if "compute_time" in changes and "cases" in part:
+        part["cases"] = [{"batch_size": 1}]
+    if not part["axes"]:
+        part.pop("axes")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "studies" / f"{NAME}.yaml").write_text(json.dumps(content))
+    preset = (ROOT / "config" / "presets" / "paper.yaml").read_text()
+    (tmp_path / "presets" / "paper.yaml").write_text(preset)
+    with pytest.raises(ConfigError) as error:
+        Plan.load({"preset": "paper", "studies": [NAME]}, tmp_path)
+    message = str(error.value)
+    assert f"studies/{NAME}.yaml, {place}: 'cluster.{key}" in message
+    assert reason in message
+
+
+# ---- The report ----
+
+
+def test_the_section_finds_every_number(smoke, tmp_path):
+    (tmp_path / "tables").mkdir()
+    shutil.copytree(smoke.folder, tmp_path / NAME)
+    for name, product in STUDY.tables.items():
+        table = maker("tables", NAME, name, product.make)(smoke)
+        (tmp_path / "tables" / f"{NAME}_{name}.csv").write_text(table.csv())
+    judge(smoke).to_csv(tmp_path / "verdicts.csv", index=False)
+    values = collect_values(plan("smoke"), published_grids(plan("smoke")), tmp_path)
+    section = (ROOT / "paper" / "sections" / f"{NAME}.tex").read_text("utf-8")
+    wanted = used_keys([section])
+    assert len(wanted) > 10
+    assert [key for key in wanted if not {key, f"{key}%"} & values.keys()] == []

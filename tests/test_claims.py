@@ -1,0 +1,241 @@
+"""The frame around claims: quotes, verdicts, intervals, and what keeps a claim from an answer."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from stalegrad.claims import (
+    CANNOT_TELL,
+    COLUMNS,
+    NOT_REPRODUCED,
+    PARTLY,
+    REPRODUCED,
+    Finding,
+    claim,
+    claims_of,
+    judge,
+    mean_interval,
+    share_interval,
+    share_verdict,
+    verdict_of,
+)
+from stalegrad.errors import ResultError
+from stalegrad.results import StudyResults
+
+
+@claim(where="section 1")
+def always(results):
+    """'it always
+    holds'
+
+    Whatever the runs.
+    """
+    return Finding(REPRODUCED, "a count", 3.0, "any", "It holds.", 2.0, 4.0)
+
+
+@claim(where="section 2", full_grid=True)
+def needs_grid(results):
+    """'before gradient t' arrives' for delays 1 and 2"""
+    return Finding(REPRODUCED, "a count", 1.0, "any", "It holds.")
+
+
+@claim(where="section 3", seeds=3)
+def needs_seeds(results):
+    """'it holds (98.21%, N(0, 1)) on average'"""
+    return Finding(NOT_REPRODUCED, "a count", 1.0, "any", "It does not hold.")
+
+
+def judged(monkeypatch, results, *claims):
+    """Verdicts on a made-up study of these claims, by name."""
+    module = ModuleType("stalegrad.claims.made_up")
+    for function in claims or (always, needs_grid, needs_seeds):
+        setattr(module, function.__name__, function)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return judge(results).set_index("claim", drop=False)
+
+
+def results_of(folder, preset="paper", seeds=3):
+    runs = pd.DataFrame({"grid": "g", "run": [f"{i}" for i in range(seeds)]})
+    runs.assign(seed=range(1, seeds + 1)).to_csv(folder / "runs.csv", index=False)
+    return StudyResults("made_up", preset, folder)
+
+
+def test_a_verdict_has_every_column(monkeypatch, tmp_path):
+    table = judged(monkeypatch, results_of(tmp_path))
+    assert tuple(table.columns) == COLUMNS
+    assert list(table.index) == ["always", "needs_grid", "needs_seeds"]
+    assert (table["study"] == "made_up").all()
+    row = table.loc["always"]
+    assert (row["where"], row["verdict"], row["statistic"]) == ("section 1", REPRODUCED, "a count")
+    assert (row["value"], row["low"], row["high"]) == (3.0, 2.0, 4.0)
+
+
+def test_quotes_stand_as_written(monkeypatch, tmp_path):
+    """On one line, apostrophes kept, and nothing of what the docstring says beside it."""
+    quotes = judged(monkeypatch, results_of(tmp_path))["quote"]
+    assert quotes["always"] == "it always holds"
+    assert quotes["needs_grid"] == "before gradient t' arrives"
+    assert quotes["needs_seeds"] == "it holds (98.21%, N(0, 1)) on average"
+
+
+@pytest.mark.parametrize(
+    ("preset", "seeds", "cannot"),
+    [
+        ("paper", 3, []),
+        ("paper", 2, ["needs_seeds"]),
+        ("quick", 3, ["needs_grid"]),
+        ("quick", 1, ["needs_grid", "needs_seeds"]),
+        ("smoke", 3, ["always", "needs_grid", "needs_seeds"]),
+    ],
+)
+def test_what_a_preset_can_carry(monkeypatch, tmp_path, preset, seeds, cannot):
+    table = judged(monkeypatch, results_of(tmp_path, preset, seeds))
+    assert list(table.index[table["verdict"] == CANNOT_TELL]) == cannot
+    for name, row in table.loc[cannot].iterrows():
+        own = NOT_REPRODUCED if name == "needs_seeds" else REPRODUCED
+        assert f"as it stands: {own}. It " in row["reason"]
+    assert (table["value"] >= 1).all()  # the numbers are shown all the same
+
+
+def test_reasons_say_what_is_missing(monkeypatch, tmp_path):
+    few = judged(monkeypatch, results_of(tmp_path, "paper", 2)).loc["needs_seeds", "reason"]
+    assert few.startswith("Here there are 2 seeds, and this needs 3; ")
+    thin = judged(monkeypatch, results_of(tmp_path, "quick")).loc["needs_grid", "reason"]
+    assert thin.startswith("Here the quick preset runs a thinned grid, and this needs the whole; ")
+
+
+def lacks(error):
+    @claim(where="section 4")
+    def lacking(results):
+        """'there is more'"""
+        raise error
+
+    return lacking
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResultError("runs.csv is not there"),
+        KeyError("random"),
+        IndexError("index -1 of nothing"),
+        ValueError("a largest of nothing"),
+    ],
+)
+def test_missing_results_are_a_reason_and_no_crash(monkeypatch, tmp_path, error):
+    table = judged(monkeypatch, results_of(tmp_path), lacks(error), always)
+    row = table.loc["lacking"]
+    assert row["verdict"] == CANNOT_TELL
+    assert row["reason"] == f"The results it needs are not there ({error})."
+    assert np.isnan(row["value"])
+    assert table.loc["always", "verdict"] == REPRODUCED
+
+
+def test_a_mistake_in_a_claim_is_not_hidden(monkeypatch, tmp_path):
+    with pytest.raises(TypeError, match="a mistake"):
+        judged(monkeypatch, results_of(tmp_path), lacks(TypeError("a mistake")))
+
+
+def test_without_runs_nothing_is_told(monkeypatch, tmp_path):
+    """Not even by a claim that looked at none: seeds cannot be counted."""
+    table = judged(monkeypatch, StudyResults("made_up", "paper", tmp_path))
+    assert (table["verdict"] == CANNOT_TELL).all()
+    assert table["reason"].str.contains("staleness.csv is not there").all()
+
+
+@pytest.mark.parametrize(("replicates", "verdict"), [(2, CANNOT_TELL), (3, NOT_REPRODUCED)])
+@pytest.mark.parametrize("each", [True, False], ids=["a row each", "means over all"])
+def test_replicates_stand_for_seeds_in_a_study_of_simulations(
+    monkeypatch, tmp_path, replicates, verdict, each
+):
+    rows = {"replicate": range(replicates)} if each else {"replicates": [replicates]}
+    pd.DataFrame(rows).to_csv(tmp_path / "staleness.csv", index=False)
+    results = StudyResults("made_up", "paper", tmp_path)
+    assert judged(monkeypatch, results, needs_seeds).loc["needs_seeds", "verdict"] == verdict
+
+
+def test_a_study_without_claims_has_none(tmp_path):
+    assert claims_of("no_such_study") == {}
+    table = judge(StudyResults("no_such_study", "paper", tmp_path))
+    assert table.empty
+    assert tuple(table.columns) == COLUMNS
+
+
+def test_a_module_that_cannot_be_imported_is_not_taken_for_none(monkeypatch):
+    def broken(name):
+        raise ModuleNotFoundError("No module named 'absent'", name="absent")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="absent"):
+        claims_of("made_up")
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        ([True], REPRODUCED),
+        ([True, True], REPRODUCED),
+        ([True, False], PARTLY),
+        ([False, False], NOT_REPRODUCED),
+        ([np.True_, np.False_], PARTLY),
+        ([], CANNOT_TELL),
+    ],
+)
+def test_verdict_of_parts(holds, verdict):
+    assert verdict_of(holds) == verdict
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [
+        (1.0, REPRODUCED),
+        (0.9, REPRODUCED),
+        (0.899, PARTLY),
+        (0.5, PARTLY),
+        (0.499, NOT_REPRODUCED),
+        (0.0, NOT_REPRODUCED),
+        (np.nan, CANNOT_TELL),
+    ],
+)
+def test_verdict_of_a_share(share, verdict):
+    assert share_verdict(share) == verdict
+
+
+def test_share_verdict_with_other_bounds():
+    assert share_verdict(0.7, most=0.7, some=0.2) == REPRODUCED
+    assert share_verdict(0.2, most=0.7, some=0.2) == PARTLY
+
+
+@pytest.mark.parametrize(("held", "count"), [(0, 5), (3, 10), (10, 10), (271, 300)])
+def test_share_interval_is_clopper_and_pearsons(held, count):
+    """By the quantiles of the beta distribution, and 0 and 1 at the ends."""
+    low, high = share_interval([True] * held + [False] * (count - held))
+    failed = count - held
+    assert low == pytest.approx(stats.beta.ppf(0.025, held, failed + 1) if held else 0.0)
+    assert high == pytest.approx(stats.beta.ppf(0.975, held + 1, failed) if failed else 1.0)
+
+
+def test_share_interval_by_hand():
+    """All of five: 0.025^(1/5). Of none there is no interval."""
+    assert share_interval(pd.Series([True] * 5)) == pytest.approx((0.025**0.2, 1.0))
+    assert np.isnan(share_interval([])).all()
+
+
+def test_mean_interval_is_students():
+    """Three values: t is 4.3027 with two degrees of freedom."""
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx(
+        (2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3))
+    )
+    values = np.random.default_rng(3).normal(size=12)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(pd.Series(values)) == pytest.approx((wanted.low, wanted.high))
+
+
+@pytest.mark.parametrize("values", [[], [0.7]])
+def test_one_value_has_no_interval(values):
+    assert np.isnan(mean_interval(values)).all()

@@ -1,0 +1,433 @@
+"""Configuration: what is refused, in which words; what presets change; who imports whom."""
+
+import ast
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stalegrad import specs
+from stalegrad.cells import parse_cell, study_cells, study_simulations
+from stalegrad.config import (
+    Grid,
+    Settings,
+    Simulation,
+    at_preset,
+    load_preset,
+    load_settings,
+    load_study,
+    read_yaml,
+    study_names,
+)
+from stalegrad.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config"
+SOURCE = ROOT / "src" / "stalegrad"
+WHERE = "config/studies/some.yaml, grids.some"
+
+CELL = {
+    "problem": {"name": "lenet5", "dataset": "mnist"},
+    "rule": {"name": "sgd", "lr": 0.1},
+    "cluster": {"name": "constant_delay", "delay": 2},
+    "batch_size": 64,
+    "epochs": 3,
+}
+STUDY = {
+    "title": "A title",
+    "cite": "key",
+    "grids": {
+        "some": {
+            "cell": {k: v for k, v in CELL.items() if k != "epochs"},
+            "axes": {"epochs": [1, 2]},
+            "quick": {"cell": {"batch_size": 32}},
+        }
+    },
+    "simulations": {
+        "other": {
+            "cluster": {"name": "hub_and_spoke", "workers": 2, "compute_time": {"name": "expon"}},
+            "arrivals": 100,
+            "smoke": {"arrivals": 10},
+        }
+    },
+    "figures": {"one": {"caption": "A caption."}},
+}
+PRESET = {"title": "quick", "seeds": 2, "bundle_size": 4}
+DELETE = object()
+
+
+def changed(base: dict, path: str, value) -> dict:
+    """A copy with the key at a dotted path set, or left out."""
+    out = copy.deepcopy(base)
+    *parents, last = path.split(".")
+    inner = out
+    for part in parents:
+        inner = inner[part]
+    if value is DELETE:
+        del inner[last]
+    else:
+        inner[last] = value
+    return out
+
+
+def refusal(function, *arguments, **keywords) -> str:
+    with pytest.raises(ConfigError) as caught:
+        function(*arguments, **keywords)
+    return str(caught.value)
+
+
+# ---- cells ----
+
+TEXT = "a number is needed. (YAML reads 1e-3 as text: write 0.001.)"
+RULES, CLUSTERS, PROBLEMS = (
+    ", ".join(specs.names(kind)) for kind in ("rules", "clusters", "problems")
+)
+BAD_CELLS = [
+    # path, value, what the message must hold: the key, the value, what is allowed
+    ("batchsize", 3, ["'batchsize'", "not a known key", "batch_size, epochs"]),
+    ("problem.size", 3, ["'problem.size'", "not a known key", "dataset, ", "normalize, "]),
+    ("rule.momentun", 0.9, ["'rule.momentun'", "not a known key", "lr, momentum, nesterov"]),
+    ("rule.1", 0.9, ["'rule.1'", "not a known key"]),
+    ("cluster.dealy", 3, ["'cluster.dealy'", "not a known key", "delay, ramp_epochs"]),
+    ("batch_size", DELETE, ["'batch_size'", "missing"]),
+    ("rule", DELETE, ["'rule'", "missing"]),
+    ("rule.lr", DELETE, ["'rule.lr'", "missing"]),
+    ("rule.name", DELETE, ["'rule'", "mapping with a 'name'", RULES]),
+    ("rule", "sgd", ["'rule'", "'sgd'", "mapping with a 'name'", RULES]),
+    ("rule", None, ["'rule'", "None", RULES]),
+    ("rule.name", "sdg", ["'rule.name'", "'sdg'", RULES]),
+    ("cluster.name", "ring", ["'cluster.name'", "'ring'", CLUSTERS]),
+    ("cluster.name", "_merge", ["'cluster.name'", "'_merge'", CLUSTERS]),
+    ("problem.name", "../lenet5", ["'problem.name'", "'../lenet5'", PROBLEMS]),
+    ("rule.lr", "1e-3", ["'rule.lr'", "'1e-3'", TEXT]),
+    ("rule.lr", 0, ["'rule.lr'", " 0:", "greater than 0"]),
+    ("rule.lr", -0.1, ["'rule.lr'", "-0.1", "greater than 0"]),
+    ("rule.lr", True, ["'rule.lr'", "True", "valid number"]),
+    ("rule.lr", None, ["'rule.lr'", "None", "valid number"]),
+    ("rule.lr", [0.1], ["'rule.lr'", "[0.1]", "valid number"]),
+    ("rule.lr", math.nan, ["'rule.lr'", "nan", "finite number"]),
+    ("rule.lr", math.inf, ["'rule.lr'", "inf", "finite number"]),
+    ("rule.momentum", 1.0, ["'rule.momentum'", "1.0", "less than 1"]),
+    ("rule.nesterov", 1, ["'rule.nesterov'", "1", "boolean"]),
+    ("rule.nesterov", "yes", ["'rule.nesterov'", "'yes'", "boolean"]),
+    ("rule.clip_norm", 0.0, ["'rule.clip_norm'", "0.0", "greater than 0"]),
+    ("rule.warmup_epochs", -1.0, ["'rule.warmup_epochs'", "-1.0", "greater than or equal to 0"]),
+    ("cluster.delay", -1, ["'cluster.delay'", "-1", "greater than or equal to 0"]),
+    ("cluster.delay", 1.5, ["'cluster.delay'", "1.5", "integer"]),
+    ("cluster.delay", "2", ["'cluster.delay'", "'2'", "a number is needed"]),
+    ("cluster.delay", True, ["'cluster.delay'", "True", "integer"]),
+    ("problem.dataset", "cifar", ["'problem.dataset'", "'cifar'", "'mnist' or 'fashion_mnist'"]),
+    ("problem.train_samples", 70_000, ["'problem.train_samples'", "70000", "60000"]),
+    ("batch_size", 60_001, ["'batch_size'", "60001", "60000 training samples"]),
+    ("batch_size", 0, ["'batch_size'", "0", "whole number >= 1"]),
+    ("batch_size", "64", ["'batch_size'", "'64'", "whole number >= 1"]),
+    ("batch_size", 64.0, ["'batch_size'", "64.0", "whole number >= 1"]),
+    ("batch_size", True, ["'batch_size'", "True", "whole number >= 1"]),
+    ("batch_size", math.nan, ["'batch_size'", "nan", "whole number >= 1"]),
+    ("epochs", 0, ["'epochs'", "0", "whole number >= 1"]),
+    ("epochs", None, ["'epochs'", "None", "whole number >= 1"]),
+    ("seed", -1, ["'seed'", "-1", "whole number >= 0"]),
+    ("partition", "iid", ["'partition'", "'iid'", "shared"]),
+    ("partition", ["shared"], ["'partition'", "['shared']", "shared"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "parts"), BAD_CELLS)
+def test_bad_cell_is_refused_in_one_sentence(path, value, parts):
+    message = refusal(parse_cell, changed(CELL, path, value), WHERE)
+    assert message.startswith(f"{WHERE}: ")
+    assert message.endswith((".", ".)")) and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_keys_that_are_not_text_are_refused():
+    message = refusal(parse_cell, changed(CELL, "rule", {"name": "sgd", "lr": 0.1, 1: 2}), WHERE)
+    assert "'rule.1' is not a known key" in message
+
+
+@pytest.mark.parametrize("value", [3, None, "text", [1]])
+def test_cell_that_is_no_mapping_is_refused(value):
+    assert refusal(parse_cell, value, WHERE).startswith(f"{WHERE}: ")
+
+
+def test_everything_wrong_with_a_part_is_said_at_once():
+    rule = {"name": "sgd", "lr": "1e-3", "momentum": 2, "nesterow": True}
+    lines = refusal(parse_cell, changed(CELL, "rule", rule), WHERE).splitlines()
+    assert len(lines) == 3 and all(line.startswith(f"{WHERE}: 'rule.") for line in lines)
+
+
+def test_whole_numbers_do_for_rates():
+    """YAML writes 1.0 as 1; the two are one rate."""
+    assert parse_cell(changed(CELL, "rule.lr", 1), WHERE).rule.lr == 1.0
+
+
+# ---- studies, presets and settings ----
+
+BAD_STUDIES = [
+    ("titel", "x", ["'titel'", "not a known key", "cite, figures, grids"]),
+    ("grids.some.axs", {}, ["'grids.some.axs'", "not a known key", "axes, cases, cell"]),
+    ("grids.some.quick.axs", {}, ["'grids.some.quick.axs'", "not a known", "axes, cases, cell"]),
+    ("grids.some.quick.quick", {}, ["'grids.some.quick.quick'", "not a known key"]),
+    ("grids.some.paper", {}, ["'grids.some.paper'", "not a known key", "quick, seeds, smoke"]),
+    ("simulations.other.cell", {}, ["'simulations.other.cell'", "not a known key", "arrivals"]),
+    ("figures.one.captoin", "x", ["'figures.one.captoin'", "not a known key", "caption, make"]),
+    ("cite", DELETE, ["'cite'", "missing"]),
+    ("figures.one.caption", DELETE, ["'figures.one.caption'", "missing"]),
+    ("title", 3, ["'title'", "3", "string"]),
+    ("grids", [], ["'grids'", "[]", "dictionary"]),
+    ("grids.some", 3, ["'grids.some'", "3", "dictionary"]),
+    ("grids.some.seeds", 0, ["'grids.some.seeds'", "0", "greater than or equal to 1"]),
+    ("grids.some.axes.epochs", 3, ["'grids.some.axes.epochs'", "3", "list"]),
+    ("grids.some.axes.epochs", [], ["'grids.some.axes.epochs'", "[]", "at least 1 item"]),
+    ("grids.some.cases", [], ["'grids.some.cases'", "[]", "at least 1 item"]),
+    ("grids.some.axes.epochs", [[1]], ["'grids.some.axes.epochs.0'", "[1]", "one value"]),
+    ("grids.some.axes.epochs", [math.inf], ["'grids.some.axes.epochs.0'", "inf", "finite"]),
+    ("grids.some.cases", [{"epochs": {}}], ["'grids.some.cases.0.epochs'", "{}", "one value"]),
+    ("simulations.other.arrivals", "10", ["'simulations.other.arrivals'", "'10'", "number"]),
+    ("simulations.other.replicates", 1.5, ["'simulations.other.replicates'", "1.5", "integer"]),
+]
+
+
+def write(folder: Path, kind: str, values) -> Path:
+    path = folder / kind / "some.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(("path", "value", "parts"), BAD_STUDIES)
+def test_bad_study_is_refused(tmp_path, path, value, parts):
+    file = write(tmp_path, "studies", changed(STUDY, path, value))
+    message = refusal(load_study, "some", tmp_path)
+    assert message.startswith(f"{file}: ") and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_good_study_and_preset_are_read(tmp_path):
+    write(tmp_path, "studies", STUDY)
+    write(tmp_path, "presets", PRESET)
+    study, preset = load_study("some", tmp_path), load_preset("some", tmp_path)
+    assert study.grids["some"].quick.cell == {"batch_size": 32}
+    assert (preset.seeds, preset.bundle_size) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        ("seed", 3, ["'seed'", "not a known key", "bundle_size, seeds, title"]),
+        ("seeds", 0, ["'seeds'", "0", "greater than or equal to 1"]),
+        ("seeds", True, ["'seeds'", "True", "integer"]),
+        ("bundle_size", math.nan, ["'bundle_size'", "nan", "integer"]),
+        ("bundle_size", DELETE, ["'bundle_size'", "missing"]),
+    ],
+)
+def test_bad_preset_is_refused(tmp_path, path, value, parts):
+    file = write(tmp_path, "presets", changed(PRESET, path, value))
+    message = refusal(load_preset, "some", tmp_path)
+    assert message.startswith(f"{file}: ") and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        ("prest", "quick", ["'prest'", "not a known key", "preset"]),
+        ("preset", "papr", ["'preset'", "'papr'", "'smoke', 'quick' or 'paper'"]),
+        ("device", "gpu", ["'device'", "'gpu'", "'auto', 'cpu' or 'cuda'"]),
+        ("backend", "numba", ["'backend'", "'numba'", "'auto', 'cpu' or 'torch'"]),
+        ("threads", 0, ["'threads'", "0", "greater than or equal to 1"]),
+        ("threads", "2", ["'threads'", "'2'", "a number is needed"]),
+        ("studies", "jain2018", ["'studies'", "'jain2018'", "list"]),
+        ("data_folder", 3, ["'data_folder'", "3", "string"]),
+    ],
+)
+def test_bad_setting_is_refused(path, value, parts):
+    message = refusal(load_settings, {path: value})
+    assert message.startswith("config/config.yaml: ") and "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_unknown_study_and_preset_say_which_there_are():
+    message = refusal(load_study, "jain2019", CONFIG)
+    assert "jain2019.yaml: there is no such file" in message and "jain2018" in message
+    message = refusal(load_preset, "large", CONFIG)
+    assert "large.yaml: there is no such file" in message and "paper, quick, smoke" in message
+    message = refusal(study_names, Settings(studies=["jain2019"]), CONFIG)
+    assert "'studies'" in message and "'jain2019'" in message and "jain2018" in message
+    assert study_names(Settings(studies=["jain2018"]), CONFIG) == ["jain2018"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a: [1", "not readable as YAML"), ("- a", "keys and values"), ("", "keys and values")]
+    + [("1: a", "every key must be text")],
+)
+def test_files_that_are_no_mapping_are_refused(tmp_path, text, says):
+    path = write(tmp_path, "studies", text)
+    message = refusal(read_yaml, path)
+    assert message.startswith(f"{path}: ") and says in message and "\n" not in message
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path):
+    assert "not readable" in refusal(read_yaml, tmp_path)
+
+
+# ---- presets ----
+
+
+def grid(**keys) -> Grid:
+    return specs.validate(Grid, keys, where="a test")
+
+
+def test_preset_merges_cells_and_axes_and_replaces_the_rest():
+    some = grid(
+        cell={"problem": {"name": "lenet5", "dataset": "mnist"}, "epochs": 30},
+        axes={"rule.lr": [0.1, 0.2], "cluster.delay": [0, 1]},
+        cases=[{"rule.momentum": 0.0}, {"rule.momentum": 0.9}],
+        seeds=3,
+        quick={"cell": {"problem": {"train_samples": 10}}, "axes": {"rule.lr": [0.1]}},
+        smoke={"cases": [{"rule.momentum": 0.5}], "seeds": None, "cell": {"epochs": 1}},
+    )
+    written = at_preset(some, "paper")
+    assert written == {
+        "cell": {"problem": {"name": "lenet5", "dataset": "mnist"}, "epochs": 30},
+        "axes": {"rule.lr": [0.1, 0.2], "cluster.delay": [0, 1]},
+        "cases": [{"rule.momentum": 0.0}, {"rule.momentum": 0.9}],
+        "seeds": 3,
+    }
+    quick = at_preset(some, "quick")
+    problem = {"name": "lenet5", "dataset": "mnist", "train_samples": 10}
+    assert quick == written | {
+        "cell": {"problem": problem, "epochs": 30},
+        "axes": {"rule.lr": [0.1], "cluster.delay": [0, 1]},
+    }
+    assert list(quick["axes"]) == ["rule.lr", "cluster.delay"]
+    smoke = at_preset(some, "smoke")
+    assert smoke["cell"] == written["cell"] | {"epochs": 1}
+    assert (smoke["axes"], smoke["seeds"]) == (written["axes"], None)
+    assert smoke["cases"] == [{"rule.momentum": 0.5}]
+    assert at_preset(some, "paper") == written
+
+
+def test_preset_merges_the_cluster_of_a_simulation():
+    keys = {
+        "cluster": {"name": "hub_and_spoke", "workers": 2},
+        "arrivals": 100,
+        "replicates": 3,
+        "quick": {"cluster": {"workers": 4}, "arrivals": 10},
+    }
+    merged = at_preset(specs.validate(Simulation, keys, where="a test"), "quick")
+    assert merged["cluster"] == {"name": "hub_and_spoke", "workers": 4}
+    assert (merged["arrivals"], merged["replicates"]) == (10, 3)
+
+
+# ---- what is committed ----
+
+PRESETS = sorted(path.stem for path in (CONFIG / "presets").glob("*.yaml"))
+STUDIES = sorted(path.stem for path in (CONFIG / "studies").glob("*.yaml"))
+
+
+def test_committed_settings_are_valid():
+    assert load_settings(read_yaml(CONFIG / "config.yaml")) == Settings()
+    assert PRESETS == ["paper", "quick", "smoke"] and "jain2018" in STUDIES
+
+
+@pytest.mark.parametrize("preset_name", PRESETS)
+@pytest.mark.parametrize("study_name", STUDIES)
+def test_committed_study_expands_at_every_preset(study_name, preset_name):
+    study, preset = load_study(study_name, CONFIG), load_preset(preset_name, CONFIG)
+    grids = study_cells(study, preset_name, preset, study_name)
+    simulations = study_simulations(study, preset_name, study_name)
+    assert grids.keys() == study.grids.keys() and all(grids.values())
+    assert simulations.keys() == study.simulations.keys() and all(simulations.values())
+    for name, cells in grids.items():
+        assert len({cell.hash for cell in cells}) == len(cells), f"{name} names a run twice"
+        seeds = {cell.seed for cell in cells}
+        wanted = at_preset(study.grids[name], preset_name)["seeds"] or preset.seeds
+        assert seeds == set(range(1, wanted + 1))
+
+
+# ---- who imports whom ----
+
+# From left to right, the way data flow; a module may import what stands to its left, and modules
+# of its own package. Modules on one line know nothing of each other.
+ORDER = [
+    ["errors"],
+    ["specs", "schedule", "files", "logs"],
+    ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],
+    ["clusters", "rules", "problems"],
+    ["config"],
+    ["cells"],
+    ["plan", "simulations", "staleness", "backends"],
+    ["replay"],
+    ["bundles"],
+    ["virtual_iterates"],
+    ["results"],
+    ["measured", "products", "tables"],
+    ["figures"],
+    ["claims"],
+    ["report"],
+    ["cli"],
+    ["__main__"],
+]
+PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def family(path: Path) -> str:
+    """The module or package directly under stalegrad that a file belongs to."""
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """The families that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("stalegrad.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "stalegrad":
+                found |= {f"stalegrad.{alias.name}" for alias in node.names}
+            elif node.module.startswith("stalegrad."):
+                found.add(node.module)
+    return {name.split(".")[1] for name in found}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_module_imports_from_further_right(path):
+    here = family(path)
+    assert here in PLACE, f"{here} is new: give it a place in ORDER in {__file__}"
+    for name in sorted(imported(path) - {here}):
+        assert name in PLACE, f"{name} is new: give it a place in ORDER in {__file__}"
+        assert PLACE[name] < PLACE[here], f"{here} imports {name}, which is not to its left"
+
+
+def test_configuration_is_read_without_torch():
+    """Snakemake expands every study at each start: it must not take seconds."""
+    code = """
+import sys
+from pathlib import Path
+from stalegrad.cells import bundles, study_cells, study_simulations
+from stalegrad.config import load_preset, load_study
+folder = Path(sys.argv[1])
+preset = load_preset("paper", folder)
+study = load_study("jain2018", folder)
+cells = [c for grid in study_cells(study, "paper", preset, "x").values() for c in grid]
+print(len(cells), len(bundles(cells, preset)) > 0, len(study_simulations(study, "paper", "x")))
+print(*sorted({"torch", "torchvision", "matplotlib", "snakemake", "pandas"} & sys.modules.keys()))
+"""
+    command = [sys.executable, "-W", "error", "-c", code, str(CONFIG)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    counts, heavy = done.stdout.split("\n")[:2]
+    cells, bundled, simulations = counts.split()
+    assert int(cells) >= 900 and bundled == "True" and int(simulations) >= 1
+    assert heavy == ""

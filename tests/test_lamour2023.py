@@ -1,0 +1,425 @@
+"""Tables and claims of lamour2023 on made-up results that meet them and that break them."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stalegrad.backends.cpu import CpuBackend, reason_against
+from stalegrad.backends.vmap import VmapBackend
+from stalegrad.cells import study_cells
+from stalegrad.claims import (
+    CANNOT_TELL,
+    NOT_REPRODUCED,
+    PARTLY,
+    REPRODUCED,
+    claims_of,
+    judge,
+)
+from stalegrad.config import Preset, load_study
+from stalegrad.problems.lenet5 import LeNet5, network
+from stalegrad.results import StudyResults, collect
+from stalegrad.tables import lamour2023 as tables
+
+ROOT = Path(__file__).parents[1]
+STUDY = load_study("lamour2023", ROOT / "config")
+CLAIMS = claims_of("lamour2023")
+
+
+@cache
+def grids(preset):
+    return study_cells(STUDY, preset, Preset(title="", seeds=1, bundle_size=1), "a test")
+
+
+@cache
+def published():
+    """(table, keys) -> printed accuracy in per cent."""
+    cells = {}
+    for name, keys in (
+        ("table2", tables.TABLE2_KEYS),
+        ("table3", ["delay_ms", "workers", "momentum"]),
+        ("tables5-7", tables.GAUSSIAN_KEYS),
+    ):
+        frame = pd.read_csv(ROOT / "published" / f"lamour2023_{name}.csv")
+        frame["delayed_workers"] = frame.get("delayed_workers", "none")
+        for row in frame.to_dict("records"):
+            cells[name, *(row[key] for key in keys)] = row["test_accuracy_percent"]
+    return cells
+
+
+def as_printed(cell, epoch):
+    """The paper's own cells; where it prints none, what its text says."""
+    if cell.grid.startswith("table2"):
+        mode = "sync" if cell.synchronous else "async"
+        who = cell.delayed if cell.delay_ms else "none"
+        return published()["table2", mode, who, cell.delay_ms, cell.workers, cell.partition]
+    if cell.grid == "table3":
+        return published()["table3", cell.delay_ms, cell.workers, cell.momentum]
+    if cell.grid.startswith("table4"):
+        same = SimpleNamespace(**{**vars(cell), "grid": "table2", "synchronous": False})
+        return as_printed(same, epoch) + (0 if cell.as_published else 5)
+    if cell.grid == "tables5-7":
+        keys = (cell.workers, cell.momentum, cell.delay_ms, cell.partition, cell.compensation)
+        return published()["tables5-7", *keys]
+    if cell.grid == "momentum":
+        return 10.0 if cell.momentum == 0.99 else 85.0 + cell.momentum
+    return 80.0
+
+
+def write_results(folder, accuracy=as_printed, *, only=None, preset="paper", seeds=3):
+    """`runs.csv` and `history.csv`; time is as long as the gradients computed."""
+    cells = {
+        grid: [c for c in here if c.seed <= seeds]
+        for grid, here in grids(preset).items()
+        if only is None or grid in only
+    }
+    rows = []
+    for grid, here in cells.items():
+        for cell in here:
+            columns = SimpleNamespace(grid=grid, **cell.columns())
+            for epoch in range(1 if grid == "momentum" else cell.epochs, cell.epochs + 1):
+                changed = accuracy(columns, epoch)
+                percent = as_printed(columns, epoch) if changed is None else changed
+                parts = cell.cluster.workers if cell.partition == "none" else 1
+                shares = {}
+                for c in range(10):
+                    shares |= {f"correct_{c}": percent / 1000, f"labelled_{c}": 0.1}
+                    shares[f"predicted_{c}"] = 0.1
+                rows.append(
+                    {
+                        "run": cell.hash,
+                        "epoch": epoch,
+                        "updates": 100 * epoch,
+                        "simulated_seconds": 100.0 * epoch * parts,
+                        "mean_staleness": 1.0,
+                        "max_staleness": 2,
+                        "train_loss": 1 - percent / 100,
+                        "test_loss": 1 - percent / 100,
+                        "test_accuracy": percent / 100,
+                        "weight_norm": 9.0,
+                        **shares,
+                        "diverged": False,
+                    }
+                )
+    history = pd.DataFrame(rows).drop_duplicates(["run", "epoch"])
+    for name, table in zip(("runs", "history"), collect(cells, [history]), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return results_in(folder, preset)
+
+
+def results_in(folder, preset="paper"):
+    return StudyResults("lamour2023", preset, folder, ROOT / "published")
+
+
+# Tables
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("printed")
+    write_results(folder)
+    return folder
+
+
+def test_every_printed_cell_finds_ours(printed):
+    results = results_in(printed)
+    for cells, count in (
+        (tables.table2_cells(results), 48),
+        (tables.table3_cells(results), 27),
+        (tables.gaussian_cells(results), 144),
+        (tables.table4_cells(results).query("kind == 'as published'"), 18),
+    ):
+        assert len(cells) == count
+        assert cells["published"].notna().all()
+        assert (cells["count"] == 3).all()
+    for name in ("table2", "table3", "table5", "table6", "table7"):
+        table = getattr(tables, name)(results)
+        assert table.frame["difference"].abs().max() == pytest.approx(0, abs=1e-9), name
+
+
+def test_tables_are_laid_out_as_printed(printed):
+    results = results_in(printed)
+    two = tables.table2(results)
+    assert two.layout.iloc[0].tolist()[:4] == ["sync", "none", 0, "87.50 | 87.5 ± 0.0"]
+    assert two.layout[["mode", "delayed_workers"]].drop_duplicates().to_numpy().tolist() == [
+        ["sync", "none"],
+        ["async", "none"],
+        ["async", "all"],
+        ["async", "one"],
+    ]
+    assert "NC | 10.0 ± 0.0" in two.latex()
+    assert [len(tables._gaussian(results, n).layout) for n in (2, 5, 10)] == [12] * 3
+
+
+def test_averages_of_the_printed_cells(printed):
+    """What the text quotes, worked out apart from our runs: 27.8 and 8 in points; 11 and 16 in
+    relative per cent; 3 in points; 7 in neither."""
+    table = tables.averages(results_in(printed)).frame.set_index("quantity")
+    labels = table.loc["labels against dataset"]
+    assert labels["published_points"] == pytest.approx(27.9, abs=0.1)
+    assert labels["converged_points_std"] == pytest.approx(8, abs=1)
+    assert labels["ours_points"] == pytest.approx(labels["published_points"])
+    slow = table.loc["one slow worker"]
+    assert slow["converged_relative"] == pytest.approx(11, abs=1)
+    assert slow["converged_relative_std"] > 12
+    assert table.loc["compensation 5", "converged_points"] == pytest.approx(3, abs=0.6)
+    assert table.loc["compensation where improved", "converged_relative"] == pytest.approx(
+        16, abs=1
+    )
+    seven = table.loc["compensation 2", ["published_points", "converged_points"]]
+    assert (seven < 0).all() and table.loc["compensation 2", "converged_relative"] < 0
+    assert table.loc["compensation 2", "ours_points"] == pytest.approx(5)
+
+
+def test_class_shares_by_hand():
+    frame = pd.DataFrame([{f"{k}_{c}": 0.0 for k in tables._SHARES for c in range(10)}])
+    frame["correct_3"], frame["predicted_3"], frame["labelled_3"] = 0.02, 0.05, 0.1
+    frame["labelled_4"] = 0.1
+    shares = tables.class_shares(frame).set_index("class")
+    assert shares.loc[3, ["precision", "recall", "f1"]].tolist() == pytest.approx(
+        [0.4, 0.2, 2 * 0.4 * 0.2 / 0.6]
+    )
+    assert shares.loc[4, ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
+
+
+# Claims
+
+
+def where(condition, accuracy):
+    change = accuracy if callable(accuracy) else lambda cell, epoch: accuracy
+    return lambda cell, epoch: change(cell, epoch) if condition(cell) else None
+
+
+def plus(points):
+    return lambda cell, epoch: as_printed(cell, epoch) + points
+
+
+def undelayed(cell):
+    return cell.grid == "table2_undelayed"
+
+
+def slow(cell):
+    return cell.grid == "table2" and cell.delayed == "one"
+
+
+def slow_labels(cell):
+    return slow(cell) and cell.partition == "labels"
+
+
+def of(grid, **values):
+    return lambda cell: (
+        cell.grid == grid and all(getattr(cell, key) == value for key, value in values.items())
+    )
+
+
+TWO = {"table2", "table2_undelayed"}
+FOUR = {*TWO, "table4", "table4_adaptive"}
+# What each claim reads, and what changes its verdict.
+BREAKS = {
+    "synchronous_like_asynchronous_without_delay": (
+        TWO,
+        [
+            (where(undelayed, 85.0), REPRODUCED),
+            (where(lambda c: undelayed(c) and c.synchronous, 60.0), NOT_REPRODUCED),
+            (lambda c, e: None, PARTLY),  # the paper's own cells: 5 workers, labels, 11 apart
+        ],
+    ),
+    "split_labels_lower_accuracy": (
+        TWO,
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(slow, 80.0), NOT_REPRODUCED),
+            (where(lambda c: slow(c) and c.workers == 2, 80.0), PARTLY),
+        ],
+    ),
+    "split_labels_cost_28_points": (
+        FOUR,
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(slow_labels, plus(10)), NOT_REPRODUCED),
+            (where(slow_labels, plus(-10)), NOT_REPRODUCED),
+        ],
+    ),
+    "one_slow_worker_lowers_accuracy": (
+        TWO,
+        [
+            (lambda c, e: None, PARTLY),  # 11 of 18
+            (where(slow, 5.0), REPRODUCED),
+            (where(slow, 95.0), NOT_REPRODUCED),
+        ],
+    ),
+    "one_slow_worker_costs_11_per_cent": (
+        FOUR,
+        [
+            # Counted with the cell that did not converge, the average is far from 11.
+            (lambda c, e: None, NOT_REPRODUCED),
+            (lambda c, e: 89.0 if slow(c) else 100.0, REPRODUCED),
+            (lambda c, e: 70.0 if slow(c) else 100.0, NOT_REPRODUCED),
+        ],
+    ),
+    "delay_hurts_most_in_large_clusters": (
+        TWO,
+        [
+            (lambda c, e: None, REPRODUCED),  # 25.9, 6.7 and 33.1 points
+            (where(slow_labels, 84.0), NOT_REPRODUCED),
+            (where(lambda c: slow_labels(c) and c.workers == 2, 10.0), PARTLY),
+        ],
+    ),
+    "published_compensation_acts": (
+        FOUR,
+        [
+            (lambda c, e: None, NOT_REPRODUCED),
+            (where(lambda c: c.grid == "table4" and c.as_published, plus(3)), REPRODUCED),
+            (where(lambda c: c.grid == "table4" and c.as_published, plus(-3)), PARTLY),
+        ],
+    ),
+    "working_compensation_helps": (
+        FOUR,
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(of("table4", as_published=False), plus(-3)), NOT_REPRODUCED),
+            (where(of("table4", as_published=False, compensation=2), plus(-3)), PARTLY),
+        ],
+    ),
+    "momentum_099_diverges": (
+        {"momentum"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(of("momentum", momentum=0.99), 80.0), PARTLY),
+            (lambda c, e: 80.0 if c.momentum == 0.99 else 10.0, NOT_REPRODUCED),
+        ],
+    ),
+    "momentum_05_like_none": (
+        {"momentum"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(of("momentum", momentum=0.5), 89.0), NOT_REPRODUCED),
+            (where(of("momentum", momentum=0.5), lambda c, e: 95 if e == 1 else 85), PARTLY),
+        ],
+    ),
+    "momentum_09_is_best": (
+        {*TWO, "table3"},
+        [
+            (lambda c, e: None, PARTLY),
+            (where(slow_labels, 99.0), REPRODUCED),
+            (where(slow_labels, 1.0), NOT_REPRODUCED),
+        ],
+    ),
+    "momentum_05_better_than_none": (
+        {"table3"},
+        [
+            (where(of("table3", momentum=0.5), 95.0), REPRODUCED),
+            (where(of("table3", momentum=0.5), 5.0), NOT_REPRODUCED),
+            (lambda c, e: None, PARTLY),  # 7 of 9
+        ],
+    ),
+    "momentum_099_random_in_larger_clusters": (
+        {"table3"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(of("table3", momentum=0.99), 40.0), NOT_REPRODUCED),
+            (where(of("table3", momentum=0.99, workers=5), 40.0), PARTLY),
+        ],
+    ),
+    "cells_without_convergence": (
+        {*FOUR, "table3", "tables5-7"},
+        [
+            (where(lambda c: c.grid.startswith("table4"), plus(0)), REPRODUCED),
+            (lambda c, e: 80.0, PARTLY),  # all converge
+            (lambda c, e: 10.0, PARTLY),  # none does
+            (lambda c, e: 10.0 if (as_printed(c, e) > 10) else 80.0, NOT_REPRODUCED),
+        ],
+    ),
+    "partitions_save_time": ({"unpartitioned", *TWO}, [(lambda c, e: None, REPRODUCED)]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracy", "verdict"),
+    [
+        pytest.param(name, accuracy, verdict, id=f"{name}-{i}")
+        for name, (_, cases) in BREAKS.items()
+        for i, (accuracy, verdict) in enumerate(cases)
+    ],
+)
+def test_claim(name, accuracy, verdict, tmp_path):
+    results = write_results(tmp_path, accuracy, only=BREAKS[name][0], seeds=1)
+    finding = CLAIMS[name](results)
+    assert finding.verdict == verdict, finding.reason
+    assert np.isfinite(finding.value)
+
+
+def test_every_claim_can_be_broken():
+    assert set(BREAKS) == set(CLAIMS)
+    for name, (_, cases) in BREAKS.items():
+        if name != "partitions_save_time":  # time is a matter of counting: see the next test
+            assert NOT_REPRODUCED in {verdict for _, verdict in cases}, name
+
+
+def test_partitions_save_no_time_where_workers_pass_over_the_same_data(tmp_path):
+    results = write_results(tmp_path, only=BREAKS["partitions_save_time"][0], seeds=1)
+    runs = pd.read_csv(tmp_path / "runs.csv").assign(simulated_seconds=100.0)
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    results = results_in(tmp_path)
+    assert CLAIMS["partitions_save_time"](results).verdict == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("preset", ["quick", "smoke"])
+def test_thinned_grids_are_judged_without_a_crash(preset, tmp_path):
+    judged = judge(write_results(tmp_path, preset=preset))
+    assert list(judged["claim"]) == list(CLAIMS)
+    for name, function in CLAIMS.items():
+        if function.claim["full_grid"] or preset == "smoke":
+            assert judged.set_index("claim").loc[name, "verdict"] == CANNOT_TELL
+
+
+def test_nothing_at_all_is_no_crash(tmp_path):
+    assert (judge(results_in(tmp_path))["verdict"] == CANNOT_TELL).all()
+
+
+# The study
+
+
+def test_cells_are_the_published_ones():
+    """48 cells of Table II, 27 of III, 18 of IV twice, 144 of V to VII; five seeds each."""
+    cells = grids("paper")
+    counts = {name: len({replace(c, seed=1).hash for c in here}) for name, here in cells.items()}
+    assert counts["table2"] + counts["table2_undelayed"] == 48
+    assert (counts["table3"], counts["table4"], counts["tables5-7"]) == (27, 36, 144)
+    for here in cells.values():
+        assert {c.seed for c in here} == {1, 2, 3, 4, 5}
+        assert all((c.epochs, c.batch_size, c.rule.lr) == (6, 32, 0.005) for c in here)
+        assert all(c.problem.normalize and c.problem.dataset == "fashion_mnist" for c in here)
+
+
+def test_both_backends_record_the_same_details(data_folder):
+    """Per class, predictions that are right, that are made and that would be right."""
+    problem = LeNet5(dataset="mnist", normalize=True, details=True)
+    task = problem.load(data_folder, torch.device("cpu"), torch.float64)
+    weights = torch.stack([task.initial_weights(seed) for seed in (1, 2)])
+    found = VmapBackend(task).metrics(weights)
+    images, labels = task.test
+    for run in range(2):
+        logits = network(
+            weights[run], images.double() * task.options["scale"] + task.options["shift"]
+        )
+        classes = logits.argmax(dim=1)
+        assert found["weight_norm"][run].item() == pytest.approx(weights[run].norm().item())
+        for c in range(10):
+            counted = [((classes == c) & (labels == c)), classes == c, labels == c]
+            for kind, wanted in zip(("correct", "predicted", "labelled"), counted, strict=True):
+                share = wanted.double().mean().item()
+                assert found[f"{kind}_{c}"][run].item() == pytest.approx(share)
+        right = sum(found[f"correct_{c}"][run].item() for c in range(10))
+        assert right == pytest.approx(found["test_accuracy"][run].item())
+    if reason := reason_against(task):
+        pytest.skip(reason)
+    fused = CpuBackend(task).metrics(weights)
+    assert fused.keys() == found.keys()
+    for name, values in fused.items():
+        torch.testing.assert_close(values, found[name].double(), rtol=1e-9, atol=1e-12)

@@ -1,0 +1,229 @@
+"""The archive of runs made at full scale: adding to it, and not training again what it holds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from made_up import ROOT
+
+from stalegrad.errors import ResultError
+from stalegrad.files import provenance_path
+from stalegrad.measured import add_to_archive, archived_history, archived_runs
+from stalegrad.plan import Plan
+from stalegrad.results import collect
+
+STUDY = {
+    "title": "A tiny study",
+    "cite": "tiny2024",
+    "grids": {
+        "curves": {
+            "cell": {
+                "problem": {"name": "lenet5", "dataset": "mnist", "train_samples": 320},
+                "rule": {"name": "sgd"},
+                "cluster": {"name": "constant_delay"},
+                "batch_size": 32,
+                "epochs": 3,
+            },
+            "axes": {"rule.lr": [0.05, 0.1], "cluster.delay": [0, 4]},
+            "quick": {"cell": {"epochs": 1}},
+        }
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty repository with a study of its own, where the archive is looked for."""
+    (tmp_path / "config" / "studies").mkdir(parents=True)
+    (tmp_path / "config" / "presets").mkdir()
+    for preset in ("paper", "quick"):
+        file = tmp_path / "config" / "presets" / f"{preset}.yaml"
+        file.write_text(yaml.safe_dump({"title": preset, "seeds": 2, "bundle_size": 3}))
+    (tmp_path / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plan(**settings) -> Plan:
+    return Plan.load({"preset": "paper", **settings}, Path("config"))
+
+
+def history_of(cells) -> pd.DataFrame:
+    """As training writes it; the accuracy tells the runs apart, and the second diverges."""
+    rows = []
+    for i, cell in enumerate(cells):
+        for epoch in range(1, cell.epochs + 1):
+            diverged = i == 1 and epoch == 2
+            row = {"run": cell.hash, "epoch": epoch, "updates": 10 * epoch}
+            row |= {"simulated_seconds": epoch / 3, "mean_staleness": 0.9, "max_staleness": 1}
+            row |= {"train_loss": np.nan if diverged else 1 / (7 * epoch + i)}
+            row |= {"test_loss": np.inf if diverged else 2 / 3, "test_accuracy": i / 7}
+            rows.append(row | {"diverged": diverged})
+            if diverged:
+                break
+    return pd.DataFrame(rows)
+
+
+def train(bundles) -> list[Path]:
+    """The files that training these bundles leaves."""
+    outputs = []
+    for bundle in bundles:
+        output = Path("results") / f"{bundle.hash}.csv"
+        output.parent.mkdir(exist_ok=True)
+        csv = history_of(bundle.cells).to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        output.write_text(csv)
+        provenance = {"machine": "made up", "bundle": bundle.hash, "runs": len(bundle.cells)}
+        provenance_path(output).write_text(json.dumps(provenance))
+        outputs.append(output)
+    return outputs
+
+
+def archive_bytes() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path("measured/tiny").iterdir())}
+
+
+def bundles_of(plan: Plan) -> list:
+    return list(plan.bundles["tiny"].values())
+
+
+def runs_of(bundles) -> list[str]:
+    return sorted(cell.hash for bundle in bundles for cell in bundle.cells)
+
+
+def test_an_archive_holds_what_was_added():
+    bundles = bundles_of(plan())
+    outputs = train(bundles)
+    assert add_to_archive("tiny", outputs) == 8
+    assert archived_runs("tiny") == set(runs_of(bundles))
+    history = archived_history("tiny")
+    wanted = pd.concat([pd.read_csv(path) for path in outputs])
+    wanted = wanted.sort_values(["run", "epoch"], ignore_index=True)
+    pd.testing.assert_frame_equal(history, wanted)
+    provenance = pd.read_csv("measured/tiny/provenance.csv")
+    assert sorted(provenance["bundle"]) == sorted(bundle.hash for bundle in bundles)
+    assert provenance["runs"].sum() == 8
+
+
+def test_adding_again_changes_no_byte():
+    outputs = train(bundles_of(plan()))
+    add_to_archive("tiny", outputs)
+    before = archive_bytes()
+    assert set(before) == {"history.csv.gz", "provenance.csv", "runs.txt"}
+    assert add_to_archive("tiny", outputs) == 0
+    assert add_to_archive("tiny", outputs[::-1]) == 0
+    assert add_to_archive("tiny", []) == 0
+    assert archive_bytes() == before
+
+
+def test_one_by_one_or_at_once_are_the_same_bytes(folder):
+    outputs = train(bundles_of(plan()))
+    assert len(outputs) > 2
+    add_to_archive("tiny", outputs)
+    at_once = archive_bytes()
+    for path in Path("measured/tiny").iterdir():
+        path.unlink()
+    assert [add_to_archive("tiny", [output]) for output in outputs] == [
+        len(bundle.cells) for bundle in bundles_of(plan(recompute=True))
+    ]
+    assert archive_bytes() == at_once
+
+
+def test_a_run_that_is_there_stays_as_it_is():
+    output, *_ = train(bundles_of(plan()))
+    add_to_archive("tiny", [output])
+    before = archive_bytes()
+    other = pd.read_csv(output).assign(test_accuracy=0.5)
+    other.to_csv(output, index=False)
+    assert add_to_archive("tiny", [output]) == 0
+    assert archive_bytes() == before
+
+
+def test_nothing_added_to_nothing_leaves_nothing():
+    assert add_to_archive("tiny", []) == 0
+    assert not Path("measured").exists()
+    assert archived_runs("tiny") == set()
+    assert archived_history("tiny").empty
+
+
+def test_another_folder_can_be_the_archive(tmp_path):
+    outputs = train(bundles_of(plan()))
+    add_to_archive("tiny", outputs, tmp_path / "elsewhere")
+    assert len(archived_runs("tiny", tmp_path / "elsewhere")) == 8
+    assert archived_runs("tiny") == set()
+
+
+def test_a_broken_archive_is_named():
+    add_to_archive("tiny", train(bundles_of(plan())))
+    Path("measured/tiny/history.csv.gz").write_bytes(b"")
+    with pytest.raises(ResultError, match="history.csv.gz is not a readable CSV"):
+        archived_history("tiny")
+
+
+def test_archived_runs_are_not_trained_again():
+    first, *rest = bundles_of(plan())
+    add_to_archive("tiny", train([first]))
+    left = bundles_of(plan())
+    assert runs_of(left) == runs_of(rest)
+    add_to_archive("tiny", train(left))
+    assert bundles_of(plan()) == []
+
+
+def test_recompute_trains_all():
+    everything = bundles_of(plan())
+    add_to_archive("tiny", train(everything))
+    again = plan(recompute=True)
+    assert again.archived("tiny") == set()
+    assert bundles_of(again) == everything
+
+
+def test_only_paper_uses_the_archive():
+    quick = bundles_of(plan(preset="quick"))
+    # Even a run of `quick` that, by some chance, stands in the archive is trained.
+    add_to_archive("tiny", train(quick))
+    assert bundles_of(plan(preset="quick")) == quick
+
+
+def test_a_cell_that_changed_is_not_the_archived_one():
+    add_to_archive("tiny", train(bundles_of(plan())))
+    changed = json.loads(json.dumps(STUDY))
+    changed["grids"]["curves"]["cell"]["epochs"] = 4
+    Path("config/studies/tiny.yaml").write_text(yaml.safe_dump(changed))
+    assert len(runs_of(bundles_of(plan()))) == 8
+
+
+def test_the_plan_changes_with_what_the_archive_holds():
+    before = plan().digest("tiny")
+    assert plan().digest("tiny") == before
+    add_to_archive("tiny", train(bundles_of(plan()))[:1])
+    assert plan().digest("tiny") != before
+    assert plan(recompute=True).digest("tiny") == before
+
+
+def test_results_are_the_same_from_bundles_and_from_the_archive():
+    whole = plan()
+    outputs = train(bundles_of(whole))
+    histories = [pd.read_csv(path) for path in outputs]
+    trained = collect(whole.grids["tiny"], histories)
+    add_to_archive("tiny", outputs[:2])
+    mixed = collect(whole.grids["tiny"], [*histories[2:], archived_history("tiny")])
+    doubled = collect(whole.grids["tiny"], [*histories, archived_history("tiny")])
+    for tables in (mixed, doubled):
+        for one, other in zip(trained, tables, strict=True):
+            pd.testing.assert_frame_equal(one, other)
+    assert trained[0]["diverged"].sum() > 0
+
+
+def test_the_archive_in_this_repository_is_of_its_studies():
+    """Nothing archived is orphaned: every run is a cell of its study at `paper`."""
+    studies = [path.name for path in (ROOT / "measured").glob("*") if path.is_dir()]
+    for study in studies:
+        everything = Plan.load(
+            {"preset": "paper", "recompute": True, "studies": [study]}, ROOT / "config"
+        )
+        known = {cell.hash for grid in everything.grids[study].values() for cell in grid}
+        held = archived_runs(study, ROOT / "measured")
+        assert held <= known
+        assert held == set(archived_history(study, ROOT / "measured")["run"])

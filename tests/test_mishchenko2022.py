@@ -1,0 +1,134 @@
+"""Delayed SGD against closed forms, virtual iterates, and what the study computes of its runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import InOrder, assert_close, plan, quadratic_task, trajectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stalegrad.backends.vmap import VmapBackend
+from stalegrad.bundles import plan_runs
+from stalegrad.cells import parse_cell
+from stalegrad.clusters.constant_delay import ConstantDelay
+from stalegrad.clusters.heterogeneous import Heterogeneous
+from stalegrad.compute_times import Exponential
+from stalegrad.partitions import IndependentOrder
+from stalegrad.problems.chain import Chain
+from stalegrad.problems.least_squares import LeastSquares
+from stalegrad.rules.adam import Adam
+from stalegrad.rules.delay_adaptive import DelayAdaptive
+from stalegrad.rules.sgd import SGD
+from stalegrad.schedule import Workload
+from stalegrad.tables.mishchenko2022 import slope, tuned
+from stalegrad.virtual_iterates import trace
+
+CHAIN = Chain(dimension=6, noise=0.5, noise_samples=40, epoch_samples=120)
+ORDER = IndependentOrder(samples=40, epoch_samples=120, batch_size=1, seed=5)
+
+
+def load(problem):
+    return problem.load(Path(), torch.device("cpu"), torch.float64)
+
+
+def cluster_run(rule=None, seed=0, **keys):
+    schedule = Heterogeneous(**keys).simulate(ORDER.workload(1), np.random.default_rng(seed))
+    return plan(rule or SGD(lr=0.2), schedule, ORDER)
+
+
+def final(task, runs):
+    return trajectory(task, runs, VmapBackend(task))[0][-1]
+
+
+@pytest.mark.parametrize("tau", [0, 1, 3, 10])
+def test_delayed_descent_follows_its_linear_recurrence(tau):
+    """x_{t+1} = x_t - step a x_{t-tau}, with x constant until the first gradient arrives."""
+    a, step, steps = 1.7, 0.06, 200
+    task = quadratic_task([a] * (steps + tau), lambda seed: [1.0])
+    schedule = ConstantDelay(delay=tau).simulate(Workload((steps + tau,), 1), None)
+    one_by_one = replace(schedule, epoch_ends=np.arange(1, steps + 1))
+    weights, _ = trajectory(task, [plan(SGD(lr=step), one_by_one, InOrder())], VmapBackend(task))
+    x = [1.0] * (tau + 1)
+    for _ in range(steps):
+        x.append(x[-1] - step * a * x[-1 - tau])
+    assert torch.cat(weights).squeeze().tolist() == pytest.approx(x[tau + 1 :], rel=1e-10)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from(["one_slow", "linear"]), st.floats(1, 50), st.integers(0, 9))
+def test_a_barrier_is_minibatch_sgd_whatever_the_speeds(profile, slowest, seed):
+    keys = {"profile": profile, "slowest": slowest, "compute_time": Exponential()}
+    found = final(load(CHAIN), [cluster_run(seed=seed, workers=4, barrier=True, **keys)])
+    task, x = load(CHAIN), torch.zeros(6, dtype=torch.float64)
+    rows = torch.from_numpy(ORDER.indices(np.zeros(120, int), np.arange(120)).reshape(30, 4))
+    for batch in rows:
+        x = x - 0.2 * torch.func.grad(task.loss)(x, *(part[batch] for part in task.train))
+    assert_close(found[0], x)
+
+
+def test_one_worker_alone_is_plain_sgd():
+    run = cluster_run(workers=1, compute_time=Exponential())
+    task, x = load(CHAIN), torch.zeros(6, dtype=torch.float64)
+    for batch in torch.from_numpy(ORDER.indices(np.zeros(120, int), np.arange(120))):
+        x = x - 0.2 * torch.func.grad(task.loss)(x, *(part[batch] for part in task.train))
+    assert_close(final(task, [run])[0], x)
+
+
+def test_alone_and_in_a_bundle_that_shares_minibatches():
+    """Large minibatches are fetched once for the runs of a seed; nothing may change by it."""
+    task = load(LeastSquares(rows=500, dimension=300, noise=0.1))
+    runs = []
+    for seed in (1, 2):
+        order = IndependentOrder(500, 100 * 12, 100, seed)
+        times = np.random.default_rng(seed)
+        schedule = Heterogeneous(workers=3, slowest=5.0).simulate(order.workload(1), times)
+        runs += [plan(SGD(lr=lr), schedule, order) for lr in (0.1, 0.2, 0.4)]
+    together = final(task, runs)
+    for run, found in zip(runs, together, strict=True):
+        assert_close(found, final(task, [run])[0])
+
+
+def test_cells_that_differ_in_their_rule_share_schedule_and_order():
+    base = {
+        "problem": {"name": "chain"},
+        "cluster": {"name": "heterogeneous", "workers": 3},
+        "batch_size": 1,
+        "epochs": 1,
+        "partition": "independent",
+    }
+    rules = [{"name": "sgd", "lr": 0.1}, {"name": "delay_adaptive", "lr": 0.2, "concurrency": 3}]
+    cells = [parse_cell(base | {"rule": r, "seed": s}, "a test") for s in (1, 2) for r in rules]
+    a, b, other, _ = (p.run for p in plan_runs(cells, np.zeros(4096)))
+    assert a.order is b.order and a.schedule is b.schedule and a.rule != b.rule
+    assert other.order is not a.order and other.seed == 2
+
+
+@pytest.mark.parametrize("rule", [SGD(lr=0.2), DelayAdaptive(lr=0.2, concurrency=4)])
+@pytest.mark.parametrize("once", [False, True])
+def test_virtual_iterates(rule, once):
+    keys = {"workers": 4, "slowest": 20.0, "compute_time": Exponential(), "answers_once": once}
+    found = trace(load(CHAIN), cluster_run(rule, **keys))
+    assert found.error.max() <= 1e-10
+    assert np.linalg.norm(found.weights - found.virtual, axis=1)[1:-10].min() > 1e-6
+    # When the last has arrived nothing is left in flight.
+    assert found.virtual[-1] == pytest.approx(found.weights[-1], abs=1e-12)
+
+
+def test_virtual_iterates_are_of_plain_asynchronous_sgd():
+    for rule in (SGD(lr=0.1, momentum=0.9), Adam(lr=0.1)):
+        with pytest.raises(ValueError, match="without momentum"):
+            trace(load(CHAIN), cluster_run(rule, workers=2))
+
+
+def test_slope_and_tuning():
+    x = pd.Series([1.0, 2.0, 4.0, 8.0])
+    value, low, high = slope(x, 3 * x**-0.5)
+    assert value == pytest.approx(-0.5) and low == pytest.approx(high, abs=1e-6)
+    runs = pd.DataFrame(
+        {"k": [1] * 4, "lr": [0.1, 0.1, 0.2, 0.2], "error": [1.0, 3.0, 1.5, np.inf]}
+    )
+    assert tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]

@@ -1,0 +1,247 @@
+"""Tables: their CSV and LaTeX, and the numbers of jain2018's on made-up results."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import (
+    COLLAPSED,
+    STUDY,
+    as_claimed,
+    first_of,
+    published_fig2,
+    write_results,
+    write_staleness,
+)
+
+from stalegrad.errors import ConfigError
+from stalegrad.products import maker
+from stalegrad.tables import Table
+from stalegrad.tables import jain2018 as tables
+
+
+def cells_of(latex):
+    """The body of a tabular, cell by cell."""
+    body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0]
+    return [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()]
+
+
+def one_cell(value, **options):
+    table = Table(pd.DataFrame({"a": pd.Series([value])}), **options)
+    return cells_of(table.latex())[0][0]
+
+
+def test_latex_of_a_small_table():
+    frame = pd.DataFrame({"rule": ["sgd", "adam"], "lr": [0.5, np.nan], "delay": [1, 2]})
+    table = Table(frame, {"delay": "$d$", "lr": "rate", "rule": "rule"}, {"lr": "{:.2f}"})
+    assert table.latex() == (
+        "\\begin{tabular}{rrl}\n\\toprule\n$d$ & rate & rule \\\\\n\\midrule\n"
+        "1 & 0.50 & sgd \\\\\n2 & -- & adam \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+
+
+def test_columns_without_headings_go_by_their_own_names():
+    latex = Table(pd.DataFrame({"test_accuracy": [0.5], "n": [1]})).latex()
+    assert r"test\_accuracy & n \\" in latex
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b", r"a\_b"),
+        ("50 % & more", r"50 \% \& more"),
+        ("#1", r"\#1"),
+        ("$5", r"\$5"),
+        ("{x}", r"\{x\}"),
+        ("a^b", r"a\^{}b"),
+        ("~", r"\~{}"),
+        ("\\", r"\textbackslash{}"),
+        ("\\_", r"\textbackslash{}\_"),
+    ],
+)
+def test_text_is_escaped(text, latex):
+    assert one_cell(text) == latex
+
+
+@pytest.mark.parametrize("value", [None, np.nan, pd.NA, float("nan"), np.float64("nan")])
+def test_what_is_not_there_is_a_dash(value):
+    assert one_cell(value) == "--"
+    assert one_cell(value, formats={"a": "{:.3f}"}) == "--"
+
+
+@pytest.mark.parametrize(
+    ("value", "format", "latex"),
+    [
+        (0.98765, None, "0.9877"),
+        (0.98765, "{:.3f}", "0.988"),
+        (12, None, "12"),
+        (12, "{:.1f}", "12.0"),
+        (-0.5, None, "$-0.5$"),
+        (0.25, "{:+.2f}", "$+0.25$"),
+        (-0.25, "{:+.2f}", "$-0.25$"),
+        (1e-5, "{:g}", "$10^{-5}$"),
+        (3.1623e-5, None, r"$3.162 \cdot 10^{-5}$"),
+        (-2e10, "{:g}", r"$-2 \cdot 10^{10}$"),
+        (np.inf, None, r"$\infty$"),
+        (-np.inf, "{:.3f}", r"$-\infty$"),
+        (True, None, "True"),
+        (12.34, r"{:.1f}\%", r"12.3\%"),
+        (3.0, "{:.0f} epochs", "3 epochs"),
+        ("1e5", None, "1e5"),
+        ("-", None, "-"),
+    ],
+)
+def test_numbers_are_formatted(value, format, latex):
+    assert one_cell(value, formats={"a": format} if format else {}) == latex
+
+
+def test_csv_is_tidy_and_its_bytes_stable():
+    frame = pd.DataFrame({"lr": [0.1 + 0.2, 1e-5], "run": ["a", "b,c"], "x": [np.nan, 2.0]})
+    table = Table(frame, {"lr": "rate"}, {"lr": "{:.1f}"})
+    assert table.csv() == 'lr,run,x\n0.3,a,\n1e-05,"b,c",2\n'
+    assert Table(pd.read_csv(io.StringIO(table.csv()))).csv() == table.csv()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_staleness(folder)
+    return write_results(folder)
+
+
+@pytest.mark.parametrize("name", STUDY.tables)
+@pytest.mark.parametrize("preset", ["paper", "quick", "smoke"])
+def test_every_table_is_made(name, preset, results, tmp_path):
+    if preset != "paper":
+        write_staleness(tmp_path, workers=(4, 16))
+        results = write_results(tmp_path, lambda c, e: 0.9, preset=preset)
+    make = maker("tables", "jain2018", name, STUDY.tables[name].make)
+    table = make(results)
+    assert len(table.frame)
+    assert table.csv() == make(results).csv()
+    rows = cells_of(table.latex())
+    assert len(rows) == len(table.frame)
+    assert len({len(row) for row in rows}) == 1
+    assert "nan" not in table.latex()
+
+
+def test_a_table_that_nobody_makes_is_named():
+    with pytest.raises(ConfigError, match=r"'tables\.fig9' is made by stalegrad\.tables\.jain2018"):
+        maker("tables", "jain2018", "fig9", None)
+    with pytest.raises(ConfigError, match=r"stalegrad\.tables\.absent\.fig9, which does not exist"):
+        maker("tables", "jain2018", "fig9", "absent.fig9")
+
+
+def test_fig1_by_hand(tmp_path):
+    results = write_staleness(tmp_path, mean=lambda n: n - 0.9, spread=0.1, workers=(2, 4))
+    frame = tables.fig1(results).frame.set_index("workers")
+    assert frame.loc[4, ["published", "replicates"]].tolist() == [3, 3]
+    assert frame.loc[4, "mean"] == pytest.approx(3.1)
+    assert frame.loc[4, "mean_error"] == pytest.approx(0.1 / np.sqrt(3))
+    assert frame.loc[4, "difference"] == pytest.approx(0.1)
+
+
+def test_fig2_cells_stand_beside_the_published(results):
+    cells = tables.fig2_cells(results)
+    assert len(cells) == 300
+    assert cells["published"].isna().sum() == 29
+    assert (cells["published"].isna() == (cells["legibility"] == "missing")).all()
+    readable = cells[cells["published"].notna()]
+    assert (readable["mean"] - readable["published"]).abs().max() < 1e-12
+    one = cells[(cells["delay"] == 8) & (cells["batch_size"] == 1024) & (cells["lr"] < 0.0032)]
+    assert one["published"].to_list()[-2:] == [0.543, 0.626]  # rates 0.001 and 0.0031623
+
+
+def test_fig2_has_the_difference(tmp_path):
+    results = write_results(tmp_path, lambda c, e: as_claimed(c, e) - 0.25, only=["fig2"])
+    frame = tables.fig2(results).frame
+    assert frame["difference"].dropna().to_numpy() == pytest.approx(-0.25)
+
+
+def test_fig2_agreement_counts_every_cell_once(tmp_path):
+    """At delay 0 ours collapses, at 1 it trains, at 2 it is 0.01 off, at 4 it is 0.02 off."""
+
+    def accuracy(cell, epoch):
+        off = {2: 0.01, 4: 0.02}.get(cell.delay, 0.0)
+        return {0: COLLAPSED, 1: 0.98}.get(cell.delay, as_claimed(cell, epoch) + off)
+
+    table = tables.fig2_agreement(write_results(tmp_path, accuracy, only=["fig2"]))
+    frame = table.frame.set_index("delay")
+    kinds = ["trained", "collapsed", "only_ours", "only_theirs"]
+    assert (frame[kinds].sum(axis=1) == frame["cells"]).all()
+    assert (frame["cells"] + frame["unreadable"] == 50).all()
+    assert frame["unreadable"].sum() == 29
+    assert frame.loc[0, ["trained", "only_ours"]].tolist() == [0, 0]
+    assert frame.loc[1, ["collapsed", "only_theirs"]].tolist() == [0, 0]
+    # 0.991 - 0.981 is, in floats, more than 0.01; it counts as close.
+    assert frame.loc[2, "close"] == frame.loc[2, "trained"] > 0
+    assert frame.loc[4, "close"] == 0 < frame.loc[4, "trained"]
+    assert frame.loc[8, "close"] == frame.loc[8, "trained"]
+
+
+def test_largest_trained_rate():
+    """A rate of 0.5 trains; a delay at which none does is not there."""
+    cells = pd.DataFrame(
+        {"delay": [0, 0, 0, 1, 1], "lr": [0.1, 1.0, 10.0, 0.1, 1.0]}
+        | {"mean": [0.9, 0.5, 0.49, 0.1, 0.1]}
+    )
+    assert tables.largest_trained_rate(cells, "mean").to_dict() == {0: 1.0}
+
+
+def test_best_cells_are_best_on_average(tmp_path):
+    """One lucky seed at rate 0.0003 does not choose."""
+
+    def accuracy(cell, epoch):
+        if cell.batch_size == 64 and cell.lr == 0.0003:
+            return {1: 0.99, 2: 0.7, 3: 0.7}[cell.seed]
+        return 0.9 if (cell.batch_size, cell.lr) == (32, 0.0001) else 0.5
+
+    results = write_results(tmp_path, accuracy, only=["fig3_adam"], seeds=3)
+    best = tables.best_cells(results, "fig3_adam")
+    assert list(best["delay"]) == [0, 32, 128, 256]
+    assert set(best["batch_size"]) == {32}
+    assert set(best["lr"]) == {0.0001}
+    assert best["mean"].to_numpy() == pytest.approx(0.9)
+
+
+def test_best_adam_stands_beside_the_published(results):
+    frame = tables.best_adam(results).frame.set_index("delay")
+    assert frame["published"].isna().to_list() == [True, False, False, False]
+    assert frame["difference"].dropna().to_numpy() == pytest.approx(-0.1 / 20**2)
+    assert frame["mean_sgd"].to_numpy() == pytest.approx([0.963, 0.95, COLLAPSED, COLLAPSED])
+
+
+def test_warmup_is_read_before_the_full_rate(tmp_path):
+    """Epochs 1 to 4 of a warm-up over 5; in the fifth the rate reaches its full height."""
+    results = write_results(tmp_path, lambda c, e: 0.01 * e, only=["warmup"])
+    frame = tables.warmup(results).frame
+    assert set(frame["start"]) == {"neither", "warm-up", "gradual workers"}
+    assert len(frame) == 27
+    assert frame["during"].to_numpy() == pytest.approx(0.025)
+    assert frame["best"].to_numpy() == pytest.approx(0.2)
+    assert frame["final"].to_numpy() == pytest.approx(0.2)
+
+
+def test_heuristic_path_is_in_order_of_workers(tmp_path):
+    results = write_results(tmp_path, only=["heuristic", "no_heuristic"])
+    frame = tables.heuristic(results).frame
+    assert list(frame["workers"]) == [1, 2, 4, 8, 16, 32, 64, 128, 257]
+    assert (frame["mean"] == 0.98).all()
+    assert list(frame["mean_fixed"] == COLLAPSED) == [False] * 6 + [True] * 3
+
+
+def test_delay_kinds_pair_n_workers_with_a_delay_of_one_less(tmp_path):
+    def accuracy(cell, epoch):
+        return 0.1 * (cell.delay if cell.cluster == "constant_delay" else cell.workers)
+
+    cells = tables.delay_kinds(write_results(tmp_path, accuracy, only=["asynchronous"]))
+    assert len(cells) == 15
+    assert (cells["random"] - cells["constant"]).to_numpy() == pytest.approx(0.1)
+    assert set(cells.index.get_level_values("mean_delay")) == {2, 4, 8}
+
+
+def test_made_up_results_follow_the_first_function_that_answers():
+    answer = first_of(lambda c, e: None, lambda c, e: 0.5)
+    assert answer(None, 1) == 0.5
+    assert published_fig2()[0, 64, -10] == 0.141

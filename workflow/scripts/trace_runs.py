@@ -1,0 +1,15 @@
+"""Follow runs update by update beside their virtual iterates."""
+
+from pathlib import Path
+
+from stalegrad.files import write_atomically
+from stalegrad.logs import logged
+from stalegrad.plan import Plan
+from stalegrad.virtual_iterates import trace_cells
+
+with logged(snakemake.log[0]):
+    study, trace = snakemake.wildcards.study, snakemake.wildcards.trace
+    cells = Plan.load(snakemake.config).traces[study][trace]
+    rows = trace_cells(cells, Path(snakemake.params.data_folder))
+    csv = rows.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    write_atomically(Path(snakemake.output[0]), csv)
