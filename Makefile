@@ -32,7 +32,7 @@ test: .venv/complete
 	$(ACTIVATE) ruff format --check .
 	$(ACTIVATE) snakefmt --check Snakefile workflow
 	$(ACTIVATE) snakemake --lint
-	$(ACTIVATE) pytest
+	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal
 	$(ACTIVATE) snakemake --cores 2 --config preset=smoke
 
 # The project itself is built with the locked setuptools, so nothing unpinned is fetched.

@@ -378,7 +378,7 @@ def test_more_replicates_keep_the_first():
         (Gamma(a=0.5, loc=1.0, scale=2.0), scipy.stats.gamma(0.5, loc=1.0, scale=2.0)),
         (Pareto(b=1.5, loc=1.0, scale=2.0), scipy.stats.pareto(1.5, loc=1.0, scale=2.0)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if hasattr(value, "sample") else value.dist.name,
 )
 def test_samples_follow_scipys_distribution(distribution, reference):
     sample = distribution.sample(np.random.default_rng(8), 20_000)

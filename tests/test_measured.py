@@ -116,6 +116,8 @@ def test_adding_again_changes_no_byte():
     assert add_to_archive("tiny", outputs[::-1]) == 0
     assert add_to_archive("tiny", []) == 0
     assert archive_bytes() == before
+    header = before["history.csv.gz"][:10]
+    assert header[3:8] == bytes(5)  # neither a file's name nor the time of day
 
 
 def test_one_by_one_or_at_once_are_the_same_bytes(folder):

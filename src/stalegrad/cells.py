@@ -291,8 +291,8 @@ def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
         for key in ("updates", "skip"):
             if getattr(cell, key) is not None:
                 raise ConfigError(
-                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke', whose workers go on "
-                    f"without end; leave it out."
+                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke', whose workers go "
+                    f"on without end; leave it out."
                 )
     if cell.updates is not None:
         for key in ("arrivals", "skip"):

@@ -97,6 +97,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_bundles(commands)
     _add_run_bundle(commands)
     _add_archive(commands)
+    _add_gather(commands)
     _add_figure(commands)
     return parser
 
@@ -778,6 +779,35 @@ def _archive(options: argparse.Namespace) -> None:
     added = add_to_archive(options.study, options.files, options.archive_folder)
     held = len(archived_runs(options.study, options.archive_folder))
     print(f"{added:,} runs added to {options.archive_folder / options.study}, {held:,} now there")
+
+
+# --- gather ---------------------------------------------------------------------------------------
+
+
+def _add_gather(commands) -> None:
+    parser = commands.add_parser(
+        "gather",
+        help="tables of what the archive holds of a study",
+        description="Write runs.csv and history.csv of the archived runs of a study.",
+        epilog=_examples(
+            "stalegrad gather --study jain2018 --grid fig2 --output results/measured/jain2018",
+            "stalegrad figure jain2018_fig2 --results results/measured --output fig2.png",
+        ),
+    )
+    parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
+    _add_grid_flag(parser)
+    _add_config_flag(parser)
+    _add_archive_flag(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.set_defaults(act=_gather)
+
+
+def _gather(options: argparse.Namespace) -> None:
+    from stalegrad.measured import gather
+
+    grids = _grids(options, "paper")
+    count = gather(options.study, grids, options.output, options.archive_folder)
+    print(f"{count:,} archived runs of {options.study} gathered in {options.output}")
 
 
 # --- figure ---------------------------------------------------------------------------------------

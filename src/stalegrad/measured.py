@@ -8,12 +8,15 @@ its content hash, so an archived run is used only for exactly the cell it was ma
 import gzip
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from stalegrad.cells import Cell
+from stalegrad.errors import ResultError
 from stalegrad.files import provenance_path, write_atomically, write_bytes_atomically
-from stalegrad.results import read_csv
+from stalegrad.results import collect, read_csv
 
 ARCHIVE = Path("measured")
 
@@ -55,6 +58,27 @@ def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> 
     _write_provenance(folder / "provenance.csv", provenances)
     write_atomically(folder / "runs.txt", "\n".join(sorted(known)) + "\n")
     return len(known) - before
+
+
+def gather(
+    study: str, grids: Mapping[str, list[Cell]], folder: Path, archive: Path = ARCHIVE
+) -> int:
+    """Write `runs.csv` and `history.csv` of the archived runs among `grids` to `folder`.
+
+    What the archive does not hold is left out, so that figures and claims can be made of what has
+    been measured so far. How many runs there are. Raises ResultError where there are none.
+    """
+    known = archived_runs(study, archive)
+    held = {name: [cell for cell in cells if cell.hash in known] for name, cells in grids.items()}
+    held = {name: cells for name, cells in held.items() if cells}
+    if not held:
+        raise ResultError(f"{archive / study} holds none of the runs asked for; nothing to gather.")
+    for table, name in zip(
+        collect(held, [archived_history(study, archive)]), ("runs", "history"), strict=True
+    ):
+        csv = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        write_atomically(folder / f"{name}.csv", csv)
+    return len({cell.hash for cells in held.values() for cell in cells})
 
 
 def _write_history(path: Path, history: pd.DataFrame) -> None:

@@ -143,7 +143,7 @@ class Plan:
         study, _, product = getattr(self, kind)[name]
         module = product.make.rpartition(".")[0] if product.make else study
         files = [f"{SOURCE}/{kind}/{module}.py", f"{SOURCE}/tables/{study}.py"]
-        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/results.py"]
+        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/results.py", f"{SOURCE}/renewal.py"]
         if kind == "figures":
             files.append(f"{SOURCE}/figures/style.py")
         return [file for file in dict.fromkeys(files) if Path(file).exists()]
@@ -151,7 +151,7 @@ class Plan:
     def claims_code(self, study: str) -> list[str]:
         """Source files whose change makes the verdicts of a study out of date."""
         files = [f"{SOURCE}/{kind}/{study}.py" for kind in ("claims", "tables")]
-        files += [f"{SOURCE}/claims/__init__.py", f"{SOURCE}/results.py"]
+        files += [f"{SOURCE}/{name}.py" for name in ("claims/__init__", "results", "renewal")]
         return [file for file in files if Path(file).exists()]
 
     @staticmethod

@@ -34,8 +34,8 @@ EXACT = 0.01  # a relative distance that a finite simulation leaves to what is e
 
 @claim(where="section 3, Lemma 1, equation 4")
 def update_rate(results: StudyResults) -> Finding:
-    """'the limit of the expected rate at which the master updates the optimization parameter is'
-    n/(K mu)
+    """'the limit of the expected rate at which the master updates the optimization parameter is
+    n/(K mu)'
 
     The simulated rate is within 1 % of it for every n, K and T_c of Figure 1 and the error map.
     """
@@ -76,7 +76,7 @@ def figure_1(results: StudyResults) -> Finding:
 
 @claim(where="section 3, Theorem 2, equation 5")
 def theorem_2_is_exact(results: StudyResults) -> Finding:
-    """'Then in the limit' E[tau] = (n/K)(T_c + mu)/mu
+    """'Then in the limit E[tau] = (n/K) (T_c + mu)/mu'
 
     An equality: the 95 % interval of the simulated mean, or a relative distance of 0.5 % where that
     is wider, includes the theorem in at least 90 % of the clusters of the error map.
@@ -102,8 +102,8 @@ def theorem_2_is_exact(results: StudyResults) -> Finding:
 
 @claim(where="section 3, Corollary 3, equation 6")
 def corollary_3(results: StudyResults) -> Finding:
-    """'For the SGD and minibatch SGD schemes, the limit of the expected gradient staleness is'
-    n (T_c + mu)/mu
+    """'For the SGD and minibatch SGD schemes, the limit of the expected gradient staleness is
+    n (T_c + mu)/mu'
 
     With K = 1 and at least 10 workers the simulated mean is within 5 % of it at every T_c.
     """
@@ -217,7 +217,7 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
     """'eventually the system reaches its steady-state and the average staleness per iteration
     fluctuates around the theoretical limit we derived'
 
-    Of the last twenty of fifty updates, each mean, counted after, is within 5 % of the limit, and
+    Of the last twenty of fifty updates, counted after: their mean is within 5 % of the limit, and
     some are above it and some below.
     """
     limit = simulated(results, "fig2").iloc[0]
@@ -225,10 +225,10 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
     off = (late["mean"] + 1 / limit["minibatches_per_update"]) / limit["theorem"] - 1
     around = (off > 0).any() and (off < 0).any()
     return Finding(
-        verdict_of([(off.abs() <= CLOSE).all(), around]),
+        verdict_of([abs(off.mean()) <= CLOSE, around]),
         "mean staleness of the last twenty updates over the limit, less one",
         off.mean(),
-        "each within 0.05, some above 0 and some below",
+        "within 0.05, some updates above 0 and some below",
         f"They lie {off.min():+.1%} to {off.max():+.1%} from the limit counted after, and lower by "
         f"{1 / limit['minibatches_per_update'] / limit['theorem']:.1%} counted before.",
         *mean_interval(off),
