@@ -24,6 +24,8 @@ help:
 reproduce: .venv/complete
 	$(ACTIVATE) snakemake --cores $(CORES) --config preset=$(PRESET)
 	@echo
+	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
+	@echo
 	@echo "Report:  results/$(PRESET)/report.pdf"
 	@echo "Figures: results/$(PRESET)/figures/"
 

@@ -542,3 +542,12 @@ def test_errors_keep_their_kind_when_flags_are_named():
     with pytest.raises(ConfigError, match="'--lr' is wrong"):
         with cli._named_by_flag({"rule.lr": "--lr"}):
             raise ConfigError("'rule.lr' is wrong.")
+
+
+def test_verdicts_are_listed_with_their_counts(tmp_path, capsys):
+    path = tmp_path / "verdicts.csv"
+    path.write_text("study,claim,verdict\na,one_claim,reproduced\nb,two,partly\nb,three,partly\n")
+    assert cli.main(["verdicts", str(path)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == ["a", "  reproduced      one claim"]
+    assert out[-1] == "1 reproduced, 2 partly, 0 not reproduced, 0 cannot tell"

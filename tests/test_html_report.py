@@ -37,10 +37,8 @@ window.addEventListener("load", async () => {
     const view = await until(() => document.querySelector("a[iconname=eye]"));
     seen.listed = document.body.innerText;
     view.click();
-    const image = await until(() => document.querySelector("img[src^='data:image/png']"));
-    await image.decode();
-    seen.width = image.naturalWidth;
-    document.querySelector("a[iconname='information-circle']")?.click();
+    seen.width = await until(() =>
+      document.querySelector("img[src^='data:image/png']")?.naturalWidth);
   } catch (error) {
     seen.error = String(error) + " in: " + document.body.innerText;
   }
@@ -60,7 +58,7 @@ def click_through(page: Path, folder: Path, categories: list[str]) -> dict:
     clicked.write_text(script.join(source.rsplit("</body>", 1)), encoding="utf-8")
     flags = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"]
     flags += ["disable-background-networking", "disable-component-update", "disable-sync"]
-    flags += [f"user-data-dir={folder / 'profile'}", "virtual-time-budget=60000", "dump-dom"]
+    flags += [f"user-data-dir={folder / 'profile'}", "virtual-time-budget=120000", "dump-dom"]
     done = subprocess.run(
         [BROWSER, *(f"--{flag}" for flag in flags), clicked.as_uri()],
         capture_output=True, text=True, timeout=120,

@@ -11,7 +11,7 @@ from made_up import ROOT
 
 from stalegrad.errors import ResultError
 from stalegrad.files import provenance_path
-from stalegrad.measured import add_to_archive, archived_history, archived_runs
+from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather
 from stalegrad.plan import Plan
 from stalegrad.results import collect
 
@@ -229,3 +229,16 @@ def test_the_archive_in_this_repository_is_of_its_studies():
         held = archived_runs(study, ROOT / "measured")
         assert held <= known
         assert held == set(archived_history(study, ROOT / "measured")["run"])
+
+
+def test_gathering_gives_what_is_measured_so_far(folder):
+    bundles = bundles_of(plan())
+    with pytest.raises(ResultError, match="holds none of the runs"):
+        gather("tiny", plan().grids["tiny"], folder / "out")
+    first = train(bundles)[:1]
+    add_to_archive("tiny", first)
+    grids = plan(recompute=True).grids["tiny"]
+    assert gather("tiny", grids, folder / "out") == len(bundles[0].cells)
+    runs = pd.read_csv(folder / "out" / "runs.csv")
+    assert set(runs["run"]) == {cell.hash for cell in bundles[0].cells}
+    assert set(pd.read_csv(folder / "out" / "history.csv")["run"]) == set(runs["run"])

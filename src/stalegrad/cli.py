@@ -99,6 +99,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_archive(commands)
     _add_gather(commands)
     _add_figure(commands)
+    _add_verdicts(commands)
     return parser
 
 
@@ -808,6 +809,46 @@ def _gather(options: argparse.Namespace) -> None:
     grids = _grids(options, "paper")
     count = gather(options.study, grids, options.output, options.archive_folder)
     print(f"{count:,} archived runs of {options.study} gathered in {options.output}")
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+_COLOURS = {"reproduced": 32, "partly": 33, "not reproduced": 31, "cannot tell": 90}
+
+
+def _add_verdicts(commands) -> None:
+    parser = commands.add_parser(
+        "verdicts",
+        help="did it hold? every claim on a line",
+        description="Show the verdicts of a preset, in colours where the terminal has them.",
+        epilog=_examples("stalegrad verdicts", "stalegrad verdicts results/paper/verdicts.csv"),
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=Path("results/quick/verdicts.csv"),
+        metavar="CSV",
+        help="default: results/quick/verdicts.csv",
+    )
+    parser.set_defaults(act=_show_verdicts)
+
+
+def _show_verdicts(options: argparse.Namespace) -> None:
+    from stalegrad.results import read_csv
+
+    verdicts = read_csv(options.file)
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = max(map(len, _COLOURS))
+    for study, claims in verdicts.groupby("study", sort=False):
+        print(study)
+        for claim, verdict in zip(claims["claim"], claims["verdict"], strict=True):
+            shown = f"{verdict:{width}}"
+            if coloured:
+                shown = f"\033[{_COLOURS[verdict]}m{shown}\033[0m"
+            print(f"  {shown}  {claim.replace('_', ' ')}")
+    counts = verdicts["verdict"].value_counts()
+    print(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in _COLOURS))
 
 
 # --- figure ---------------------------------------------------------------------------------------
