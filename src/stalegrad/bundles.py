@@ -25,7 +25,7 @@ from stalegrad import replay
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
-from stalegrad.files import provenance_path, replaced, write_atomically
+from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
 from stalegrad.partitions import (
     CLUSTER,
     DataOrder,
@@ -99,7 +99,7 @@ def train_bundle(
                     checkpoint.write(parts, spent)
         spent = seconds + time.monotonic() - clock
     history = _history(bundle, parts)
-    write_atomically(output, history.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    write_atomically(output, csv_text(history))
     provenance = describe_machine(device) | {
         "backend": backend.name,
         "threads": place.threads,

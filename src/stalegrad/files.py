@@ -4,11 +4,28 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ARCHIVE = Path("measured")  # see `stalegrad.measured`
 
 
 def provenance_path(output: Path) -> Path:
     """Where the provenance of the bundle at `output` stands."""
     return output.with_name(output.name + ".provenance.json")
+
+
+def archived_runs(study: str, archive: Path = ARCHIVE) -> set[str]:
+    """Hashes of the runs of a study that the archive holds."""
+    path = archive / study / "runs.txt"
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    """A result table as every CSV has it: nine digits, so that equal results are equal bytes."""
+    return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 
 @contextmanager

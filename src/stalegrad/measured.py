@@ -15,16 +15,15 @@ import pandas as pd
 
 from stalegrad.cells import Cell
 from stalegrad.errors import ResultError
-from stalegrad.files import provenance_path, write_atomically, write_bytes_atomically
+from stalegrad.files import (
+    ARCHIVE,
+    archived_runs,
+    csv_text,
+    provenance_path,
+    write_atomically,
+    write_bytes_atomically,
+)
 from stalegrad.results import collect, read_csv
-
-ARCHIVE = Path("measured")
-
-
-def archived_runs(study: str, archive: Path = ARCHIVE) -> set[str]:
-    """Hashes of the runs of a study that the archive holds."""
-    path = archive / study / "runs.txt"
-    return set(path.read_text().split()) if path.exists() else set()
 
 
 def archived_history(study: str, archive: Path = ARCHIVE) -> pd.DataFrame:
@@ -76,17 +75,15 @@ def gather(
     for table, name in zip(
         collect(held, [archived_history(study, archive)]), ("runs", "history"), strict=True
     ):
-        csv = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        write_atomically(folder / f"{name}.csv", csv)
+        write_atomically(folder / f"{name}.csv", csv_text(table))
     return len({cell.hash for cells in held.values() for cell in cells})
 
 
 def _write_history(path: Path, history: pd.DataFrame) -> None:
-    text = history.to_csv(index=False, float_format="%.9g", lineterminator="\n")
     buffer = io.BytesIO()
     # No name and no time in the header: the same rows give the same bytes.
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=9) as file:
-        file.write(text.encode())
+        file.write(csv_text(history).encode())
     write_bytes_atomically(path, buffer.getvalue())
 
 

@@ -23,8 +23,8 @@ from stalegrad.config import (
     load_study,
     study_names,
 )
+from stalegrad.files import archived_runs
 
-ARCHIVE = Path("measured")
 SOURCE = "src/stalegrad"
 
 
@@ -70,10 +70,9 @@ class Plan:
 
     def archived(self, study: str) -> set[str]:
         """Runs taken from `measured/` and not trained: at `paper`, unless `recompute` is set."""
-        path = ARCHIVE / study / "runs.txt"
-        if self.settings.preset != "paper" or self.settings.recompute or not path.exists():
+        if self.settings.preset != "paper" or self.settings.recompute:
             return set()
-        return set(path.read_text().split())
+        return archived_runs(study)
 
     @cached_property
     def simulations(self) -> dict[str, dict[str, list[SimulationCell]]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stalegrad.files import write_atomically
+from stalegrad.files import csv_text, write_atomically
 from stalegrad.logs import logged
 from stalegrad.measured import archived_history
 from stalegrad.plan import Plan
@@ -16,5 +16,4 @@ with logged(snakemake.log[0]):
         histories.append(archived_history(study))
     runs, history = collect(plan.grids[study], histories)
     for table, path in ((runs, snakemake.output.runs), (history, snakemake.output.history)):
-        csv = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        write_atomically(Path(path), csv)
+        write_atomically(Path(path), csv_text(table))

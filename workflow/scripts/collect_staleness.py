@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from stalegrad.files import write_atomically
+from stalegrad.files import csv_text, write_atomically
 from stalegrad.logs import logged
 from stalegrad.results import read_csv
 
 with logged(snakemake.log[0]):
     rows = pd.concat([read_csv(Path(path)) for path in snakemake.input], ignore_index=True)
-    csv = rows.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    write_atomically(Path(snakemake.output[0]), csv)
+    write_atomically(Path(snakemake.output[0]), csv_text(rows))

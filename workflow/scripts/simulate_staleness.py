@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stalegrad.files import write_atomically, write_bytes_atomically
+from stalegrad.files import csv_text, write_atomically, write_bytes_atomically
 from stalegrad.logs import logged
 from stalegrad.plan import Plan
 from stalegrad.simulations import simulate_all
@@ -11,6 +11,5 @@ with logged(snakemake.log[0]):
     study, simulation = snakemake.wildcards.study, snakemake.wildcards.simulation
     cells = Plan.load(snakemake.config).simulations[study][simulation]
     rows, arrays = simulate_all(simulation, cells)
-    csv = rows.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    write_atomically(Path(snakemake.output.csv), csv)
+    write_atomically(Path(snakemake.output.csv), csv_text(rows))
     write_bytes_atomically(Path(snakemake.output.npz), arrays)

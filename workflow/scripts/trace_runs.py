@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stalegrad.files import write_atomically
+from stalegrad.files import csv_text, write_atomically
 from stalegrad.logs import logged
 from stalegrad.plan import Plan
 from stalegrad.virtual_iterates import trace_cells
@@ -11,5 +11,4 @@ with logged(snakemake.log[0]):
     study, trace = snakemake.wildcards.study, snakemake.wildcards.trace
     cells = Plan.load(snakemake.config).traces[study][trace]
     rows = trace_cells(cells, Path(snakemake.params.data_folder))
-    csv = rows.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    write_atomically(Path(snakemake.output[0]), csv)
+    write_atomically(Path(snakemake.output[0]), csv_text(rows))

@@ -24,8 +24,8 @@ from stalegrad.cells import Cell
 from stalegrad.claims import VERDICTS
 from stalegrad.config import load_preset
 from stalegrad.errors import ResultError
-from stalegrad.files import provenance_path
-from stalegrad.plan import ARCHIVE, Plan
+from stalegrad.files import ARCHIVE, provenance_path
+from stalegrad.plan import Plan
 from stalegrad.report.latex import code, escape
 from stalegrad.results import read_csv
 

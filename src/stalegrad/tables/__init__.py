@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from stalegrad.files import csv_text
+
 
 @dataclass(frozen=True)
 class Table:
@@ -26,7 +28,7 @@ class Table:
     layout: pd.DataFrame | None = None
 
     def csv(self) -> str:
-        return self.frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        return csv_text(self.frame)
 
     def latex(self) -> str:
         """A booktabs tabular; numbers right, words left, what is not there a dash."""
