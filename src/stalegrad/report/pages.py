@@ -23,7 +23,7 @@ from stalegrad.report.values import (
 )
 
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
-_LONGEST = 42  # rows of a table that is printed; of a longer one, only where it is
+_LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
 
 # How words of a claim's name are written.
 _ACRONYMS = {"sgd": "SGD", "asgd": "ASGD", "ssgd": "SSGD", "pca": "PCA", "adam": "Adam"}
