@@ -109,6 +109,30 @@ def test_reasons_say_what_is_missing(monkeypatch, tmp_path):
     assert thin.startswith("Here the quick preset runs a thinned grid, and this needs the whole; ")
 
 
+def test_seeds_are_those_of_the_grids_that_are_read(monkeypatch, tmp_path):
+    """Grids that were measured with more seeds do not lend them to others."""
+    many = pd.DataFrame({"grid": "many", "run": ["1", "2", "3"], "seed": [1, 2, 3]})
+    few = pd.DataFrame({"grid": "few", "run": ["4"], "seed": [1]})
+    pd.concat([many, few]).to_csv(tmp_path / "runs.csv", index=False)
+
+    def reads(name, *grids):
+        def function(results):
+            """'it holds'"""
+            results.grid(*grids)
+            return Finding(REPRODUCED, "a count", 1.0, "any", "It holds.")
+
+        function.__name__ = name
+        return claim(where="section 5", seeds=3)(function)
+
+    table = judged(
+        monkeypatch,
+        StudyResults("made_up", "paper", tmp_path),
+        *(reads("of_many", "many"), reads("of_few", "few"), reads("of_both", "many", "few")),
+    )
+    assert list(table["verdict"]) == [REPRODUCED, CANNOT_TELL, CANNOT_TELL]
+    assert table.loc["of_both", "reason"].startswith("Here there are 1 seeds, and this needs 3; ")
+
+
 def lacks(error):
     @claim(where="section 4")
     def lacking(results):

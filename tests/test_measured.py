@@ -9,7 +9,8 @@ import pytest
 import yaml
 from made_up import ROOT
 
-from stalegrad.errors import ResultError
+from stalegrad.cells import Bundle
+from stalegrad.errors import ConfigError, ResultError
 from stalegrad.files import provenance_path
 from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather
 from stalegrad.plan import Plan
@@ -179,6 +180,26 @@ def test_recompute_trains_all():
     again = plan(recompute=True)
     assert again.archived("tiny") == set()
     assert bundles_of(again) == everything
+
+
+def test_measured_only_takes_the_seeds_that_are_there_in_full():
+    whole = plan().grids["tiny"]["curves"]
+    spared = next(cell for cell in whole if cell.seed == 1)
+    add_to_archive("tiny", train([Bundle(tuple(c for c in whole if c != spared))]))
+    only = plan(measured_only=True)
+    assert bundles_of(only) == []
+    assert only.grids["tiny"]["curves"] == [cell for cell in whole if cell.seed == 2]
+
+
+def test_measured_only_names_the_grids_that_are_not_there():
+    with pytest.raises(ConfigError, match="measured/tiny holds no seed of all the cells of curves"):
+        plan(measured_only=True)
+
+
+@pytest.mark.parametrize("other", [{"preset": "quick"}, {"recompute": True}])
+def test_measured_only_goes_with_nothing_that_trains(other):
+    with pytest.raises(ConfigError, match="'measured_only' is True: measured/ holds runs of the"):
+        plan(measured_only=True, **other)
 
 
 def test_only_paper_uses_the_archive():

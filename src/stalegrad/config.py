@@ -47,6 +47,8 @@ class Settings(_Model):
     """`config/config.yaml`: nothing here changes a result, but which are made and where.
 
     recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
+    measured_only: make everything of the archived runs and train none; of each grid, the seeds that
+    the archive holds for all of its cells.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
@@ -58,6 +60,17 @@ class Settings(_Model):
     local_data: str | None = None
     results_folder: str = "results"
     recompute: bool = False
+    measured_only: bool = False
+
+    @pydantic.field_validator("measured_only")
+    @classmethod
+    def _of_the_archive(cls, value: bool, settings: pydantic.ValidationInfo) -> bool:
+        if value and (settings.data.get("preset") != "paper" or settings.data.get("recompute")):
+            raise ValueError(
+                "measured/ holds runs of the paper preset, so this needs 'preset' paper, and "
+                "'recompute' false"
+            )
+        return value
 
 
 class Preset(_Model):

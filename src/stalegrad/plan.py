@@ -23,6 +23,7 @@ from stalegrad.config import (
     load_study,
     study_names,
 )
+from stalegrad.errors import ConfigError
 from stalegrad.files import archived_runs
 
 SOURCE = "src/stalegrad"
@@ -52,11 +53,14 @@ class Plan:
 
     @cached_property
     def grids(self) -> dict[str, dict[str, list[Cell]]]:
-        """Study -> grid -> its runs."""
-        return {
+        """Study -> grid -> its runs; with `measured_only`, those of the seeds measured in full."""
+        grids = {
             name: cells.study_cells(study, self.settings.preset, self.preset, self._file(name))
             for name, study in self.studies.items()
         }
+        if not self.settings.measured_only:
+            return grids
+        return {name: _measured(name, study, archived_runs(name)) for name, study in grids.items()}
 
     @cached_property
     def bundles(self) -> dict[str, dict[str, Bundle]]:
@@ -160,3 +164,20 @@ class Plan:
 
     def _file(self, study: str) -> str:
         return str(self.folder / "studies" / f"{study}.yaml")
+
+
+def _measured(
+    study: str, grids: Mapping[str, list[Cell]], known: set[str]
+) -> dict[str, list[Cell]]:
+    """Of each grid, the runs of the seeds for which every cell is known."""
+    held = {}
+    for name, grid in grids.items():
+        lacking = {cell.seed for cell in grid if cell.hash not in known}
+        held[name] = [cell for cell in grid if cell.seed not in lacking]
+    if absent := [name for name, cells in held.items() if not cells]:
+        raise ConfigError(
+            f"config/config.yaml: 'measured_only' is set, but measured/{study} holds no seed of "
+            f"all the cells of {', '.join(absent)}. measured/README.md says how they are made; or "
+            f"leave {study} out of 'studies'."
+        )
+    return held

@@ -9,7 +9,7 @@ missing data never pass for an answer.
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -75,8 +75,10 @@ def claims_of(study: str) -> dict[str, Claim]:
 def judge(results: StudyResults) -> pd.DataFrame:
     """The verdict on every claim of a study; columns are COLUMNS."""
     rows = []
+    reading = _Reading(results.study, results.preset, results.folder, results.published_folder)
     for name, function in claims_of(results.study).items():
-        finding = _within_reach(function, results)
+        reading.read.clear()
+        finding = _within_reach(function, reading)
         rows.append(
             {
                 "study": results.study,
@@ -89,7 +91,22 @@ def judge(results: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _within_reach(function: Claim, results: StudyResults) -> Finding:
+@dataclass(frozen=True)
+class _Reading(StudyResults):
+    """Results that note which grids are read of them: a claim is as good as their seeds."""
+
+    read: set[str] = field(default_factory=set)
+
+    def grid(self, *names: str) -> pd.DataFrame:
+        self.read.update(names)
+        return super().grid(*names)
+
+    def curves(self, *names: str) -> pd.DataFrame:
+        self.read.update(names)
+        return super().curves(*names)
+
+
+def _within_reach(function: Claim, results: _Reading) -> Finding:
     """The claim's own finding, or `cannot tell` where the results could not carry any."""
     needs = function.claim
     try:
@@ -111,9 +128,11 @@ def _within_reach(function: Claim, results: StudyResults) -> Finding:
     return Finding(**vars(finding) | {"verdict": CANNOT_TELL, "reason": reason})
 
 
-def _seeds(results: StudyResults) -> int:
+def _seeds(results: _Reading) -> int:
+    """Seeds of the grid, among those that were read, that has fewest."""
     try:
-        return results.runs["seed"].nunique()
+        runs = results.grid(*results.read) if results.read else results.runs
+        return int(runs.groupby("grid")["seed"].nunique().min())
     except ResultError:  # a study of simulations alone has replicates instead
         rows = results.staleness
         return int(rows["replicate"].nunique() if "replicate" in rows else rows["replicates"].min())

@@ -196,6 +196,14 @@ def _scale(plan: Plan, published: Grids) -> str:
             r"\texttt{smoke} preset runs every step on a few images and a few cells of each grid, "
             r"so its numbers mean nothing, and no claim is judged by them.}" + "\n"
         )
+    if plan.settings.measured_only:
+        return (
+            r"\scalenote{This report is made of archived runs.}{It has every cell of the full grids, "
+            r"with as many seeds as the archive holds for all cells of a grid: see the table that "
+            r"opens each study's section. No run was trained for it, and "
+            rf"{code('snakemake --cores all --config preset=paper')} trains the seeds that are "
+            r"missing.}" + "\n"
+        )
     here, there = _all_cells(plan.grids), _all_cells(published)
     if here == there:
         return ""
