@@ -22,8 +22,6 @@ wildcard_constraints:
     study="|".join(PLAN.studies),
     dataset="mnist|fashion_mnist",
     bundle="[0-9a-f]{16}",
-    figure="|".join(PLAN.figures) or "none",
-    table="|".join(PLAN.tables) or "none",
 
 
 localrules:

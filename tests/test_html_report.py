@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stalegrad.config import load_study
 from stalegrad.data import fetch_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,8 @@ def test_a_figure_is_two_clicks_away(tmp_path: Path):
         subprocess.run(
             [*snakemake, *settings, *more, "--", *targets], check=True, capture_output=True
         )
+    caption = load_study("jain2018", ROOT / "config").figures["fig1"].caption
+    assert caption[:40] in page.read_text(encoding="utf-8")
     seen = click_through(page, tmp_path, ["jain2018", "Figures"])
     assert "error" not in seen, seen
     assert "jain2018_fig1" in seen["listed"]

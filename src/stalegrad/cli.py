@@ -890,8 +890,6 @@ def _draw(options: argparse.Namespace) -> None:
 
     study, name, make = figures[options.name]
     results = StudyResults(study, options.results.name, options.results / study)
-    beside = options.output.with_name(f".{os.getpid()}.{options.output.name}")
     with style():
-        save(maker("figures", study, name, make)(results), beside)
-    os.replace(beside, options.output)
+        save(maker("figures", study, name, make)(results), options.output)
     print(options.output)

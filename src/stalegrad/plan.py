@@ -136,26 +136,22 @@ class Plan:
             }
         )
 
-    def product(self, kind: str, name: str) -> tuple[str, str, str | None]:
-        """Of a figure or table: study, name within it, and the function that makes it if named."""
-        study, short, product = getattr(self, kind)[name]
-        return study, short, product.make
+    def products(self, study: str, kind: str) -> dict[str, dict[str, str | None]]:
+        """The figures or tables of a study as plain values."""
+        return {
+            n: product.model_dump() for n, product in getattr(self.studies[study], kind).items()
+        }
 
-    def code(self, kind: str, name: str) -> list[str]:
-        """Source files whose change makes a figure or table out of date."""
-        study, _, product = getattr(self, kind)[name]
-        module = product.make.rpartition(".")[0] if product.make else study
-        files = [f"{SOURCE}/{kind}/{module}.py", f"{SOURCE}/tables/{study}.py"]
-        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/results.py", f"{SOURCE}/renewal.py"]
-        if kind == "figures":
-            files.append(f"{SOURCE}/figures/style.py")
+    def code(self, study: str, *kinds: str) -> list[str]:
+        """Source files whose change makes a study's figures, tables or claims out of date."""
+        files = [f"{SOURCE}/{name}.py" for name in ("products", "results", "renewal")]
+        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/tables/{study}.py"]
+        for kind in kinds:
+            made = [] if kind == "claims" else getattr(self.studies[study], kind).values()
+            modules = [p.make.rpartition(".")[0] for p in made if p.make]
+            files += [f"{SOURCE}/{kind}/{module}.py" for module in ("__init__", study, *modules)]
+            files += [f"{SOURCE}/figures/style.py"] if kind == "figures" else []
         return [file for file in dict.fromkeys(files) if Path(file).exists()]
-
-    def claims_code(self, study: str) -> list[str]:
-        """Source files whose change makes the verdicts of a study out of date."""
-        files = [f"{SOURCE}/{kind}/{study}.py" for kind in ("claims", "tables")]
-        files += [f"{SOURCE}/{name}.py" for name in ("claims/__init__", "results", "renewal")]
-        return [file for file in files if Path(file).exists()]
 
     @staticmethod
     def published(study: str) -> list[str]:

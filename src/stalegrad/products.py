@@ -1,10 +1,13 @@
-"""Finding the function that makes a figure or a table of a study."""
+"""Making the figures and tables of a study: finding the function of each, and calling them all."""
 
 import importlib
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from stalegrad.errors import ConfigError
+from stalegrad.errors import ConfigError, ResultError
+from stalegrad.files import write_atomically
 from stalegrad.results import StudyResults
 
 
@@ -22,3 +25,33 @@ def maker(kind: str, study: str, name: str, make: str | None) -> Callable[[Study
             f"config/studies/{study}.yaml: '{kind}.{name}' is made by stalegrad.{kind}.{path}, "
             f"which does not exist; write that function, or name another with 'make'."
         ) from None
+
+
+def make_all(
+    kind: str,
+    results: StudyResults,
+    products: Mapping[str, Mapping[str, str | None]],
+    write: Callable[[Path, Any], None],
+) -> None:
+    """Make all figures or tables of a study, and beside each its caption (.rst).
+
+    products: name -> `make` and `caption`, as in the study's configuration. write: called with a
+    path without suffix, `<results>/<kind>/<study>_<name>`, and what was made.
+
+    One that fails does not keep the others from being made: its traceback is printed, and at the
+    end a ResultError names those that failed.
+    """
+    failed = []
+    for name, product in products.items():
+        path = results.folder.parent / kind / f"{results.study}_{name}"
+        try:
+            write(path, maker(kind, results.study, name, product["make"])(results))
+            write_atomically(path.with_suffix(".rst"), f"{product['caption']}\n")
+        except Exception as error:  # whatever it is, the others do not depend on it
+            traceback.print_exc()
+            failed.append(f"{path.name} ({' '.join(str(error).split()) or type(error).__name__})")
+    if failed:
+        raise ResultError(
+            f"{len(failed)} of {len(products)} {kind} of {results.study} could not be made: "
+            f"{'; '.join(failed)}."
+        )

@@ -1,4 +1,5 @@
-# From bundles to tables, figures and verdicts.
+# From bundles to tables, figures and verdicts. A table or figure takes less time than a job takes to
+# start, so all of a study are one job, in a rule of its own, since each study has its own files.
 
 
 rule collect_runs:
@@ -21,71 +22,50 @@ rule collect_runs:
         "../scripts/collect_runs.py"
 
 
-rule make_table:
-    input:
-        results=lambda wildcards: results_of(PLAN.product("tables", wildcards.table)[0]),
-        published=lambda wildcards: PLAN.published(PLAN.product("tables", wildcards.table)[0]),
-        code=lambda wildcards: PLAN.code("tables", wildcards.table),
-    output:
-        csv=report(
-            f"{RESULTS}/tables/{{table}}.csv",
-            caption="../report/table.rst",
-            category=lambda wildcards: PLAN.product("tables", wildcards.table)[0],
-            subcategory="Tables",
-            labels=lambda wildcards: {"table": wildcards.table},
-        ),
-        tex=f"{RESULTS}/tables/{{table}}.tex",
-    log:
-        f"{RESULTS}/logs/make_table/{{table}}.log",
-    conda:
-        "../../envs/analysis.yaml"
-    params:
-        product=lambda wildcards: PLAN.product("tables", wildcards.table),
-        caption=lambda wildcards: PLAN.tables[wildcards.table][2].caption,
-    script:
-        "../scripts/make_table.py"
+for study in PLAN.studies:
 
+    rule:
+        name:
+            f"judge_{study}"
+        input:
+            results=results_of(study),
+            published=PLAN.published(study),
+            code=PLAN.code(study, "tables", "claims"),
+        output:
+            verdicts=f"{RESULTS}/{study}/verdicts.csv",
+            csv=reported(study, "tables", "csv"),
+            tex=files_of(study, "tables", "tex"),
+            captions=files_of(study, "tables", "rst"),
+        log:
+            f"{RESULTS}/logs/judge/{study}.log",
+        conda:
+            "../../envs/analysis.yaml"
+        params:
+            study=study,
+            tables=PLAN.products(study, "tables"),
+        script:
+            "../scripts/judge.py"
 
-rule plot_figure:
-    input:
-        results=lambda wildcards: results_of(PLAN.product("figures", wildcards.figure)[0]),
-        published=lambda wildcards: PLAN.published(PLAN.product("figures", wildcards.figure)[0]),
-        code=lambda wildcards: PLAN.code("figures", wildcards.figure),
-    output:
-        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
-        png=report(
-            f"{RESULTS}/figures/{{figure}}.png",
-            caption="../report/figure.rst",
-            category=lambda wildcards: PLAN.product("figures", wildcards.figure)[0],
-            subcategory="Figures",
-            labels=lambda wildcards: {"figure": wildcards.figure},
-        ),
-    log:
-        f"{RESULTS}/logs/plot_figure/{{figure}}.log",
-    conda:
-        "../../envs/analysis.yaml"
-    params:
-        product=lambda wildcards: PLAN.product("figures", wildcards.figure),
-        caption=lambda wildcards: PLAN.figures[wildcards.figure][2].caption,
-    script:
-        "../scripts/plot_figure.py"
-
-
-rule judge_claims:
-    input:
-        results=lambda wildcards: results_of(wildcards.study),
-        published=lambda wildcards: PLAN.published(wildcards.study),
-        code=lambda wildcards: PLAN.claims_code(wildcards.study),
-    output:
-        f"{RESULTS}/{{study}}/verdicts.csv",
-    log:
-        f"{RESULTS}/logs/judge_claims/{{study}}.log",
-    conda:
-        "../../envs/analysis.yaml"
-    params:
-        preset=SETTINGS.preset,
-    script:
-        "../scripts/judge_claims.py"
+    rule:
+        name:
+            f"plot_{study}"
+        input:
+            results=results_of(study),
+            published=PLAN.published(study),
+            code=PLAN.code(study, "figures"),
+        output:
+            pdf=files_of(study, "figures", "pdf"),
+            png=reported(study, "figures", "png"),
+            captions=files_of(study, "figures", "rst"),
+        log:
+            f"{RESULTS}/logs/plot/{study}.log",
+        conda:
+            "../../envs/analysis.yaml"
+        params:
+            study=study,
+            figures=PLAN.products(study, "figures"),
+        script:
+            "../scripts/plot.py"
 
 
 rule collect_verdicts:

@@ -56,6 +56,27 @@ def results_of(study):
     return [f"{RESULTS}/{study}/{file}" for file in PLAN.outputs(study)]
 
 
+def files_of(study, kind, suffix):
+    """The files of a study's figures or tables that have a suffix."""
+    names = getattr(PLAN.studies[study], kind)
+    return [f"{RESULTS}/{kind}/{study}_{name}.{suffix}" for name in names]
+
+
+def reported(study, kind, suffix):
+    """`files_of` for Snakemake's report: under their study, captioned by the .rst beside them."""
+    files = []
+    for file in files_of(study, kind, suffix):
+        flagged = report(
+            file,
+            caption=str(Path(file).with_suffix(".rst").absolute()),
+            category=study,
+            subcategory=kind.capitalize(),
+            labels={kind.removesuffix("s"): Path(file).stem},
+        )
+        files.append(flagged)
+    return files
+
+
 def bundle_of(wildcards):
     return PLAN.bundles[wildcards.study][wildcards.bundle]
 

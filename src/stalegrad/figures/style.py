@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from stalegrad.files import replaced
+
 WIDTH = 6.3  # inches; the text width of the report
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
@@ -58,7 +60,9 @@ def style() -> Iterator[None]:
 def save(figure: Figure, path: Path) -> None:
     """Write `path` (pdf or png) with nothing in it that changes from one time to the next."""
     dates = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
-    figure.savefig(path, metadata=dates[path.suffix[1:]])
+    kind = path.suffix[1:]
+    with replaced(path) as beside:
+        figure.savefig(beside, format=kind, metadata=dates[kind])
 
 
 def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:

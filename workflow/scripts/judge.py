@@ -1,0 +1,24 @@
+"""Make the tables of one study, as CSV and as LaTeX, and judge its claims."""
+
+from pathlib import Path
+
+from stalegrad.claims import judge
+from stalegrad.files import write_atomically
+from stalegrad.logs import logged
+from stalegrad.products import make_all
+from stalegrad.results import StudyResults
+from stalegrad.tables import Table
+
+
+def write(path: Path, table: Table) -> None:
+    write_atomically(path.with_suffix(".csv"), table.csv())
+    write_atomically(path.with_suffix(".tex"), table.latex())
+
+
+with logged(snakemake.log[0]):
+    output = Path(snakemake.output.verdicts)
+    folder = output.parent
+    results = StudyResults(snakemake.params.study, folder.parent.name, folder)
+    verdicts = judge(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_atomically(output, verdicts)
+    make_all("tables", results, snakemake.params.tables, write)
