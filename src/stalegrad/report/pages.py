@@ -198,9 +198,9 @@ def _scale(plan: Plan, published: Grids) -> str:
         )
     if plan.settings.measured_only:
         return (
-            r"\scalenote{This report is made of archived runs.}{It has every cell of the full grids, "
-            r"with as many seeds as the archive holds for all cells of a grid: see the table that "
-            r"opens each study's section. No run was trained for it, and "
+            r"\scalenote{This report is made of archived runs.}{It has every cell of the full "
+            r"grids, with as many seeds as the archive holds for all cells of a grid: see "
+            r"the table that opens each study's section. No run was trained for it, and "
             rf"{code('snakemake --cores all --config preset=paper')} trains the seeds that are "
             r"missing.}" + "\n"
         )
