@@ -14,7 +14,7 @@ from stalegrad import kernels
 from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.errors import ConfigError
-from stalegrad.problems.lenet5 import PARAMETERS, SHAPES, SIZES, initial_weights, network
+from stalegrad.problems.lenet5 import NETWORK
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 LAYERS = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for kind in "wb"]
@@ -41,12 +41,12 @@ def batch_of(task, size: int, runs: int = 1, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def random_weights(seed: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-    return (initial_weights(seed) * scale).to(dtype)[None]
+    return (NETWORK.initial_weights(seed) * scale).to(dtype)[None]
 
 
 def with_layer(weights: Tensor, name: str, value: float) -> Tensor:
     """A copy in which one layer's weights or biases all have one value."""
-    parts = list(weights.clone().split(SIZES, dim=1))
+    parts = list(weights.clone().split(NETWORK.sizes, dim=1))
     parts[LAYERS.index(name)][:] = value
     return torch.cat(parts, dim=1)
 
@@ -64,7 +64,12 @@ def assert_equals_autograd(task, weights: Tensor, images: Tensor, labels: Tensor
         loss = task.loss(exact, images[run], labels[run])
         (wanted,) = torch.autograd.grad(loss, exact)
         assert losses[run].item() == pytest.approx(loss.item(), rel=tolerance)
-        parts = zip(LAYERS, gradients[run].double().split(SIZES), wanted.split(SIZES), strict=True)
+        parts = zip(
+            LAYERS,
+            gradients[run].double().split(NETWORK.sizes),
+            wanted.split(NETWORK.sizes),
+            strict=True,
+        )
         for name, part, wanted_part in parts:
             error = (part - wanted_part).norm().item()
             if wanted_part.norm() == 0:
@@ -90,12 +95,12 @@ def test_gradients_of_a_large_batch(lenet, dtype):
 def test_dead_layer_passes_no_gradient(lenet, dtype, layer):
     weights = with_layer(random_weights(4, dtype), layer, -1e3)
     gradients = assert_equals_autograd(lenet, weights, *batch_of(lenet, 17))
-    below = sum(SIZES[: LAYERS.index(layer) + 1])
+    below = sum(NETWORK.sizes[: LAYERS.index(layer) + 1])
     assert (gradients[:, :below] == 0).all() and (gradients[:, -10:] != 0).all()
 
 
 def test_some_units_dead_in_every_layer(lenet, dtype):
-    parts = list(random_weights(5, dtype).split(SIZES, dim=1))
+    parts = list(random_weights(5, dtype).split(NETWORK.sizes, dim=1))
     for layer in range(1, 9, 2):
         parts[layer] = parts[layer].clone()
         parts[layer][:, ::2] = -1e3
@@ -104,7 +109,7 @@ def test_some_units_dead_in_every_layer(lenet, dtype):
 
 def test_units_at_exactly_zero_pass_no_gradient(lenet, dtype):
     """With zero weights and biases every unit sits on the kink of its ReLU."""
-    weights = torch.zeros((1, PARAMETERS), dtype=dtype)
+    weights = torch.zeros((1, NETWORK.parameters), dtype=dtype)
     gradients = assert_equals_autograd(lenet, weights, *batch_of(lenet, 17))
     assert (gradients[:, :-10] == 0).all()
 
@@ -127,7 +132,7 @@ def test_ties_between_equal_pixels(lenet, dtype):
     images = torch.from_numpy(rng.choice(np.array([0, 255], np.uint8), size=(1, 17, 28, 28)))
     labels = torch.from_numpy(rng.integers(10, size=(1, 17)))
     weights = random_weights(7, dtype, scale=4.0)
-    convolutions = weights[:, : sum(SIZES[:4])]
+    convolutions = weights[:, : sum(NETWORK.sizes[:4])]
     convolutions[:] = (convolutions * 4).round() / 4
     assert_equals_autograd(lenet, weights, images, labels)
 
@@ -173,7 +178,7 @@ def share_predicted(task, weights: Tensor, classes: Tensor) -> float:
 
 def argmax(task, weights: Tensor) -> Tensor:
     images = task.test[0].to(weights.dtype) * task.options["scale"] + task.options["shift"]
-    return network(weights[0], images).argmax(dim=1)
+    return NETWORK(weights[0], images[:, None]).argmax(dim=1)
 
 
 def test_predictions_equal_argmax(lenet, dtype):
@@ -184,7 +189,7 @@ def test_predictions_equal_argmax(lenet, dtype):
 
 
 def test_equal_logits_predict_class_0(lenet, dtype):
-    weights = torch.zeros((1, PARAMETERS), dtype=dtype)
+    weights = torch.zeros((1, NETWORK.parameters), dtype=dtype)
     assert share_predicted(lenet, weights, torch.zeros_like(lenet.test[1])) == 1
 
 
@@ -192,7 +197,7 @@ def test_equal_logits_predict_class_0(lenet, dtype):
 def test_nan_weights_give_nan_and_class_0(lenet, dtype, layer):
     """One NaN anywhere in the first unit of any layer reaches the loss, as in PyTorch."""
     weights = random_weights(10, dtype).abs()
-    weights[0, sum(SIZES[: LAYERS.index(layer)])] = math.nan
+    weights[0, sum(NETWORK.sizes[: LAYERS.index(layer)])] = math.nan
     images, labels = batch_of(lenet, 5)
     backend = cpu.CpuBackend(lenet)
     gradients, losses = backend.gradients(weights, images, labels)
@@ -232,27 +237,29 @@ def test_network_is_lenet5_as_written_with_modules():
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
         *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
     ).double()
-    assert tuple(tuple(p.shape) for p in model.parameters()) == SHAPES
-    weights = initial_weights(1)
+    assert tuple(tuple(p.shape) for p in model.parameters()) == NETWORK.shapes
+    weights = NETWORK.initial_weights(1)
     nn.utils.vector_to_parameters(weights, model.parameters())
     images = torch.rand(
         (4, 28, 28), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
-    torch.testing.assert_close(network(weights, images), model(images[:, None]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        NETWORK(weights, images[:, None]), model(images[:, None]), rtol=1e-12, atol=0
+    )
 
 
 def test_initial_weights_are_pytorchs_default():
     """Uniform in +-1/sqrt(fan-in) of the layer, for weights and biases alike."""
     fans = (25, 25, 150, 150, 400, 400, 120, 120, 84, 84)
-    parts = initial_weights(1).split(SIZES)
+    parts = NETWORK.initial_weights(1).split(NETWORK.sizes)
     for part, fan in zip(parts, fans, strict=True):
         bound = 1 / math.sqrt(fan)
         assert part.abs().max() <= bound
         if len(part) > 800:
             assert part.abs().max() > 0.99 * bound
             assert part.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-    assert torch.equal(initial_weights(1), initial_weights(1))
-    assert not torch.equal(initial_weights(1), initial_weights(2))
+    assert torch.equal(NETWORK.initial_weights(1), NETWORK.initial_weights(1))
+    assert not torch.equal(NETWORK.initial_weights(1), NETWORK.initial_weights(2))
 
 
 class TestWithoutKernel:

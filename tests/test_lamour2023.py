@@ -22,7 +22,7 @@ from stalegrad.claims import (
     judge,
 )
 from stalegrad.config import Preset, load_study
-from stalegrad.problems.lenet5 import LeNet5, network
+from stalegrad.problems.lenet5 import NETWORK, LeNet5
 from stalegrad.results import StudyResults, collect
 from stalegrad.tables import lamour2023 as tables
 
@@ -405,9 +405,8 @@ def test_both_backends_record_the_same_details(data_folder):
     found = VmapBackend(task).metrics(weights)
     images, labels = task.test
     for run in range(2):
-        logits = network(
-            weights[run], images.double() * task.options["scale"] + task.options["shift"]
-        )
+        pixels = images.double() * task.options["scale"] + task.options["shift"]
+        logits = NETWORK(weights[run], pixels[:, None])
         classes = logits.argmax(dim=1)
         assert found["weight_norm"][run].item() == pytest.approx(weights[run].norm().item())
         for c in range(10):

@@ -11,7 +11,7 @@ from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle, parse_cell
 from stalegrad.errors import ConfigError
 from stalegrad.problems import runs_in_step
-from stalegrad.problems.lenet5 import PARAMETERS
+from stalegrad.problems.lenet5 import NETWORK
 from stalegrad.problems.linear_regression import LinearRegression
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_too_few_samples_for_one_solution_are_refused():
 
 
 def test_small_problems_are_stepped_together_and_large_ones_alone():
-    assert runs_in_step(PARAMETERS) == 1
+    assert runs_in_step(NETWORK.parameters) == 1
     assert runs_in_step(10) >= 600
     assert make_backend("auto", task()).runs_at_once == runs_in_step(4)
 

@@ -15,6 +15,17 @@ def generator(seed: int, purpose: int, *more: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *more)))
 
 
+def minibatch_noise(
+    seed: int, stream: int, batch: int, samples: int, per_sample: int
+) -> np.ndarray:
+    """Random bytes [samples, per_sample] of a minibatch, numbered within its stream.
+
+    The same whatever else is trained beside it, and for all runs that share the minibatch.
+    """
+    rng = generator(seed, DROPOUT, stream, batch)
+    return rng.integers(256, size=(samples, per_sample), dtype=np.uint8)
+
+
 PARTITIONS = ("shared", "independent", "none", "dataset", "labels", "labels_uncut", "labels_uneven")
 
 

@@ -7,6 +7,7 @@ axis is the run; what differs between them (step size, delay, schedule, seed, da
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.backends import Backend
-from stalegrad.partitions import Order
+from stalegrad.partitions import Order, minibatch_noise
 from stalegrad.problems import Task
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule
@@ -26,7 +27,8 @@ class Run:
     """One run, ready to be replayed.
 
     order: which samples each minibatch holds; runs that have the very same one share their
-    minibatches where they stand side by side. seed: of the initial weights.
+    minibatches where they stand side by side. seed: of the initial weights, and of the random
+    numbers that go into a loss.
     """
 
     rule: Rule
@@ -105,13 +107,12 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
     numbers = _stack_numbers([run.rule for run in runs], state.weights)
     factors = _stack_factors(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
-    inputs, targets = task.train
     total = weights.new_zeros(len(runs), dtype=torch.float64)
     per_update = runs[0].schedule.arrivals_per_update
 
     for i in range(steps.count):
         read = _read(weights, saved, steps.read[:, i])
-        gradient, losses = _gradients(backend, read, inputs, targets, steps, i)
+        gradient, losses = _gradients(backend, read, task, runs, steps, i)
         active = steps.active[:, i]
         total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
         step_numbers = numbers
@@ -227,7 +228,8 @@ def _alike(runs: list[Run], bounds: list[tuple[int, int]], sample_size: int) -> 
     for row in range(1, len(runs)):
         run, before = runs[row], runs[row - 1]
         here, there = slice(*bounds[row]), slice(*bounds[row - 1])
-        same = run.order is before.order and (
+        same = run.order is before.order and run.seed == before.seed
+        same = same and (
             run.schedule is before.schedule
             or np.array_equal(run.schedule.stream[here], before.schedule.stream[there])
             and np.array_equal(run.schedule.batch[here], before.schedule.batch[there])
@@ -241,21 +243,39 @@ def _alike(runs: list[Run], bounds: list[tuple[int, int]], sample_size: int) -> 
 
 
 def _gradients(
-    backend: Backend, read: Tensor, inputs: Tensor, targets: Tensor, steps: _Steps, i: int
+    backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: _Steps, i: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
+    inputs, targets = task.train
     if steps.groups is None:
         batch = steps.samples[:, i]
-        return backend.gradients(read, inputs[batch], targets[batch])
+        noise = _noise(task, runs, steps, i, range(len(runs)))
+        return backend.gradients(read, inputs[batch], targets[batch], noise)
     parts = []
     for group, samples in zip(steps.groups, steps.samples, strict=True):
         batch = samples[i]
         shared = (part.index_select(0, batch).unsqueeze(0) for part in (inputs, targets))
-        parts.append(backend.gradients(read[group], *shared))
+        noise = _noise(task, runs, steps, i, [group.start])
+        parts.append(backend.gradients(read[group], *shared, noise))
     if len(parts) == 1:
         return parts[0]
     gradients, losses = zip(*parts, strict=True)
     return torch.cat(gradients), torch.cat(losses)
+
+
+def _noise(
+    task: Task, runs: list[Run], steps: _Steps, i: int, rows: Iterable[int]
+) -> Tensor | None:
+    """The random bytes [rows, B, N] of the minibatches of some runs, where the loss takes any."""
+    if not task.noise:
+        return None
+    drawn = []
+    for row in rows:
+        schedule, arrival = runs[row].schedule, steps.schedule_index[row, i]
+        minibatch = int(schedule.stream[arrival]), int(schedule.batch[arrival])
+        samples = steps.samples.shape[2]
+        drawn.append(minibatch_noise(runs[row].seed, *minibatch, samples, task.noise))
+    return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
 
 
 def _epoch_start(schedule: Schedule, epoch: int) -> int:

@@ -50,9 +50,12 @@ def trace(task: Task, run: Run) -> Trace:
     """Replay `run`, which must be asynchronous SGD without momentum, and its virtual iterates.
 
     x_k comes from `stalegrad.replay` stopped after each arrival. Raises ValueError for any other
-    rule or for a schedule in which an update takes several gradients.
+    rule, for a schedule in which an update takes several gradients, and for a loss that takes
+    random numbers.
     """
     schedule = run.schedule
+    if task.noise:
+        raise ValueError("virtual iterates are of losses that take no random numbers")
     if schedule.arrivals_per_update != 1 or getattr(run.rule, "momentum", None) != 0:
         raise ValueError("virtual iterates are of asynchronous SGD without momentum")
     weights = _every_version(task, run)

@@ -42,6 +42,8 @@ ENGINE = [
         "clusters/_merge.py",
         "clusters/_profiles.py",
         "problems/__init__.py",
+        "problems/_images.py",
+        "problems/_network.py",
         "rules/__init__.py",
         "backends/__init__.py",
         "backends/vmap.py",

@@ -21,11 +21,14 @@ class Backend(Protocol):
     name: str
     runs_at_once: int | None
 
-    def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R].
 
-        The first axis of inputs and targets is 1 where all R runs have the same minibatch, which
-        replay sees to in a backend that steps several runs at once.
+        noise: the minibatch's random bytes [R, B, N], where the task takes any. The first axis of
+        all but the weights is 1 where all R runs have the same minibatch, which replay sees to in
+        a backend that steps several runs at once.
         """
 
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:

@@ -36,7 +36,9 @@ class CpuBackend:
         self._details = task.details
         self._test = tuple(tensor.contiguous() for tensor in task.test)
 
-    def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: None = None
+    ) -> tuple[Tensor, Tensor]:
         out, losses = weights.new_empty(weights.shape), weights.new_empty(len(weights))
         # The kernel takes one minibatch a run, shared or not.
         inputs, targets = (part.expand(len(weights), *part.shape[1:]) for part in (inputs, targets))

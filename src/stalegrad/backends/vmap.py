@@ -5,8 +5,6 @@ from torch import Tensor
 
 from stalegrad.problems import Task, runs_in_step
 
-TEST_CHUNK = 2_000  # samples evaluated at once; bounds the memory of activations
-
 
 class VmapBackend:
     name = "torch"
@@ -14,18 +12,21 @@ class VmapBackend:
     def __init__(self, task: Task):
         self._task = task
         self._gradients = torch.func.vmap(torch.func.grad_and_value(task.loss))
-        shared = (0, None, None)
+        shared = (0, None, None, None) if task.noise else (0, None, None)
         self._shared = torch.func.vmap(torch.func.grad_and_value(task.loss), in_dims=shared)
-        self._metrics = torch.func.vmap(task.metrics, in_dims=shared)
+        self._metrics = torch.func.vmap(task.metrics, in_dims=(0, None, None))
         on_cpu = task.train[0].device.type == "cpu"
         self.runs_at_once = runs_in_step(task.parameters) if on_cpu else None
 
-    def gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         shared = len(inputs) == 1 < len(weights)
         if self._task.gradients is None:
+            batch = (inputs, targets) if noise is None else (inputs, targets, noise)
             if shared:
-                return self._shared(weights, inputs[0], targets[0])
-            return self._gradients(weights, inputs, targets)
+                return self._shared(weights, *(part[0] for part in batch))
+            return self._gradients(weights, *batch)
         if shared:
             return self._task.gradients(weights, inputs[0], targets[0])
         gradients, losses = self._task.gradients(weights.unsqueeze(1), inputs, targets)
@@ -35,8 +36,8 @@ class VmapBackend:
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         inputs, targets = self._task.test
         sums: dict[str, Tensor] = {}
-        for start in range(0, len(targets), TEST_CHUNK):
-            chunk = slice(start, start + TEST_CHUNK)
+        for start in range(0, len(targets), self._task.test_chunk):
+            chunk = slice(start, start + self._task.test_chunk)
             means = self._metrics(weights, inputs[chunk], targets[chunk])
             for name, mean in means.items():
                 sums[name] = sums.get(name, 0) + mean * len(targets[chunk])

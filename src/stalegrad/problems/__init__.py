@@ -32,18 +32,23 @@ class Task:
     gradients: (weights [..., R, P], inputs [..., B, ...], targets [..., B]) -> gradients
         [..., R, P] and losses [..., R] of `loss`, where it has a closed form that is cheaper than
         differentiation: R runs that share one minibatch, for each of the leading axes.
+    noise: random bytes N that a sample takes in training (dropout). `loss` then takes them, uint8
+        [B, N], as a fourth argument; without them it is that of evaluation.
+    test_chunk: test samples that are evaluated at once, which bounds the memory of activations.
     """
 
     name: str
     parameters: int
     initial_weights: Callable[[int], "Tensor"]
-    loss: Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+    loss: Callable[..., "Tensor"]
     metrics: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]]
     train: tuple["Tensor", "Tensor"]
     test: tuple["Tensor", "Tensor"]
     options: Mapping[str, float]
     details: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]] | None = None
     gradients: Callable[["Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]] | None = None
+    noise: int = 0
+    test_chunk: int = 2_000
 
 
 class Problem(Protocol):

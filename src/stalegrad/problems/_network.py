@@ -1,0 +1,181 @@
+"""Feed-forward networks as a list of layers: what they compute, and what they are made of.
+
+Everything about a network is read from its list: the order and shapes of the flat weights, the
+weights at the start, the function itself, and what a drawing of it shows.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stalegrad.partitions import WEIGHTS, generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer; shapes are of one sample, without the batch.
+
+    Here the identity, without weights or randomness.
+    """
+
+    def output(self, shape: Shape) -> Shape:
+        """Shape of what it makes of an input of `shape`."""
+        return shape
+
+    def weights(self, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of its weights and its biases, in the order of PyTorch's parameters()."""
+        return ()
+
+    def noise(self, shape: Shape) -> int:
+        """Random bytes it takes for a sample in training."""
+        return 0
+
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
+        """Of a batch x [B, ...]. noise [B, ...]: its bytes, or None in evaluation."""
+        return x
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """Square kernels of side `kernel`, stride 1, zeros around, into so many channels."""
+
+    channels: int
+    kernel: int
+    padding: int = 0
+
+    def output(self, shape: Shape) -> Shape:
+        grown = 2 * self.padding - self.kernel + 1
+        return (self.channels, *(side + grown for side in shape[1:]))
+
+    def weights(self, shape: Shape) -> tuple[Shape, ...]:
+        return (self.channels, shape[0], self.kernel, self.kernel), (self.channels,)
+
+    def apply(self, x, weights, noise):
+        from torch.nn.functional import conv2d
+
+        return conv2d(x, *weights, padding=self.padding)
+
+
+@dataclass(frozen=True)
+class MaxPooling(Layer):
+    """The largest of each square of side `side`."""
+
+    side: int
+
+    def output(self, shape: Shape) -> Shape:
+        return (shape[0], *(side // self.side for side in shape[1:]))
+
+    def apply(self, x, weights, noise):
+        from torch.nn.functional import max_pool2d
+
+        return max_pool2d(x, self.side)
+
+
+@dataclass(frozen=True)
+class ReLU(Layer):
+    def apply(self, x, weights, noise):
+        return x.relu()
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """In training each number is 0 with chance `share` and otherwise divided by 1 - share
+    (Srivastava et al. 2014). A byte decides, so that `share` is a multiple of 1/256."""
+
+    share: float
+
+    def noise(self, shape: Shape) -> int:
+        return math.prod(shape)
+
+    def apply(self, x, weights, noise):
+        if noise is None:
+            return x
+        kept = (noise >= round(256 * self.share)).view(x.shape)
+        return x * (kept.to(x.dtype) / (1 - self.share))
+
+
+@dataclass(frozen=True)
+class Connected(Layer):
+    """Fully connected, of all numbers of the input in a row."""
+
+    units: int
+
+    def output(self, shape: Shape) -> Shape:
+        return (self.units,)
+
+    def weights(self, shape: Shape) -> tuple[Shape, ...]:
+        return (self.units, math.prod(shape)), (self.units,)
+
+    def apply(self, x, weights, noise):
+        from torch.nn.functional import linear
+
+        return linear(x.flatten(1), *weights)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers one after another, on inputs of `input_shape`, as a function of flat weights [P]."""
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+
+    def walk(self) -> Iterator[tuple[Layer, Shape, Shape]]:
+        """Each layer with the shape that goes into it and the shape that comes out."""
+        shape = self.input_shape
+        for layer in self.layers:
+            yield layer, shape, layer.output(shape)
+            shape = layer.output(shape)
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of weights and biases, in the order in which they lie in the flat weights."""
+        return tuple(s for layer, shape, _ in self.walk() for s in layer.weights(shape))
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(map(math.prod, self.shapes))
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.sizes)
+
+    @cached_property
+    def noise(self) -> int:
+        """Random bytes that a sample takes in training."""
+        return sum(layer.noise(shape) for layer, shape, _ in self.walk())
+
+    def initial_weights(self, seed: int) -> "Tensor":
+        """PyTorch's default: uniform in +-1/sqrt(fan-in of the layer), biases too; float64 [P]."""
+        import torch
+
+        rng = generator(seed, WEIGHTS)
+        fan_in = [math.prod(shape[1:]) for shape in self.shapes[::2] for _ in range(2)]
+        parts = [
+            rng.uniform(-1, 1, size) / math.sqrt(fan)
+            for size, fan in zip(self.sizes, fan_in, strict=True)
+        ]
+        return torch.cat([torch.from_numpy(part) for part in parts])
+
+    def __call__(self, weights: "Tensor", x: "Tensor", noise: "Tensor | None" = None) -> "Tensor":
+        """Outputs [B, ...] for inputs [B, *input_shape].
+
+        noise: uint8 [B, self.noise] in training, None in evaluation.
+        """
+        parts = iter(
+            part.view(shape)
+            for part, shape in zip(weights.split(self.sizes), self.shapes, strict=True)
+        )
+        drawn = 0
+        for layer, shape, _ in self.walk():
+            taken = layer.noise(shape)
+            bytes_ = noise[:, drawn : drawn + taken] if taken and noise is not None else None
+            x = layer.apply(x, [next(parts) for _ in layer.weights(shape)], bytes_)
+            drawn += taken
+        return x
