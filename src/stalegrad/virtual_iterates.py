@@ -28,13 +28,17 @@ class Trace:
     """A run of K updates beside its virtual iterates; everything in float64.
 
     weights [K + 1, P], virtual [K + 1, P]: x_k and x^_k, each made step by step.
-    in_flight [K + 1, P]: sum of the gradients in flight at version k times their step sizes.
+    in_flight [K + 1, P]: sum of the gradients in flight at version k times their step sizes;
+    promised_squares, step_squares [K + 1]: sums of the squared lengths of these terms, and of their
+        squared step sizes.
     steps [K]: step sizes; gradients [K, P] as they were applied.
     """
 
     weights: np.ndarray
     virtual: np.ndarray
     in_flight: np.ndarray
+    promised_squares: np.ndarray
+    step_squares: np.ndarray
     steps: np.ndarray
     gradients: np.ndarray
 
@@ -69,6 +73,8 @@ def trace(task: Task, run: Run) -> Trace:
     np.add.at(started, read + 1, promised)
     virtual = weights[0] - np.cumsum(started, axis=0)
     in_flight = np.zeros_like(weights)
+    squares = np.zeros((2, updates + 1))
+    lengths = np.square(promised).sum(axis=1), np.square(steps)
     flying: set[int] = set()
     starts = [[] for _ in range(updates + 1)]
     for arrival, version in enumerate(read):
@@ -76,8 +82,10 @@ def trace(task: Task, run: Run) -> Trace:
     for version in range(1, updates + 1):
         flying.update(starts[version - 1])
         flying.discard(version - 1)
-        in_flight[version] = promised[sorted(flying)].sum(axis=0)
-    return Trace(weights, virtual, in_flight, steps, gradients)
+        terms = sorted(flying)
+        in_flight[version] = promised[terms].sum(axis=0)
+        squares[:, version] = [each[terms].sum() for each in lengths]
+    return Trace(weights, virtual, in_flight, *squares, steps, gradients)
 
 
 def _every_version(task: Task, run: Run) -> np.ndarray:
@@ -106,7 +114,8 @@ def _gradients(task: Task, run: Run, weights: np.ndarray) -> np.ndarray:
 
 def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
     """One row a cell and version: the cell's columns, version k, distance_square |x_k - x^_k|^2,
-    error (see `Trace.error`), gradient_square (of the gradient applied next) and step."""
+    promised_squares and step_squares (see `Trace`), error (see `Trace.error`), gradient_square (of
+    the gradient applied next) and step."""
     tables = []
     for cell in cells:
         task = cell.problem.load(data_folder, torch.device("cpu"), torch.float64)
@@ -115,6 +124,8 @@ def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
         rows = {
             "version": np.arange(1, len(found.steps)),
             "distance_square": ((found.weights - found.virtual) ** 2).sum(axis=1)[1:-1],
+            "promised_squares": found.promised_squares[1:-1],
+            "step_squares": found.step_squares[1:-1],
             "error": found.error[1:-1],
             "gradient_square": (found.gradients**2).sum(axis=1)[1:],
             "step": found.steps[1:],

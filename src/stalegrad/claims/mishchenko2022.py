@@ -1,7 +1,13 @@
-"""The claims of mishchenko2022's talk, each against our runs. Thresholds were set before the runs
-were made."""
+"""The claims of mishchenko2022's talk, each against our runs.
+
+Thresholds were set before the runs were made. Two settings of the chains were changed after a first
+thinned run, the noise from 1 to 0.1 and, where M grows, the modulus from 0.05 to 0.002; since then
+both values of each are run, shown and judged, over numbers of updates that the theorems fix (see
+the study's configuration).
+"""
 
 import numpy as np
+import pandas as pd
 
 from stalegrad.claims import (
     CANNOT_TELL,
@@ -90,22 +96,25 @@ def longest_delay(results: StudyResults) -> Finding:
 def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     """'Asynchronous SGD is faster'
 
-    Steps tuned for each, asynchronous SGD with constant and with delay-adaptive steps gets to
-    within 5 % of the final error of minibatch SGD in at most half of the simulated time that
-    minibatch SGD takes for it. (The 5 % was added after a first thinned run, in which the methods
-    ended at the same error to four digits and which of them was lower was chance.)
+    Steps tuned for each, asynchronous SGD with constant and with delay-adaptive steps gets down to
+    the final error of minibatch SGD in at most half of the simulated time that minibatch SGD takes
+    for it. All have the same number of gradients, and there is no leeway: a method that ends above
+    that error does not pass, by however little.
     """
     table = experiment(results).frame.set_index("method")
     end = table.loc[MINIBATCH, "seconds_to_minibatch"]
     took = table.loc[[ASYNCHRONOUS, ADAPTIVE], "seconds_to_minibatch"]
     ratio = end / took.fillna(np.inf)
+    said = {m: f"{took[m]:.0f} s" if np.isfinite(took[m]) else "never" for m in took.index}
+    errors = table["error"]
     return Finding(
         verdict_of(list(ratio >= 2)),
         "smallest ratio of simulated times to minibatch SGD's final error",
         ratio.min(),
         "at least 2 for both",
-        f"Minibatch SGD takes {end:.0f} s; asynchronous SGD {took[ASYNCHRONOUS]:.0f} s with "
-        f"constant and {took[ADAPTIVE]:.0f} s with delay-adaptive steps.",
+        f"Minibatch SGD gets there in {end:.0f} s; asynchronous SGD with constant steps: "
+        f"{said[ASYNCHRONOUS]}, with delay-adaptive steps: {said[ADAPTIVE]}. Final errors are "
+        f"{errors[MINIBATCH]:.4g}, {errors[ASYNCHRONOUS]:.4g} and {errors[ADAPTIVE]:.4g}.",
     )
 
 
@@ -114,8 +123,9 @@ def rate_non_convex(results: StudyResults) -> Finding:
     """'Smooth nonconvex problems: min over k <= K of E |grad f(x_k)|^2 =
     O(sigma / sqrt(K) + M / K)'
 
-    The power of K (with noise) is at most -1/2 and that of M (without) at most 1, each with 0.1 to
-    spare at the upper end of its 95 % interval.
+    The power of K is at most -1/2 at both deviations of the noise, and that of M (without noise) at
+    most 1, whether the longest delay grows with M or not; each with 0.1 to spare at the upper end
+    of its 95 % interval.
     """
     return _rate(results, CLASSES[0])
 
@@ -134,27 +144,37 @@ def rate_strongly_convex(results: StudyResults) -> Finding:
     """'Smooth strongly convex problems: min over k <= K of E [f(x_k) - f*] =
     O(sigma^2 / (mu K) + exp(- K / (kappa M)))'
 
-    The power of K (with noise) is at most -1; and -log of the relative error (without) falls no
-    faster than 1 / M, each with 0.1 to spare at the less favourable end of its 95 % interval.
+    The power of K is at most -1 at both deviations of the noise; and -log of the relative error
+    (without noise) falls no faster than 1 / M, at both moduli and whether the longest delay grows
+    with M or not; each with 0.1 to spare at the less favourable end of its 95 % interval.
     """
     return _rate(results, CLASSES[2])
 
 
 def _rate(results: StudyResults, convexity: str) -> Finding:
     table = slopes(results).frame
-    table = table[table["convexity"] == convexity].set_index("of")
-    by_k, by_m = table.loc["K"], table.loc["M"]
+    table = table[table["convexity"] == convexity]
+    by_k, by_m = table[table["of"] == "K"], table[table["of"] == "M"]
     # -log(error) shrinks with M: a power above the theorem's is better there.
-    as_m = by_m["low"] >= -1 - SLOPE if by_m["theorem"] < 0 else by_m["high"] <= 1 + SLOPE
+    shrinks = by_m["theorem"] < 0
+    as_m = (by_m["low"] >= -1 - SLOPE).where(shrinks, by_m["high"] <= 1 + SLOPE)
+    worst = by_k.loc[by_k["high"].idxmax()]
     return Finding(
-        verdict_of([by_k["high"] <= by_k["theorem"] + SLOPE, as_m]),
-        "power of K that the error follows",
-        by_k["slope"],
-        f"at most {by_k['theorem']:g} + 0.1; of M, no worse than {by_m['theorem']:g} by 0.1",
-        f"Power of K {by_k['slope']:+.2f} [{by_k['low']:+.2f}, {by_k['high']:+.2f}], of M "
-        f"{by_m['slope']:+.2f} [{by_m['low']:+.2f}, {by_m['high']:+.2f}].",
-        by_k["low"],
-        by_k["high"],
+        verdict_of([*(by_k["high"] <= by_k["theorem"] + SLOPE), *as_m]),
+        "largest power of K that the error follows",
+        worst["slope"],
+        f"at most {worst['theorem']:g} + 0.1; of M, no worse than "
+        f"{by_m['theorem'].iloc[0]:g} by 0.1",
+        f"Power of K: {_intervals(by_k)}. Of M: {_intervals(by_m)}.",
+        worst["low"],
+        worst["high"],
+    )
+
+
+def _intervals(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        f"{row['slope']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] ({row['where']})"
+        for _, row in rows.iterrows()
     )
 
 
@@ -163,19 +183,20 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
     """'One extremely slow worker: tau = K ... Rate is O(M)'
 
     With 16 workers of which one slows down until it answers once, the error grows with at most the
-    power 0.1 of the longest delay (upper end of the 95 % interval) on all three problems; the old
-    bound allows the power 1.
+    power 0.1 of the longest delay (upper end of the 95 % interval) on all three problems at both
+    deviations of the noise; the old bound allows the power 1.
     """
-    table = slopes(results).frame.query("of == 'tau'").set_index("convexity")
-    worst = table["high"].idxmax()
+    table = slopes(results).frame.query("of == 'tau'")
+    worst = table.loc[table["high"].idxmax()]
     return Finding(
         verdict_of(list(table["high"] <= SLOPE)),
         "largest power of the longest delay that the error follows",
-        table["slope"].max(),
+        worst["slope"],
         "at most 0.1 on all three problems",
-        "; ".join(f"{name}: {row['slope']:+.3f}" for name, row in table.iterrows()) + ".",
-        table.loc[worst, "low"],
-        table.loc[worst, "high"],
+        "; ".join(f"{r['convexity']}, {r['where']}: {r['slope']:+.3f}" for _, r in table.iterrows())
+        + ".",
+        worst["low"],
+        worst["high"],
     )
 
 
@@ -262,15 +283,33 @@ def virtual_iterates_bound(results: StudyResults) -> Finding:
     Times the squared step, which the slide leaves out: the mean over seeds stays below it at every
     update.
     """
+    return _below(results, "geman_mcclure", "bound")
+
+
+@claim(where="slide 'Main ideas', if gradients are not bounded")
+def virtual_iterates_bound_unbounded(results: StudyResults) -> Finding:
+    """'If gradient not bounded: E[ |x^_k - x_k|^2 ] <= 2 times the sum over m of
+    gamma_next(k,m)^2 (sigma^2 + |grad f(x_prev(k,m); xi_prev(k,m))|^2)'
+
+    On the square, whose gradient is not bounded: the mean over seeds stays below it at every
+    update. A sum of M vectors may be as long as M times one of them, so that a factor M is needed
+    in general; the slide has 2.
+    """
+    return _below(results, "square", "bound_unbounded")
+
+
+def _below(results: StudyResults, penalty: str, bound: str) -> Finding:
     rows = with_method(virtual_rows(results))
-    means = rows.groupby(["method", "version"])[["distance_square", "bound"]].mean()
-    ratio = means["distance_square"] / means["bound"]
+    rows = rows[rows["penalty"] == penalty]
+    means = rows.groupby(["method", "version"])[["distance_square", bound]].mean()
+    ratio = means["distance_square"] / means[bound]
     return Finding(
         verdict_of([ratio.max() <= 1]),
         "largest ratio of the mean squared distance to the bound",
         ratio.max(),
         "at most 1 at every update",
-        f"The ratio is {ratio.mean():.2g} on average and {ratio.max():.2g} at most.",
+        f"The ratio is {ratio.mean():.2g} on average and {ratio.max():.2g} at most; it is above 1 "
+        f"at {(ratio > 1).mean():.1%} of the updates.",
     )
 
 
@@ -298,8 +337,8 @@ def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
         "steps at which only the constant step on unbounded gradients blows up",
         float(shown.sum()),
         "at least 1",
-        f"It blows up from step {table.index[blown].min():g} on; the two others are calm up to "
-        f"{table.index[calm].max():g}.",
+        f"Of {len(table)} steps it blows up at {blown.sum()}, and the two others are calm at "
+        f"{calm.sum()}.",
     )
 
 
@@ -311,8 +350,8 @@ def adaptive_step_needs_independence(results: StudyResults) -> Finding:
     a sample decides how long its gradient takes, and the constant step with less than 3 times.
     """
     table = limitations(results).frame.query("limitation == 'noise and delay'")
-    error = table.set_index(["method", "broken"])["error"]
-    ratio = {m: error[m, True] / error[m, False] for m in (ADAPTIVE, ASYNCHRONOUS)}
+    table = table.set_index("method")
+    ratio = table["broken"] / table["kept"]
     return Finding(
         verdict_of([ratio[ADAPTIVE] >= 10, ratio[ASYNCHRONOUS] < 3]),
         "error with dependent over error with independent noise, delay-adaptive",
@@ -326,20 +365,41 @@ def adaptive_step_needs_independence(results: StudyResults) -> Finding:
 def workers_need_the_same_data(results: StudyResults) -> Finding:
     """'Workers must have same data'
 
-    Two workers, smallest step: where one is slower and each has its own kind of data, asynchronous
-    SGD ends with at least 10 times the error it has on the same data, and minibatch SGD with less
-    than 3 times.
+    Two, five and ten workers, smallest step: where one is slower and each has kinds of data of its
+    own, asynchronous SGD ends with at least 10 times the error it has on the same data, and
+    minibatch SGD with less than 3 times.
     """
-    table = limitations(results).frame.query("limitation == 'different data' and slowest > 1")
-    error = table.set_index(["method", "slowest", "broken"])["error"].unstack("broken")
-    ratio = error[True] / error[False]
-    broken, kept = ratio[ASYNCHRONOUS], ratio[MINIBATCH]
+    table = limitations(results).frame.query("limitation == 'data' and slowest > 1")
+    ratio = (table["broken"] / table["kept"]).groupby(table["method"])
+    broken, kept = ratio.get_group(ASYNCHRONOUS), ratio.get_group(MINIBATCH)
     return Finding(
         verdict_of([*(broken >= 10), *(kept < 3)]),
         "smallest ratio of errors with own over with the same data, asynchronous",
         broken.min(),
         "at least 10, and below 3 for minibatch SGD",
-        f"Minibatch SGD's ratio is {kept.min():.2f} to {kept.max():.2f}.",
+        f"The ratio is at least 10 in {(broken >= 10).sum()} of {len(broken)} cases; minibatch "
+        f"SGD's is {kept.min():.2f} to {kept.max():.2f}.",
+    )
+
+
+@claim(where="last slide, third limitation, on LeNet-5", full_grid=True, seeds=3)
+def workers_need_the_same_labels(results: StudyResults) -> Finding:
+    """'Workers must have same data'
+
+    LeNet-5 with the split labels of lamour2023, ten workers of which one is 10 or 100 times slower:
+    asynchronous SGD ends at least 0.01 of accuracy below what it reaches with the data set split
+    at random, and minibatch SGD loses less than 0.01.
+    """
+    table = limitations(results).frame.query("limitation == 'labels' and slowest > 1")
+    loss = (table["kept"] - table["broken"]).groupby(table["method"])
+    broken, kept = loss.get_group(ASYNCHRONOUS), loss.get_group(MINIBATCH)
+    return Finding(
+        verdict_of([*(broken >= 0.01), *(kept < 0.01)]),
+        "smallest loss of accuracy by labels of their own, asynchronous",
+        broken.min(),
+        "at least 0.01, and below 0.01 for minibatch SGD",
+        f"Asynchronous SGD loses {broken.min():.3f} to {broken.max():.3f}, minibatch SGD "
+        f"{kept.min():.3f} to {kept.max():.3f}.",
     )
 
 

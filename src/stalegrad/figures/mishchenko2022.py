@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -10,10 +11,12 @@ from stalegrad.figures import style
 from stalegrad.results import StudyResults, over_seeds
 from stalegrad.tables.mishchenko2022 import (
     CLASSES,
+    FIXED,
     METHODS,
     MINIBATCH,
     NON_CONVEX,
     POWER_OF_K,
+    SLOW,
     STRONGLY,
     experiment_curves,
     horizon_runs,
@@ -32,6 +35,7 @@ from stalegrad.tables.mishchenko2022 import (
 
 COLOUR = dict(zip(METHODS, style.COLOURS, strict=False))
 MARKER = dict(zip(METHODS, style.MARKERS, strict=False))
+PATTERNS = (SLOW, FIXED)
 ERROR = {c: "least $f-f^*$" for c in CLASSES} | {NON_CONVEX: r"least $\|\nabla f\|^2$"}
 
 
@@ -134,61 +138,97 @@ def slowing(results: StudyResults) -> Figure:
     figure, axes = style.panels(1, 3, 2.2)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
-        cells = over_seeds(here.assign(tau=_rounded(here)), ["tau"], "error")
-        style.band(ax, cells, "tau", colour=style.COLOURS[0], label="measured", marker="o")
-        old = cells["mean"].iloc[0] * cells["tau"] / cells["tau"].iloc[0]
-        ax.plot(cells["tau"], old, color=style.GREY, linestyle="--", label=r"$\propto\tau$")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_ylim(cells["min"].min() / 3, cells["max"].max() * 30)
+        here = here.assign(tau=_rounded(here))
+        for i, (noise, rows) in enumerate(here.groupby("noise")):
+            cells = over_seeds(rows, ["tau"], "error")
+            style.band(ax, cells, "tau", colour=style.COLOURS[i], label=_sigma(noise),
+                       marker=style.MARKERS[i])  # fmt: skip
+            old = cells["mean"].iloc[0] * cells["tau"] / cells["tau"].iloc[0]
+            ax.plot(cells["tau"], old, color=style.GREY, linestyle="--",
+                    label="" if i else r"$\propto\tau$")  # fmt: skip
+        _log_log(ax, here["error"], r"longest delay $\tau$")
         ax.set_title(convexity)
-        ax.set_xlabel(r"longest delay $\tau$")
         ax.set_ylabel(ERROR[convexity])
-    axes[0, 0].legend()
+    _one_legend(figure, axes)
     return figure
+
+
+def _sigma(noise: float) -> str:
+    return rf"$\sigma={noise:g}$"
+
+
+def _log_log(ax: Axes, values: pd.Series, label: str) -> None:
+    """Logarithmic axes that reach as far as the values, and guides no further."""
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(values.min() / 3, values.max() * 10)
+    ax.set_xlabel(label)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _one_legend(figure: Figure, axes: np.ndarray) -> None:
+    """One legend below all panels, which have the same lines."""
+    handles: dict[str, Artist] = {}
+    for ax in axes.flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncol=min(len(handles), 4))
 
 
 def _rounded(runs: pd.DataFrame) -> pd.Series:
     """The longest delay at each slowness, which no seed changes by much."""
-    return runs.groupby("slowest")["tau"].transform("max")
+    return runs.groupby(["noise", "slowest"])["tau"].transform("max")
 
 
 def rates(results: StudyResults) -> Figure:
-    """Least error against updates K (noise) and against workers M (no noise), and the theorems."""
-    by_k, by_m = horizon_runs(results), worker_runs(results)
-    figure, axes = style.panels(2, 3, 2.0)
-    for column, convexity in enumerate(CLASSES):
-        ax = axes[0, column]
-        here = by_k[by_k["convexity"] == convexity]
-        cells = over_seeds(here, ["updates"], "error")
-        style.band(ax, cells, "updates", colour=style.COLOURS[0], label="measured", marker="o")
+    """Least error against updates K, with noise."""
+    runs = horizon_runs(results)
+    figure, axes = style.panels(1, 3, 2.2)
+    for ax, convexity in zip(axes.flat, CLASSES, strict=True):
+        here = runs[runs["convexity"] == convexity]
         power = POWER_OF_K[convexity]
-        _guide(ax, cells, "updates", power, f"$K^{{{power:g}}}$")
-        ax.set_title(convexity)
-        ax.set_xlabel("updates $K$")
+        for i, (noise, rows) in enumerate(here.groupby("noise")):
+            cells = over_seeds(rows, ["updates"], "error")
+            style.band(ax, cells, "updates", colour=style.COLOURS[i], label=_sigma(noise),
+                       marker=style.MARKERS[i])  # fmt: skip
+            guide = cells["mean"].iloc[0] * (cells["updates"] / cells["updates"].iloc[0]) ** power
+            label = "" if i else "power of the theorem"
+            ax.plot(cells["updates"], guide, color=style.GREY, linestyle="--", label=label)
+        _log_log(ax, here["error"], "updates $K$")
+        ax.set_title(f"{convexity}: $K^{{{power:g}}}$")
         ax.set_ylabel(ERROR[convexity])
-        ax.legend()
-        ax = axes[1, column]
-        here = by_m[by_m["convexity"] == convexity]
-        cells = over_seeds(here, ["workers"], "error")
-        style.band(ax, cells, "workers", colour=style.COLOURS[1], label="measured", marker="s")
-        if convexity != STRONGLY:
-            _guide(ax, cells, "workers", 1.0, "$M$")
-        ax.set_xlabel("workers $M$")
-        ax.set_ylabel(ERROR[convexity])
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.legend()
-    for ax in axes.flat:
-        ax.xaxis.set_minor_formatter(NullFormatter())
+    _one_legend(figure, axes)
     return figure
 
 
-def _guide(ax: Axes, cells: pd.DataFrame, x: str, power: float, label: str) -> None:
-    """A straight line of slope `power` through the first point."""
-    first = cells.iloc[0]
-    line = first["mean"] * (cells[x] / first[x]) ** power
-    ax.loglog(cells[x], line, color=style.GREY, linestyle="--", label=label)
+def workers(results: StudyResults) -> Figure:
+    """Least error against workers M, without noise, as the longest delay grows with M and as not;
+    of the strongly convex problem how far the error fell, on a logarithmic scale of its own."""
+    runs = worker_runs(results)
+    figure, axes = style.panels(1, 3, 2.2)
+    for ax, convexity in zip(axes.flat, CLASSES, strict=True):
+        here = runs[runs["convexity"] == convexity]
+        for (pattern, modulus), rows in here.groupby(["pattern", "strong_convexity"]):
+            options = {"color": style.COLOURS[PATTERNS.index(pattern)], "label": pattern,
+                       "marker": style.MARKERS[PATTERNS.index(pattern)],
+                       "markerfacecolor": "none"}  # fmt: skip
+            rows = rows.sort_values("workers")
+            ax.plot(rows["workers"], rows["error"], **options)
+            if convexity == STRONGLY and pattern == SLOW:
+                ax.annotate(rf"$\mu={modulus:g}$", (rows["workers"].min(), rows["error"].iloc[0]),
+                            fontsize=7, xytext=(0, -4), textcoords="offset points",
+                            va="top")  # fmt: skip
+        if convexity != STRONGLY:
+            first = here.sort_values("workers").iloc[0]
+            values = np.array(sorted(here["workers"].unique()))
+            guide = first["error"] * values / values[0]
+            ax.plot(values, guide, color=style.GREY, linestyle="--", label=r"$\propto M$")
+        _log_log(ax, here["error"], "workers $M$")
+        _plain_ticks(ax, sorted(here["workers"].unique()))
+        ax.set_title(convexity)
+        ax.set_ylabel(ERROR[convexity])
+    _one_legend(figure, axes)
+    return figure
 
 
 def lower_bound(results: StudyResults) -> Figure:
@@ -214,32 +254,45 @@ def lower_bound(results: StudyResults) -> Figure:
 
 
 def virtual(results: StudyResults) -> Figure:
-    """|x_k - x^_k|^2 with the bound M^2 (G^2 + sigma^2) gamma^2, and the error of the identity."""
+    """|x_k - x^_k|^2 with the bounds of the slides, and the error of the identity."""
     rows = with_method(virtual_rows(results))
-    figure, axes = style.panels(1, 2, 2.4)
-    for method, here in rows.groupby("method"):
-        options = {"color": COLOUR[method], "label": method, "linewidth": 0.7}
-        mean = here.groupby("version")[["distance_square", "bound", "error"]].mean()
-        axes[0, 0].semilogy(mean.index, mean["distance_square"], **options)
-        worst = here.groupby("version")["error"].max()
-        axes[0, 1].semilogy(worst.index, worst.clip(lower=1e-18), **options)
-    axes[0, 0].axhline(rows["bound"].iloc[0], color=style.GREY, linestyle="--",
+    figure, axes = style.panels(1, 3, 2.4)
+    for ax, penalty, title in (
+        (axes[0, 0], "geman_mcclure", "bounded gradients"),
+        (axes[0, 1], "square", "unbounded gradients"),
+    ):
+        here = rows[rows["penalty"] == penalty]
+        for method, of_method in here.groupby("method"):
+            mean = of_method.groupby("version")[["distance_square", "bound_unbounded"]].mean()
+            options = {"color": COLOUR[method], "linewidth": 0.7}
+            ax.semilogy(mean.index, mean["distance_square"], label=method, **options)
+            if penalty == "square":
+                ax.semilogy(mean.index, mean["bound_unbounded"], linestyle=":", **options,
+                            label=f"bound, {method}")  # fmt: skip
+        if penalty != "square":
+            ax.axhline(here["bound"].iloc[0], color=style.GREY, linestyle="--",
                        label=r"$M^2(G^2+\sigma^2)\gamma^2$")  # fmt: skip
-    axes[0, 1].axhline(1e-10, color=style.GREY, linestyle="--", label="$10^{-10}$")
-    axes[0, 0].set_ylabel(r"$\|x_k-\hat x_k\|^2$")
-    axes[0, 1].set_ylabel("relative error of the identity")
+        ax.set_title(title)
+        ax.set_ylabel(r"$\|x_k-\hat x_k\|^2$")
+    for method, here in rows.groupby("method"):
+        worst = here.groupby("version")["error"].max()
+        axes[0, 2].semilogy(worst.index, worst.clip(lower=1e-18), color=COLOUR[method],
+                            linewidth=0.7)  # fmt: skip
+    axes[0, 2].axhline(1e-10, color=style.GREY, linestyle="--", label="$10^{-10}$")
+    axes[0, 2].set_title("relative error of the identity")
     for ax in axes.flat:
         ax.set_xlabel("update $k$")
-        ax.legend()
+    _one_legend(figure, axes)
     return figure
 
 
 def limitations(results: StudyResults) -> Figure:
     """The first three limitations of the last slide, each with its assumption kept and broken."""
-    figure, axes = style.panels(1, 3, 2.6)
+    figure, axes = style.panels(2, 2, 2.5)
     _unbounded(results, axes[0, 0])
     _dependent(results, axes[0, 1])
-    _different(results, axes[0, 2])
+    _different(results, axes[1, 0])
+    _labels(results, axes[1, 1])
     return figure
 
 
@@ -282,20 +335,33 @@ def _dependent(results: StudyResults, ax: Axes) -> None:
 
 def _different(results: StudyResults, ax: Axes) -> None:
     runs = with_method(results.grid("different_data"))
-    runs = runs[runs["lr"] == runs["lr"].min()]
+    runs = runs[(runs["lr"] == runs["lr"].min()) & (runs["workers"] == runs["workers"].max())]
+    _own_or_same(ax, runs, "final_excess_loss")
+    ax.set_yscale("log")
+    ax.set_title(f"3. kinds of data, {runs['workers'].iloc[0]} workers")
+    ax.set_ylabel("final $f-f^*$")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * 1e2)
+
+
+def _labels(results: StudyResults, ax: Axes) -> None:
+    runs = with_method(results.grid("different_labels"))
+    _own_or_same(ax, runs, "final_test_accuracy")
+    ax.set_title(f"3. LeNet-5's labels, {runs['workers'].iloc[0]} workers")
+    ax.set_ylabel("final test accuracy")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.6 * (high - low))
+
+
+def _own_or_same(ax: Axes, runs: pd.DataFrame, value: str) -> None:
     for i, ((partition, method), here) in enumerate(runs.groupby(["partition", "method"])):
-        cells = over_seeds(here, ["slowest"], "final_excess_loss")
+        cells = over_seeds(here, ["slowest"], value)
         label = f"{'own' if partition == 'labels' else 'same'} data, {method}"
         style.band(ax, cells, "slowest", colour=style.COLOURS[i], label=label,
                    marker=style.MARKERS[i])  # fmt: skip
     ax.set_xscale("log")
-    ax.set_yscale("log")
     _plain_ticks(ax, sorted(runs["slowest"].unique()))
-    ax.set_title("3. workers' data")
-    ax.set_xlabel("slowness of worker 2")
-    ax.set_ylabel("final $f-f^*$")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * 1e3)
+    ax.set_xlabel("how many times slower one worker is")
     ax.legend(fontsize=6, loc="upper left")
 
 

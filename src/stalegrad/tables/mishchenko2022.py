@@ -13,12 +13,13 @@ MINIBATCH, ASYNCHRONOUS, ADAPTIVE = "minibatch", "asynchronous", "delay-adaptive
 METHODS = (MINIBATCH, ASYNCHRONOUS, ADAPTIVE)
 NON_CONVEX, CONVEX, STRONGLY = "non-convex", "convex", "strongly convex"
 CLASSES = (NON_CONVEX, CONVEX, STRONGLY)
-# Methods that do as well with each gradient differ in the last digits of their errors.
-CLOSE = 0.05
 # What the theorems on the slide 'New results' bound, as a power: of K where noise rules, of M
 # where it does not. For strongly convex problems the latter is that of -log(error).
 POWER_OF_K = {NON_CONVEX: -0.5, CONVEX: -0.5, STRONGLY: -1.0}
 POWER_OF_M = {NON_CONVEX: 1.0, CONVEX: 1.0, STRONGLY: -1.0}
+# An error that has fallen so far is within reach of the rounding of float32 weights.
+ROUNDING = 1e-10
+SLOW, FIXED = "one worker 100 times slower", "longest delay fixed"
 
 
 def with_method(runs: pd.DataFrame) -> pd.DataFrame:
@@ -95,8 +96,8 @@ def tuned_experiment(results: StudyResults) -> pd.DataFrame:
 
 
 def experiment(results: StudyResults) -> Table:
-    """The tuned step of each method, what it reaches, and when it is within CLOSE of what minibatch
-    SGD ends with."""
+    """The tuned step of each method, what it reaches, and when its mean error is down to what
+    minibatch SGD ends with."""
     cells = tuned_experiment(results)
     best = cells[cells["best"]].set_index("method").loc[list(METHODS)]
     workers = int(results.grid("experiment")["workers"].iloc[0])
@@ -106,7 +107,7 @@ def experiment(results: StudyResults) -> Table:
     for method, row in best.iterrows():
         line = curves[curves["method"] == method].groupby("epoch")
         means = line[["excess_loss", "seconds_so_far"]].mean()
-        reached = means[means["excess_loss"] <= target * (1 + CLOSE)]
+        reached = means[means["excess_loss"] <= target]
         rows.append(
             {
                 "method": method,
@@ -175,18 +176,21 @@ def slowing_runs(results: StudyResults) -> pd.DataFrame:
     runs = least_errors(results, "slowing", "once")
     # Where one worker answers once, it has no factor; its delay is the number of updates.
     runs["slowest"] = np.where(runs["grid"] == "once", np.inf, runs["slowest"])
-    runs = tuned(runs, ["convexity", "slowest"])
+    runs = tuned(runs, ["convexity", "noise", "slowest"])
     return runs.assign(tau=runs["max_staleness"] + 1)
 
 
 def horizon_runs(results: StudyResults) -> pd.DataFrame:
     """Tuned runs of `updates` K each."""
-    return tuned(least_errors(results, "horizon"), ["convexity", "updates"])
+    return tuned(least_errors(results, "horizon"), ["convexity", "noise", "updates"])
 
 
 def worker_runs(results: StudyResults) -> pd.DataFrame:
-    """Tuned runs without noise of M `workers`."""
-    return tuned(least_errors(results, "workers"), ["convexity", "workers"])
+    """Tuned runs without noise of M `workers`, of which one is slow as `pattern` says."""
+    kinds = ("", "_strongly", "_fixed_delay", "_fixed_delay_strongly")
+    runs = least_errors(results, *(f"workers{kind}" for kind in kinds))
+    runs["pattern"] = np.where(runs["grid"].str.contains("fixed"), FIXED, SLOW)
+    return tuned(runs, ["convexity", "strong_convexity", "pattern", "workers"])
 
 
 def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
@@ -197,32 +201,39 @@ def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
 
 
 def slopes(results: StudyResults) -> Table:
-    """Powers of tau, K and M that the least error follows, beside those of the theorems."""
+    """Powers of tau, K and M that the least error follows, beside those of the theorems.
+
+    For M and strongly convex problems that of -log(error over error at the start), over the M whose
+    error is not within reach of rounding.
+    """
     rows = []
-    by_tau, by_k, by_m = slowing_runs(results), horizon_runs(results), worker_runs(results)
-    for convexity in CLASSES:
-        here = by_tau[by_tau["convexity"] == convexity]
-        found = {"tau": (0.0, slope(here["tau"], here["error"]))}
-        here = by_k[by_k["convexity"] == convexity]
-        found["K"] = (POWER_OF_K[convexity], slope(here["updates"], here["error"]))
-        here = by_m[by_m["convexity"] == convexity]
-        decay = here["error"]
+    for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"]):
+        found = slope(here["tau"], here["error"])
+        rows.append(("tau", convexity, f"sigma = {noise:g}", 0.0, *found))
+    for (convexity, noise), here in horizon_runs(results).groupby(["convexity", "noise"]):
+        found = slope(here["updates"], here["error"])
+        rows.append(("K", convexity, f"sigma = {noise:g}", POWER_OF_K[convexity], *found))
+    keys = ["convexity", "strong_convexity", "pattern"]
+    for (convexity, modulus, pattern), here in worker_runs(results).groupby(keys):
+        decay, where = here["error"], pattern
         if convexity == STRONGLY:
-            decay = -np.log(here["error"] / _excess_at_start(here))
-        found["M"] = (POWER_OF_M[convexity], slope(here["workers"], decay))
-        for of, (theorem, (value, low, high)) in found.items():
-            row = {"convexity": convexity, "of": of, "theorem": theorem}
-            rows.append(row | {"slope": value, "low": low, "high": high})
+            relative = here["error"] / _excess_at_start(here)
+            here = here[relative > ROUNDING]
+            decay, where = -np.log(relative[relative > ROUNDING]), f"{pattern}, mu = {modulus:g}"
+        found = slope(here["workers"], decay)
+        rows.append(("M", convexity, where, POWER_OF_M[convexity], *found))
+    columns = ["of", "convexity", "where", "theorem", "slope", "low", "high"]
     headings = {
-        "convexity": "problem",
         "of": "power of",
+        "convexity": "problem",
+        "where": "",
         "theorem": "theorem",
         "slope": "measured",
         "low": r"95\,\% from",
         "high": "to",
     }
     formats = dict.fromkeys(("slope", "low", "high"), "{:+.3f}") | {"theorem": "{:+.1f}"}
-    return Table(pd.DataFrame(rows), headings, formats)
+    return Table(pd.DataFrame(rows, columns=columns), headings, formats)
 
 
 def _excess_at_start(runs: pd.DataFrame) -> float:
@@ -280,40 +291,41 @@ def lower_bound(results: StudyResults) -> Table:
 
 
 def limitations(results: StudyResults) -> Table:
-    """What is left of the error where an assumption is broken, beside where it holds; each at the
-    smallest step, over whose runs the mean is taken."""
-    rows = []
-    dependent = with_method(results.grid("dependent"))
-    for (method, partition), here in _smallest_step(dependent).groupby(["method", "partition"]):
-        rows.append(
-            {
-                "limitation": "noise and delay",
-                "method": method,
-                "broken": partition == "labels",
-                "slowest": 1.0,
-                "error": here["final_excess_loss"].mean(),
-            }
-        )
-    different = with_method(results.grid("different_data"))
-    keys = ["method", "partition", "slowest"]
-    for (method, partition, slowest), here in _smallest_step(different).groupby(keys):
-        rows.append(
-            {
-                "limitation": "different data",
-                "method": method,
-                "broken": partition == "labels",
-                "slowest": slowest,
-                "error": here["final_excess_loss"].mean(),
-            }
-        )
+    """What is left of f - f* where an assumption is broken, beside where it holds, at the smallest
+    step; and the test accuracy of LeNet-5 where its workers have labels of their own. Means over
+    seeds."""
+    chain = "final_excess_loss"
+    dependent = _smallest_step(with_method(results.grid("dependent")))
+    different = _smallest_step(with_method(results.grid("different_data")))
+    labels = with_method(results.grid("different_labels"))
+    rows = [
+        *_kept_and_broken("noise and delay", dependent, chain, dependent["partition"] == "labels"),
+        *_kept_and_broken("data", different, chain, different["partition"] == "labels"),
+        *_kept_and_broken("labels", labels, "final_test_accuracy", labels["partition"] == "labels"),
+    ]
     headings = {
         "limitation": "limitation",
         "method": "method",
-        "broken": "broken",
+        "workers": "$M$",
         "slowest": r"$s_{\max}$",
-        "error": "$f-f^*$",
+        "kept": "kept",
+        "broken": "broken",
     }
-    return Table(pd.DataFrame(rows), headings, {"error": "{:.2e}", "slowest": "{:g}"})
+    formats = {"kept": "{:.3g}", "broken": "{:.3g}", "slowest": "{:g}"}
+    return Table(pd.DataFrame(rows), headings, formats)
+
+
+def _kept_and_broken(
+    limitation: str, runs: pd.DataFrame, value: str, broken: pd.Series
+) -> list[dict[str, object]]:
+    """Rows with the mean of `value` where an assumption is kept and where it is broken."""
+    keys = ["method", "workers", "slowest"]
+    means = runs.assign(broken=broken).groupby([*keys, "broken"])[value].mean().unstack("broken")
+    return [
+        {"limitation": limitation, **dict(zip(keys, key, strict=True))}
+        | {"kept": row[False], "broken": row[True]}
+        for key, row in means.iterrows()
+    ]
 
 
 def _smallest_step(runs: pd.DataFrame) -> pd.DataFrame:
@@ -366,8 +378,9 @@ def constants(results: StudyResults) -> Table:
             "excess_at_start": known["excess_at_start"],
         }
     ]
-    chains = with_class(results.grid("slowing")).drop_duplicates("convexity")
-    for _, run in chains.iterrows():
+    chains = with_class(results.grid("slowing", "workers_strongly")).sort_values("noise")
+    shown = chains.drop_duplicates(["convexity", "strong_convexity", "noise"])
+    for _, run in shown.sort_values("convexity", kind="stable").iterrows():
         chain = Chain(
             penalty=run["penalty"],
             dimension=int(run["dimension"]),
@@ -390,14 +403,27 @@ def constants(results: StudyResults) -> Table:
 
 
 def virtual_rows(results: StudyResults) -> pd.DataFrame:
-    """The trace of virtual iterates with `bound`: M^2 (G^2 + sigma^2) gamma^2."""
+    """The trace of virtual iterates with the two bounds of the slides on the squared distance.
+
+    bound: M^2 (G^2 + sigma^2) gamma^2, where gradients are bounded, else NaN. bound_unbounded: 2
+    sum_m gamma_m^2 (sigma^2 + |g_m|^2) over the gradients g_m in flight.
+    """
     rows = results.trace("virtual")
+    variance = rows["noise"] ** 2 / rows["batch_size"]
+    square = _gradient_bound(rows) ** 2 + variance
+    return rows.assign(
+        bound=(rows["workers"] * rows["lr"]) ** 2 * square,
+        bound_unbounded=2 * (variance * rows["step_squares"] + rows["promised_squares"]),
+    )
+
+
+def _gradient_bound(rows: pd.DataFrame) -> pd.Series:
+    """G of each row's chain, NaN where its gradient is not bounded."""
     first = rows.iloc[0]
     chain = Chain(
-        penalty=first["penalty"],
+        penalty="geman_mcclure",
         dimension=int(first["dimension"]),
         smoothness=float(first["smoothness"]),
-        noise=float(first["noise"]),
-    ).constants()
-    square = chain["gradient_bound"] ** 2 + chain["noise"] ** 2 / rows["batch_size"]
-    return rows.assign(bound=(rows["workers"] * rows["lr"]) ** 2 * square)
+    )
+    bounded = rows["penalty"] == "geman_mcclure"
+    return bounded.map({True: chain.constants()["gradient_bound"], False: np.nan})
