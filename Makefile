@@ -22,7 +22,7 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 reproduce: .venv/complete
-	$(ACTIVATE) snakemake --cores $(CORES) --config preset=$(PRESET)
+	$(ACTIVATE) snakemake --quiet host reason rules --cores $(CORES) --config preset=$(PRESET)
 	@echo
 	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
 	@echo

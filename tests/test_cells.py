@@ -284,6 +284,18 @@ def test_bundles_keep_within_memory():
     assert max(len(b.cells) for b in tight) == 2
 
 
+def test_cost_of_a_bundle():
+    """LeNet-5 as it was measured, and every worker's own pass where each has all the data."""
+    lenet = Bundle((cell(), cell(seed=2)))
+    assert lenet.core_seconds() == pytest.approx(2 * 3 * 60_000 / 65_000, rel=0.15)
+    server = {"name": "parameter_server", "workers": 5, "compute_ms": 5.0}
+    costs = {
+        partition: Bundle((cell(cluster=server, partition=partition),)).core_seconds()
+        for partition in ("none", "dataset")
+    }
+    assert costs["none"] == pytest.approx(5 * costs["dataset"])
+
+
 def test_lockstep_needs_equal_rule_size_epochs_and_switches():
     def key(**keys) -> str:
         return lockstep_key(cell(**{"rule__momentum": 0.9} | keys))

@@ -19,6 +19,10 @@ from stalegrad.problems import runs_in_step
 
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
+# Of one core: LeNet-5's 61,706 weights at 65,000 samples a second, and a step of small problems.
+_SECONDS_A_WEIGHT = 2.5e-10
+_SECONDS_A_STEP = 1e-4
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -145,6 +149,18 @@ class Bundle:
         runs = sum(_megabytes(c) + 6 * c.problem.parameters() * 4 / 1e6 for c in self.cells)
         return math.ceil(1_000 + 2 * runs)
 
+    def core_seconds(self) -> float:
+        """About how long one core trains this: to weigh jobs against each other, no more.
+
+        A sample takes a time for each of the weights, and a step one for each call that steps runs
+        together, however small.
+        """
+        samples = sum(c.problem.samples() * c.epochs * _passes(c) for c in self.cells)
+        steps = sum(c.problem.samples() * c.epochs * _passes(c) / c.batch_size for c in self.cells)
+        parameters = self.cells[0].problem.parameters()
+        calls = steps / min(runs_in_step(parameters), len(self.cells))
+        return samples * parameters * _SECONDS_A_WEIGHT + calls * _SECONDS_A_STEP
+
     def to_json(self) -> str:
         return json.dumps({"cells": [cell.as_dict() for cell in self.cells]}, indent=1)
 
@@ -244,6 +260,11 @@ def lockstep_key(cell: Cell) -> str:
     switches = {k: v if isinstance(v, bool) else None for k, v in cell.rule.numbers().items()}
     rule, grouping = specs.name_of(cell.rule), cell.cluster.arrivals_per_update()
     return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
+
+
+def _passes(cell: Cell) -> int:
+    """How often an epoch goes over the data: with partition `none` every worker does."""
+    return cell.cluster.streams() if cell.partition == "none" else 1
 
 
 def _megabytes(cell: Cell) -> float:

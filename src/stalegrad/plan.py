@@ -27,6 +27,7 @@ from stalegrad.errors import ConfigError
 from stalegrad.files import archived_runs
 
 SOURCE = "src/stalegrad"
+SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class Plan:
             runs = [c for grid in grids.values() for c in grid if c.hash not in known]
             out[name] = {bundle.hash: bundle for bundle in cells.bundles(runs, self.preset)}
         return out
+
+    def short_bundles(self, study: str) -> dict[str, Bundle]:
+        """Bundles of a study that train in hardly more time than a job takes to start; they are
+        trained in one job."""
+        bundles = self.bundles[study].items()
+        return {h: bundle for h, bundle in bundles if bundle.core_seconds() < SHORT_SECONDS}
 
     def archived(self, study: str) -> set[str]:
         """Runs taken from `measured/` and not trained: at `paper`, unless `recompute` is set."""

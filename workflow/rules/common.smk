@@ -26,6 +26,13 @@ NOTEBOOKS = [
     if Path(f"workflow/notebooks/{study}.py").exists()
 ]
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
+SHORT_BUNDLES = {s: short for s in PLAN.studies if (short := PLAN.short_bundles(s))}
+LONG_BUNDLES = [
+    bundle
+    for study, bundles in PLAN.bundles.items()
+    for bundle in bundles
+    if bundle not in SHORT_BUNDLES.get(study, ())
+]
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
 # Source files whose change makes a training run out of date, beside those of its own problem, rule
@@ -39,6 +46,7 @@ ENGINE = [
         "snapshots.py",
         "partitions.py",
         "compute_times.py",
+        "compiled.py",
         "clusters/_merge.py",
         "clusters/_profiles.py",
         "problems/__init__.py",
@@ -88,10 +96,15 @@ def trace_of(wildcards):
     return Bundle(tuple(PLAN.traces[wildcards.study][wildcards.trace]))
 
 
-def data_of(bundle):
-    """The verified files of the data sets that a bundle reads."""
+def data_of(*bundles):
+    """The verified files of the data sets that bundles read."""
     return [
         f"{DATA}/{dataset}/{part}"
-        for dataset in PLAN.datasets(bundle)
+        for dataset in sorted({name for bundle in bundles for name in PLAN.datasets(bundle)})
         for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     ]
+
+
+def parts_of(*bundles):
+    """Source files of the problems, rules and clusters of bundles."""
+    return sorted({f"{SOURCE}/{m}" for bundle in bundles for m in PLAN.modules(bundle)})

@@ -8,6 +8,7 @@ for study in PLAN.studies:
             f"simulate_{study}"
         input:
             f"{SOURCE}/simulations.py",
+            f"{SOURCE}/compiled.py",
             f"{SOURCE}/compute_times.py",
             f"{SOURCE}/clusters/hub_and_spoke.py",
             f"{SOURCE}/clusters/parameter_server.py",

@@ -1,11 +1,12 @@
-# Training: one job and one file a bundle of runs.
+# Training: one job and one file a bundle of runs. Short bundles of a study share a job, in a rule of
+# its own, since each study has its own files.
 
 
 rule train_bundle:
     input:
         data=lambda wildcards: data_of(bundle_of(wildcards)),
         engine=ENGINE,
-        parts=lambda wildcards: [f"{SOURCE}/{m}" for m in PLAN.modules(bundle_of(wildcards))],
+        parts=lambda wildcards: parts_of(bundle_of(wildcards)),
     output:
         csv=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv",
         provenance=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv.provenance.json",
@@ -13,25 +14,57 @@ rule train_bundle:
         f"{RESULTS}/logs/train_bundle/{{study}}-{{bundle}}.log",
     benchmark:
         f"{RESULTS}/logs/train_bundle/{{study}}-{{bundle}}.tsv"
+    wildcard_constraints:
+        bundle="|".join(LONG_BUNDLES) or "none",
     conda:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
         mem_mb=lambda wildcards: bundle_of(wildcards).megabytes(),
     params:
-        bundle=lambda wildcards: bundle_of(wildcards).to_json(),
-        data_folder=DATA,
+        bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:
         "../scripts/train_bundle.py"
 
 
+for study, short in SHORT_BUNDLES.items():
+
+    rule:
+        name:
+            f"train_short_{study}"
+        input:
+            data=data_of(*short.values()),
+            engine=ENGINE,
+            parts=parts_of(*short.values()),
+        output:
+            csv=[f"{RESULTS}/{study}/bundles/{bundle}.csv" for bundle in short],
+            provenance=[
+                f"{RESULTS}/{study}/bundles/{bundle}.csv.provenance.json" for bundle in short
+            ],
+        log:
+            f"{RESULTS}/logs/train_short/{study}.log",
+        benchmark:
+            f"{RESULTS}/logs/train_short/{study}.tsv"
+        conda:
+            "../../envs/train.yaml"
+        threads: SETTINGS.threads
+        resources:
+            mem_mb=max(bundle.megabytes() for bundle in short.values()),
+        params:
+            bundles=[bundle.to_json() for bundle in short.values()],
+            device=SETTINGS.device,
+            backend=SETTINGS.backend,
+        script:
+            "../scripts/train_bundle.py"
+
+
 rule trace_runs:
     input:
         data=lambda wildcards: data_of(trace_of(wildcards)),
         engine=[*ENGINE, f"{SOURCE}/virtual_iterates.py"],
-        parts=lambda wildcards: [f"{SOURCE}/{m}" for m in PLAN.modules(trace_of(wildcards))],
+        parts=lambda wildcards: parts_of(trace_of(wildcards)),
     output:
         f"{RESULTS}/{{study}}/traces/{{trace}}.csv",
     log:

@@ -1,19 +1,17 @@
-"""Train the runs of one bundle."""
+"""Train the runs of one bundle, or of some short ones."""
 
 from pathlib import Path
 
-from stalegrad.bundles import Place, Progress, train_bundle
+from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle
 from stalegrad.logs import logged
-
-
-def say(progress: Progress) -> None:
-    left = progress.seconds / progress.done * (progress.total - progress.done)
-    print(f"{progress.done} of {progress.total} epochs, about {left:.0f} s left")
-
+from stalegrad.progress import Reporter
 
 with logged(snakemake.log[0]):
-    params = snakemake.params
-    place = Place(Path(params.data_folder), params.device, params.backend, snakemake.threads)
-    bundle = Bundle.from_json(params.bundle, snakemake.wildcards.bundle)
-    train_bundle(bundle, Path(snakemake.output.csv), place, say)
+    params, outputs = snakemake.params, [Path(p) for p in snakemake.output if p.endswith(".csv")]
+    data_folder = Path(snakemake.config["data_folder"])
+    place = Place(data_folder, params.device, params.backend, snakemake.threads)
+    for text, output in zip(params.bundles, outputs, strict=True):
+        bundle = Bundle.from_json(text, output.stem)
+        with Reporter(snakemake.config, output) as reporter:
+            train_bundle(bundle, output, place, reporter.report)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from stalegrad.compiled import compiled
 from stalegrad.compute_times import Distribution
 
 # As many rounds as a worker likes; more than any simulation serves.
@@ -98,7 +98,7 @@ def arrivals(
         yield out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _merge(
     finish,
     reading,

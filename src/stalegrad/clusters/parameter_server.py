@@ -3,9 +3,9 @@
 from typing import Annotated, Literal
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
+from stalegrad.compiled import compiled
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
 
@@ -132,7 +132,7 @@ class ParameterServer:
 _TO_WORKER, _COMPUTING, _TO_SERVER, _IN_SERVICE, _STOPPED = range(5)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _simulate(
     rounds,
     total,

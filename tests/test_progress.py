@@ -1,0 +1,78 @@
+"""How far training is, added up over jobs that know nothing of each other."""
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers import small_cell
+
+from stalegrad import progress
+from stalegrad.cells import Bundle
+from stalegrad.progress import Overview, Reporter, overview
+
+# Of equal cost.
+BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]
+WORK = BUNDLES[0].core_seconds()
+PLAN = SimpleNamespace(
+    bundles={"some": {b.hash: b for b in BUNDLES[:3]}, "other": {"x": BUNDLES[3]}}
+)
+
+
+def output_of(results: Path, number: int) -> Path:
+    study = "other" if number == 3 else "some"
+    return results / study / "bundles" / f"{BUNDLES[number].hash}.csv"
+
+
+def told(done: int, seconds: float) -> SimpleNamespace:
+    return SimpleNamespace(done=done, total=10, seconds=seconds)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """The settings of a replication of these bundles."""
+    settings = {"preset": "smoke"}
+    monkeypatch.setattr(progress.Plan, "load", lambda values: PLAN if values is settings else None)
+    return settings
+
+
+def test_what_is_left_at_the_rate_of_the_jobs_that_run(tmp_path, settings):
+    assert overview(PLAN, tmp_path, 0.0) == Overview(4 * WORK, 0.0, 0.0)
+    output_of(tmp_path, 0).parent.mkdir(parents=True)
+    output_of(tmp_path, 0).touch()  # trained, in this call or in one before
+    Reporter(settings, output_of(tmp_path, 1)).report(told(5, 2.0))
+    Reporter(settings, output_of(tmp_path, 3)).report(told(1, 1.0))
+    now = output_of(tmp_path, 1).with_suffix(".csv.progress").stat().st_mtime
+    seen = overview(PLAN, tmp_path, now)
+    assert seen.done == pytest.approx(1.6 * WORK)
+    assert seen.rate == pytest.approx(0.25 * WORK + 0.1 * WORK)
+    assert str(seen) == f"training: 40 % done, about {2.4 / 0.35:.0f} s left"
+    # What was killed long ago counts as far as it came, and not as running.
+    later = overview(PLAN, tmp_path, now + 2 * progress.SECONDS_SILENT)
+    assert later == Overview(seen.total, seen.done, 0.0)
+    assert str(later) == "training: 40 % done"
+
+
+def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "__stderr__", os.fdopen(os.dup(2), "w"))
+    output = output_of(tmp_path, 1)
+    with Reporter(settings, output) as reporter:
+        reporter.report(told(1, 3.0))  # too early
+        assert capfd.readouterr().err == ""
+        reporter.report(told(2, 20.0))
+        reporter.report(told(3, 30.0))  # too soon after the last
+        assert capfd.readouterr().err == "training: 5 % done, about 6 min left\n"
+        said = tmp_path / "logs" / "training.txt"
+        os.utime(said, (0, 0))
+        reporter.report(told(4, 40.0))
+        assert capfd.readouterr().err.startswith("training: 10 % done")
+    assert not list(output.parent.iterdir())  # the note goes with the job
+    sys.__stderr__.close()
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(8, "about 8 s"), (200, "about 3 min"), (9000, "about 2.5 h")]
+)
+def test_durations(seconds, said):
+    assert str(Overview(2.0, 1.0, 1 / seconds)) == f"training: 50 % done, {said} left"
