@@ -22,6 +22,7 @@ from stalegrad.claims import (
     judge,
 )
 from stalegrad.config import Preset, load_study
+from stalegrad.figures import lamour2023 as figures
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
 from stalegrad.results import StudyResults, collect
 from stalegrad.tables import lamour2023 as tables
@@ -176,6 +177,31 @@ def test_averages_of_the_printed_cells(printed):
     assert table.loc["compensation 2", "ours_points"] == pytest.approx(5)
 
 
+def test_models_stand_side_by_side(tmp_path):
+    def accuracy(cell, epoch):
+        if cell.grid == "large" and not cell.synchronous and cell.workers == 10:
+            return 10.0 if cell.seed < 3 else 88.0
+        return None
+
+    results = write_results(tmp_path, accuracy, only={"table2_undelayed", "large"})
+    table = tables.models(results)
+    assert len(table.frame) == 2 * 6 and set(table.frame["problem"]) == set(tables.MODELS)
+    lines = table.layout.set_index(["mode", "workers"])
+    line = lines.loc[("async", 10)]
+    assert line["large_cnn_text"] == "36.0 ± 45.0" and line["large_cnn_failed"] == "2 of 3"
+    assert line["lenet5_failed"] == "0 of 3"
+    assert [mode for mode, _ in lines.index] == ["sync"] * 3 + ["async"] * 3
+
+
+def test_the_larger_model_is_drawn_from_its_layers(printed):
+    (drawn,) = figures.fig6(results_in(printed)).axes
+    texts = [text.get_text() for text in drawn.texts]
+    for wanted in ("1 × 28 × 28", "64 × 12 × 12", "320", "18,496", "1,179,776", "1,290", "10"):
+        assert wanted in texts
+    assert "max pooling\n2 × 2\ndropout 0.25" in texts
+    assert drawn.get_title() == "1,199,882 parameters"
+
+
 def test_class_shares_by_hand():
     frame = pd.DataFrame([{f"{k}_{c}": 0.0 for k in tables._SHARES for c in range(10)}])
     frame["correct_3"], frame["predicted_3"], frame["labelled_3"] = 0.02, 0.05, 0.1
@@ -268,6 +294,26 @@ BREAKS = {
             (lambda c, e: None, REPRODUCED),  # 25.9, 6.7 and 33.1 points
             (where(slow_labels, 84.0), NOT_REPRODUCED),
             (where(lambda c: slow_labels(c) and c.workers == 2, 10.0), PARTLY),
+        ],
+    ),
+    "larger_model_vanishes_with_workers": (
+        {"table2_undelayed", "large"},
+        [
+            (lambda c, e: None, NOT_REPRODUCED),
+            (where(of("large", workers=10, synchronous=False), 10.0), REPRODUCED),
+            (where(of("large", synchronous=False), 10.0), PARTLY),  # with 2 as well
+            (where(of("large", workers=2, synchronous=False), 10.0), NOT_REPRODUCED),
+            (where(of("large", synchronous=True), 10.0), NOT_REPRODUCED),
+            (where(of("table2_undelayed", workers=10), 10.0), NOT_REPRODUCED),
+        ],
+    ),
+    "larger_model_synchronous_unchanged": (
+        {"table2_undelayed", "large"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(of("large", workers=10), 70.0), PARTLY),
+            (where(of("large", workers=10), 10.0), NOT_REPRODUCED),
+            (where(of("large", synchronous=False, workers=10), 10.0), REPRODUCED),
         ],
     ),
     "published_compensation_acts": (
@@ -391,8 +437,8 @@ def test_cells_are_the_published_ones():
     counts = {name: len({replace(c, seed=1).hash for c in here}) for name, here in cells.items()}
     assert counts["table2"] + counts["table2_undelayed"] == 48
     assert (counts["table3"], counts["table4"], counts["tables5-7"]) == (27, 36, 144)
-    for here in cells.values():
-        assert {c.seed for c in here} == {1, 2, 3, 4, 5}
+    for grid, here in cells.items():
+        assert len({c.seed for c in here}) == (3 if grid == "large" else 5)
         assert all((c.epochs, c.batch_size, c.rule.lr) == (6, 32, 0.005) for c in here)
         assert all(c.problem.normalize and c.problem.dataset == "fashion_mnist" for c in here)
 

@@ -157,7 +157,8 @@ class Plan:
             made = [] if kind == "claims" else getattr(self.studies[study], kind).values()
             modules = [p.make.rpartition(".")[0] for p in made if p.make]
             files += [f"{SOURCE}/{kind}/{module}.py" for module in ("__init__", study, *modules)]
-            files += [f"{SOURCE}/figures/style.py"] if kind == "figures" else []
+            shared = ("style", "architecture") if kind == "figures" else ()
+            files += [f"{SOURCE}/figures/{module}.py" for module in shared]
         return [file for file in dict.fromkeys(files) if Path(file).exists()]
 
     @staticmethod

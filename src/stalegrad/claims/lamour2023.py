@@ -19,12 +19,15 @@ from stalegrad.claims import (
 )
 from stalegrad.results import StudyResults, over_seeds
 from stalegrad.tables.lamour2023 import (
+    NEAR_CHANCE,
     aliased_equals_off,
     averages,
     compensation_gain,
     gaussian_cells,
     in_percent,
     label_drop,
+    models_cells,
+    models_runs,
     slow_worker_drop,
     table2_cells,
     table2_runs,
@@ -33,7 +36,6 @@ from stalegrad.tables.lamour2023 import (
 )
 
 TRAINED = 50.0  # a model above this has learnt; chance is 10
-NEAR_CHANCE = 15.0
 ALIKE = 3.0  # points; single runs of a split-dataset cell differ by less
 
 
@@ -157,6 +159,55 @@ def delay_hurts_most_in_large_clusters(results: StudyResults) -> Finding:
         "Lost with "
         + ", ".join(f"{workers} workers: {points:.1f}" for workers, points in loss.items())
         + ".",
+    )
+
+
+@claim(where="section IV, Data partitioning and Delays; Figure 6", full_grid=True, seeds=3)
+def larger_model_vanishes_with_workers(results: StudyResults) -> Finding:
+    """'during training of a more complex model ... increasing the number of workers in 0-delayed
+    aSGD can lead to gradient vanishing'
+
+    Asynchronous runs of the larger model without delay and with split dataset end near chance (at
+    most 15) with 10 workers, and in a larger share of runs than with 2.
+    """
+    runs = models_runs(results).query("problem == 'large_cnn' and mode == 'async'")
+    vanished = runs["accuracy"] <= NEAR_CHANCE
+    shares = vanished.groupby(runs["workers"]).mean()
+    return Finding(
+        verdict_of([bool(shares[10] > 0), bool(shares[10] > shares[2])]),
+        "share of runs with 10 workers that end near chance",
+        float(shares[10]),
+        "above 0, and above that with 2 workers",
+        "Near chance end "
+        + ", ".join(
+            f"{vanished[runs['workers'] == n].sum()} of {(runs['workers'] == n).sum()} runs with "
+            f"{n} workers"
+            for n in shares.index
+        )
+        + ".",
+        *share_interval(vanished[runs["workers"] == 10]),
+    )
+
+
+@claim(where="section IV, Data partitioning and Delays; Figure 6", full_grid=True, seeds=3)
+def larger_model_synchronous_unchanged(results: StudyResults) -> Finding:
+    """'whereas there is no significant change for sSGD'
+
+    No synchronous run of the larger model with 2, 5 or 10 workers ends near chance (at most 15),
+    and the mean accuracies lie within 3 points of each other.
+    """
+    cells = models_cells(results).query("problem == 'large_cnn' and mode == 'sync'")
+    means = cells.set_index("workers")["mean"]
+    apart = float(means.max() - means.min())
+    return Finding(
+        verdict_of([int(cells["near_chance"].sum()) == 0, apart <= ALIKE]),
+        "largest difference between numbers of synchronous workers, points",
+        apart,
+        "at most 3, and no run near chance",
+        "Mean accuracy: "
+        + ", ".join(f"{n} workers {value:.1f}" for n, value in means.items())
+        + f"; {int(cells['near_chance'].sum())} of {int(cells['count'].sum())} runs end near "
+        f"chance.",
     )
 
 

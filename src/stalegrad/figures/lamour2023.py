@@ -5,14 +5,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stalegrad.figures import style
+from stalegrad.figures import architecture, style
 from stalegrad.partitions import PARTITION, deal_labels, generator
 from stalegrad.results import StudyResults, over_seeds
+from stalegrad.specs import spec_class
 from stalegrad.tables.lamour2023 import (
     CLASSES,
+    MODELS,
+    NO_CONVERGENCE,
     TABLE2_KEYS,
     class_shares,
     in_percent,
+    models_runs,
     table2_cells,
     table2_runs,
 )
@@ -58,6 +62,35 @@ def _training(curves: pd.DataFrame) -> Figure:
     for ax in axes:
         ax.set_xlabel("simulated time, s")
         ax.set_xlim(left=0)
+    return figure
+
+
+def fig6(results: StudyResults) -> Figure:
+    """The larger model, as it was trained."""
+    (problem,) = results.grid("large")["problem"].unique()
+    return architecture.draw(spec_class("problems", problem).network)
+
+
+def models(results: StudyResults) -> Figure:
+    """Accuracy of LeNet-5 and the larger model without delay against workers, sync and async."""
+    runs = models_runs(results)
+    figure, (axes,) = style.panels(1, 2, 2.3, sharey=True)
+    for ax, (problem, title) in zip(axes, MODELS.items(), strict=True):
+        here = runs[runs["problem"] == problem]
+        for i, (mode, name) in enumerate((("sync", "synchronous"), ("async", "asynchronous"))):
+            chosen = here[here["mode"] == mode]
+            means = chosen.groupby("workers")["accuracy"].mean()
+            look = {"color": style.COLOURS[i], "marker": style.MARKERS[i]}
+            ax.plot(means.index, means, **look, label=name)
+            ax.plot(chosen["workers"], chosen["accuracy"], ".", color=style.COLOURS[i], alpha=0.6)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
+        ax.set_title(title)
+        ax.set_xlabel("workers")
+        ax.set_xticks(sorted(runs["workers"].unique()))
+        ax.set_ylim(0, 100)
+    axes[0].set_ylabel("test accuracy, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
     return figure
 
 

@@ -8,6 +8,7 @@ from stalegrad.tables import Table
 
 # 'NC = No Convergence, equivalent to test accuracies of 10 %': the model predicts one class.
 NO_CONVERGENCE = 10.0
+NEAR_CHANCE = 15.0  # per cent; below it a model has not learnt
 CLASSES = 10
 _SHARES = ("correct", "predicted", "labelled")
 
@@ -263,6 +264,41 @@ def calibration(results: StudyResults) -> Table:
     }
     formats = dict.fromkeys(("authors_mean", "authors_std", "ideal_mean"), "{:.0f}")
     return Table(table, headings, formats | {"difference": "{:+.3f}"})
+
+
+MODELS = {"lenet5": "LeNet-5", "large_cnn": "larger model"}
+_MODELS_KEYS = ["problem", "mode", "workers"]
+
+
+def models_runs(results: StudyResults) -> pd.DataFrame:
+    """The split-dataset runs without delay of LeNet-5 (of Table II) and of the larger model."""
+    runs = in_percent(results.grid("table2_undelayed", "large"))
+    runs = runs[runs["partition"] == "dataset"]
+    mode = runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
+    return runs.assign(mode=mode)
+
+
+def models_cells(results: StudyResults) -> pd.DataFrame:
+    """One row a cell: accuracy over seeds, and how many runs ended near chance."""
+    runs = models_runs(results)
+    near_chance = (runs["accuracy"] <= NEAR_CHANCE).groupby([runs[k] for k in _MODELS_KEYS]).sum()
+    cells = over_seeds(runs, _MODELS_KEYS, "accuracy")
+    return cells.merge(near_chance.rename("near_chance").reset_index(), on=_MODELS_KEYS)
+
+
+def models(results: StudyResults) -> Table:
+    """LeNet-5 beside the larger model, synchronous and asynchronous."""
+    cells = models_cells(results)
+    failed = cells["near_chance"].astype(str) + " of " + cells["count"].astype(str)
+    text = cells.assign(text=cells.apply(_mean, axis=1), failed=failed)
+    rows = ["mode", "workers"]
+    wide = text.pivot(index=rows, columns="problem", values=["text", "failed"]).fillna("–")
+    wide = wide.sort_index(level=rows, ascending=[False, True])  # sync before async: Table II
+    wide.columns = [f"{problem}_{kind}" for kind, problem in wide.columns]
+    headings = {"mode": "mode", "workers": "workers"}
+    for name, title in MODELS.items():
+        headings |= {f"{name}_text": title, f"{name}_failed": "near chance"}
+    return Table(cells, headings, layout=wide.reset_index())
 
 
 def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
