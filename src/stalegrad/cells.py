@@ -1,11 +1,12 @@
 """Cells: one entry of one published table or figure, and the runs and bundles made of them."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -41,18 +42,18 @@ class Cell:
     partition: str = "shared"
     seed: int = 1
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Names the run: 16 hexadecimal digits over its content."""
-        content = self.as_dict() | {
-            part: specs.without_defaults(getattr(self, part)) for part in _PARTS
-        }
-        return _digest(content)
+        return _digest(self._plain(specs.without_defaults))
 
     def as_dict(self) -> dict[str, Any]:
         """The cell as plain values; `parse_cell` is the inverse."""
+        return self._plain(specs.describe)
+
+    def _plain(self, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return plain | {part: specs.describe(plain[part]) for part in _PARTS}
+        return plain | {part: describe(plain[part]) for part in _PARTS}
 
     def columns(self) -> dict[str, Any]:
         """The cell's columns of `runs.csv`: every field of every part, by its own name."""
@@ -136,7 +137,7 @@ class Bundle:
 
     cells: tuple[Cell, ...]
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         return _digest([cell.hash for cell in self.cells])
 

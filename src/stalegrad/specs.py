@@ -7,6 +7,7 @@ keys, so that a misspelt key, a wrong type or a value out of range is refused wh
 """
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -31,8 +32,12 @@ def names(kind: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
 
 
+@functools.cache
 def spec_class(kind: str, name: str) -> type:
-    """The class that the module `stalegrad.<kind>.<name>` defines."""
+    """The class that the module `stalegrad.<kind>.<name>` defines. Raises LookupError where it is
+    none of the `names`."""
+    if name not in names(kind):
+        raise LookupError(name)
     module = importlib.import_module(f"stalegrad.{kind}.{name}")
     classes = [
         value
@@ -62,13 +67,15 @@ def parse(kind: str, keys: Any, *, where: str, key: str) -> Any:
             f"{where}: '{key}' is {keys!r}; it must be a mapping with a 'name', one of: "
             f"{', '.join(names(kind))}."
         )
-    if keys["name"] not in names(kind):
+    try:
+        cls = spec_class(kind, keys["name"])
+    except LookupError:
         raise ConfigError(
             f"{where}: '{key}.name' is {keys['name']!r}, which is not known; choose one of: "
             f"{', '.join(names(kind))}."
-        )
+        ) from None
     arguments = {str(k): v for k, v in keys.items() if k != "name"}
-    return validate(spec_class(kind, keys["name"]), arguments, where=where, key=key)
+    return validate(cls, arguments, where=where, key=key)
 
 
 def validate(cls: type, values: Any, *, where: str, key: str = "") -> Any:
