@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from stalegrad import replay  # noqa: E402
-from stalegrad.backends.vmap import VmapBackend  # noqa: E402
+from stalegrad.backends import make_backend  # noqa: E402
 from stalegrad.clusters.heterogeneous import Heterogeneous  # noqa: E402
 from stalegrad.partitions import CLUSTER, IndependentOrder, generator  # noqa: E402
 from stalegrad.problems import Task, runs_in_step  # noqa: E402
@@ -68,10 +68,10 @@ def by_loop(run: Run, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return weights
 
 
-def in_bundle(task: Task, runs: list[Run], dtype: torch.dtype) -> np.ndarray:
+def in_bundle(name: str, task: Task, runs: list[Run], dtype: torch.dtype) -> np.ndarray:
     """Final weights [R, d] of all runs, as many in step as `train_bundle` steps."""
     size = runs_in_step(task.parameters)
-    backend, out = VmapBackend(task), []
+    backend, out = make_backend(name, task), []
     for i in range(0, len(runs), size):
         part = runs[i : i + size]
         out.append(replay.advance(task, part, replay.start(task, part, dtype), backend)[0].weights)
@@ -102,7 +102,7 @@ def main() -> None:
         task = problem.load(Path(), torch.device("cpu"), dtype)
         inputs, targets = (part.numpy() for part in task.train)
         loop, alone = fastest(lambda: by_loop(runs[0], inputs, targets), options.repeats)  # noqa: B023
-        bundle, together = fastest(lambda: in_bundle(task, runs, dtype), options.repeats)  # noqa: B023
+        bundle, together = fastest(lambda: in_bundle("auto", task, runs, dtype), options.repeats)  # noqa: B023
         error = np.linalg.norm(together[0] - alone) / np.linalg.norm(alone)
         rates = options.updates / loop, len(runs) * options.updates / bundle
         print(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from stalegrad.problems import Task
 from stalegrad.replay import Run, State
 
 CHECKPOINT_VERSION = 2
+# The most that saving may take of the time. What is saved grows with every epoch of every run.
+SAVING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every epoch: epochs done and to do over all runs, the history so far, seconds."""
+    """Told after every epoch.
+
+    done, total: epochs over all runs; those that a diverged run is spared are done. computed:
+    epochs that were trained. seconds: since the beginning.
+    """
 
     done: int
     total: int
-    history: pd.DataFrame
+    computed: int
     seconds: float
+    _bundle: Bundle
+    _parts: "list[Part]"
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """So far; made when asked for, since it is long after many epochs of many runs."""
+        return _history(self._bundle, self._parts)
 
 
 def train_bundle(
@@ -70,14 +84,16 @@ def train_bundle(
     metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
     row and leaves the bundle. Beside it `<output>.provenance.json` says on what and how long.
 
-    The state is saved once an epoch beside `output`; a call that finds it goes on from there. Both
-    files are written beside their place and renamed.
+    The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
+    time; a call that finds it goes on from there. Both files are written beside their place and
+    renamed.
     """
     device = resolve_device(place.device)
     with _one_torch_thread(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         checkpoint = Checkpoint.beside(output, bundle, backend.name)
+        saving = _Saving(checkpoint)
         plans = _plan_parts(bundle, task, backend)
         parts, seconds = checkpoint.read(plans, device) or (
             [Part.begin(task, plan) for plan in plans],
@@ -95,8 +111,8 @@ def train_bundle(
                 spent = seconds + time.monotonic() - clock
                 if report:
                     report(_progress(bundle, parts, spent))
-                if not all(part.done for part in parts):
-                    checkpoint.write(parts, spent)
+                if not all(part.done for part in parts) and saving.is_due():
+                    saving.save(parts, spent)
         spent = seconds + time.monotonic() - clock
     history = _history(bundle, parts)
     write_atomically(output, csv_text(history))
@@ -256,7 +272,7 @@ def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
     done = sum(part.state.epoch * len(part.planned) for part in parts if not part.done)
     done += sum(p.cell.epochs for part in parts if part.done for p in part.planned)
     total = sum(cell.epochs for cell in bundle.cells)
-    return Progress(done, total, _history(bundle, parts), seconds)
+    return Progress(done, total, sum(len(part.rows) for part in parts), seconds, bundle, parts)
 
 
 def _samples_trained(parts: list[Part]) -> int:
@@ -341,6 +357,23 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+class _Saving:
+    """Decides when a checkpoint is worth writing, by what the last one took."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint = checkpoint
+        self._took, self._ended = 0.0, -math.inf
+
+    def is_due(self) -> bool:
+        return self._took <= SAVING_SHARE * (time.monotonic() - self._ended)
+
+    def save(self, parts: list[Part], seconds: float) -> None:
+        start = time.monotonic()
+        self._checkpoint.write(parts, seconds)
+        self._ended = time.monotonic()
+        self._took = self._ended - start
 
 
 @contextmanager

@@ -716,7 +716,7 @@ class _BundleProgress:
         self._bar.close()
 
     def report(self, progress: "Progress") -> None:
-        rows, seconds = len(progress.history), progress.seconds
+        rows, seconds = progress.computed, progress.seconds
         self._computed = (self._earlier[0] + rows, self._earlier[1] + seconds)
         # Epochs that a diverged run is spared count as done, but took no time.
         done = sum(self._epochs[: self._number]) + progress.done

@@ -163,6 +163,7 @@ class _Steps:
     arrivals: np.ndarray  # [R]
     samples: Tensor  # [G, n, B] of each group of runs that take the same minibatches in step
     groups: list[slice] | None  # the runs of each; None where every run is its own
+    bounds: Tensor  # [G + 1] the first run of each group, and R
     active: Tensor  # the run has an arrival at this step
     updated: Tensor  # that arrival completes an update
     read: np.ndarray
@@ -203,6 +204,7 @@ def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
         arrivals=lengths,
         samples=torch.from_numpy(samples).to(device),
         groups=groups if len(groups) < len(runs) else None,
+        bounds=torch.tensor([0, *(group.stop for group in groups)]),
         active=torch.from_numpy(active).to(device),
         updated=torch.from_numpy(updated).to(device),
         read=read,
@@ -246,6 +248,8 @@ def _gradients(
     backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: _Steps, i: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
+    if backend.fetches:
+        return backend.gradients_of(read, steps.samples[:, i], steps.bounds)
     inputs, targets = task.train
     if steps.groups is None:
         batch = steps.samples[:, i]

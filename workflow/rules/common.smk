@@ -56,7 +56,9 @@ ENGINE = [
         "backends/__init__.py",
         "backends/vmap.py",
         "backends/cpu.py",
+        "backends/cpu_linear.py",
         "kernels/lenet5.cpp",
+        "kernels/linear_model.cpp",
     )
 ]
 

@@ -16,10 +16,12 @@ class Backend(Protocol):
     """How the gradients of R runs are computed.
 
     runs_at_once: how many runs replay should step together; None for all of a bundle.
+    fetches: it fetches the samples of a minibatch itself, and replay calls `gradients_of`.
     """
 
     name: str
     runs_at_once: int | None
+    fetches: bool
 
     def gradients(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
@@ -30,6 +32,12 @@ class Backend(Protocol):
         all but the weights is 1 where all R runs have the same minibatch, which replay sees to in
         a backend that steps several runs at once.
         """
+
+    def gradients_of(
+        self, weights: Tensor, samples: Tensor, bounds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same at samples [G, B] of the training set, those of group g for the runs from
+        bounds[g] to bounds[g + 1]; only where `fetches`."""
 
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         """weights [R, P] -> metrics over the test set, each [R] in float64."""
@@ -53,15 +61,17 @@ def make_backend(name: str, task: Task) -> Backend:
     Raises ConfigError where a backend that was asked for by name cannot do the task.
     """
     from stalegrad.backends import cpu
+    from stalegrad.backends.cpu_linear import LinearModelBackend
     from stalegrad.backends.vmap import VmapBackend
 
     if name == "torch":
         return VmapBackend(task)
     reason = cpu.reason_against(task)
     if reason is None:
-        return cpu.CpuBackend(task)
+        linear = cpu.KERNELS[task.name] == LinearModelBackend.kernel
+        return LinearModelBackend(task) if linear else cpu.CpuBackend(task)
     if name == "cpu":
         raise ConfigError(f"config: 'backend' is 'cpu', but {reason}; use 'auto' or 'torch'.")
-    if task.train[0].device.type == "cpu" and task.name in cpu.PROBLEMS:
+    if task.train[0].device.type == "cpu" and task.name in cpu.KERNELS:
         print(f"note: the fused CPU kernel is not used, because {reason}.", file=sys.stderr)
     return VmapBackend(task)

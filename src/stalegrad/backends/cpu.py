@@ -8,18 +8,23 @@ from torch import Tensor
 from stalegrad import kernels
 from stalegrad.problems import Task
 
-PROBLEMS = ("lenet5",)
+# The kernel of each problem that has one.
+KERNELS = {
+    "lenet5": "lenet5",
+    "least_squares": "linear_model",
+    "linear_regression": "linear_model",
+}
 _SCALARS = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 def reason_against(task: Task) -> str | None:
     """Why this backend cannot do `task`, as half a sentence, or None where it can."""
-    if task.name not in PROBLEMS:
+    if task.name not in KERNELS:
         return f"it has no kernel for the problem '{task.name}'"
     if task.train[0].device.type != "cpu":
         return "the data are not on the CPU"
     try:
-        kernels.load(task.name)
+        kernels.load(KERNELS[task.name])
     except kernels.KernelUnavailable as error:
         return str(error)
     return None
@@ -29,9 +34,10 @@ class CpuBackend:
     name = "cpu"
     # One run's weights and state fit the second-level cache.
     runs_at_once = 1
+    fetches = False
 
     def __init__(self, task: Task):
-        self._library = kernels.load(task.name)
+        self._library = kernels.load("lenet5")
         self._scale, self._shift = task.options["scale"], task.options["shift"]
         self._details = task.details
         self._test = tuple(tensor.contiguous() for tensor in task.test)

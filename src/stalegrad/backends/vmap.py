@@ -8,6 +8,7 @@ from stalegrad.problems import Task, runs_in_step
 
 class VmapBackend:
     name = "torch"
+    fetches = False
 
     def __init__(self, task: Task):
         self._task = task
