@@ -1,8 +1,9 @@
 """The archive `measured/`: runs made at full scale, kept with where they come from.
 
 `measured/<study>/` holds `history.csv.gz` (one row a run and epoch, as `train_bundle` writes it)
-and `provenance.csv` (one row a bundle: machine, versions, commit, wall time). A run is found by
-its content hash, so an archived run is used only for exactly the cell it was made for.
+and `provenance.csv` (one row a bundle: machine, versions, commit, wall time, hashes of its cells).
+A run is found by its content hash, so an archived run is used only for exactly the cell it was made
+for.
 """
 
 import gzip
@@ -46,7 +47,8 @@ def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> 
             continue
         known |= set(new["run"])
         histories.append(new)
-        provenances.append(json.loads(provenance_path(output).read_text()))
+        provenance = json.loads(provenance_path(output).read_text())
+        provenances.append(provenance | {"cells": " ".join(new["run"].unique())})
     if not provenances:
         return 0
     folder = archive / study

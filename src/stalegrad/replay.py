@@ -254,17 +254,23 @@ def _gradients(
     if steps.groups is None:
         batch = steps.samples[:, i]
         noise = _noise(task, runs, steps, i, range(len(runs)))
-        return backend.gradients(read, inputs[batch], targets[batch], noise)
+        return backend.gradients(read, take(inputs, batch), take(targets, batch), noise)
     parts = []
     for group, samples in zip(steps.groups, steps.samples, strict=True):
-        batch = samples[i]
-        shared = (part.index_select(0, batch).unsqueeze(0) for part in (inputs, targets))
+        batch = samples[i : i + 1]
         noise = _noise(task, runs, steps, i, [group.start])
-        parts.append(backend.gradients(read[group], *shared, noise))
+        minibatch = take(inputs, batch), take(targets, batch)
+        parts.append(backend.gradients(read[group], *minibatch, noise))
     if len(parts) == 1:
         return parts[0]
     gradients, losses = zip(*parts, strict=True)
     return torch.cat(gradients), torch.cat(losses)
+
+
+def take(samples: Tensor, numbers: Tensor) -> Tensor:
+    """`samples[numbers]` [..., *sample] of samples [N, *sample]: several times as fast on a CPU."""
+    chosen = samples.index_select(0, numbers.reshape(-1))
+    return chosen.view(*numbers.shape, *samples.shape[1:])
 
 
 def _noise(
