@@ -13,6 +13,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/simulate.smk"
+include: "workflow/rules/landscapes.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/notebooks.smk"
@@ -22,6 +23,7 @@ wildcard_constraints:
     study="|".join(PLAN.studies),
     dataset="mnist|fashion_mnist",
     bundle="[0-9a-f]{16}",
+    landscape="|".join(name for of in PLAN.landscapes.values() for name in of) or "none",
 
 
 localrules:

@@ -11,7 +11,13 @@ import pytest
 import yaml
 
 from stalegrad import specs
-from stalegrad.cells import parse_cell, study_cells, study_simulations
+from stalegrad.cells import (
+    parse_cell,
+    study_cells,
+    study_landscapes,
+    study_simulations,
+    study_trajectories,
+)
 from stalegrad.config import (
     Grid,
     Settings,
@@ -348,6 +354,10 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
     simulations = study_simulations(study, preset_name, study_name)
     assert grids.keys() == study.grids.keys() and all(grids.values())
     assert simulations.keys() == study.simulations.keys() and all(simulations.values())
+    trajectories = study_trajectories(study, preset_name, preset, study_name)
+    assert trajectories.keys() == study.trajectories.keys()
+    landscapes = study_landscapes(study, preset_name, preset, study_name)
+    assert landscapes.keys() == study.landscapes.keys()
     for name, cells in grids.items():
         assert len({cell.hash for cell in cells}) == len(cells), f"{name} names a run twice"
         seeds = {cell.seed for cell in cells}
@@ -370,7 +380,7 @@ ORDER = [
     ["progress"],
     ["replay"],
     ["bundles"],
-    ["virtual_iterates"],
+    ["virtual_iterates", "landscapes"],
     ["results"],
     ["measured", "products", "tables"],
     ["figures"],

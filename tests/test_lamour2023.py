@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot
 
 from stalegrad.backends.cpu import CpuBackend, reason_against
 from stalegrad.backends.vmap import VmapBackend
-from stalegrad.cells import study_cells
+from stalegrad.cells import study_cells, study_landscapes, study_trajectories
 from stalegrad.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
@@ -23,7 +25,9 @@ from stalegrad.claims import (
 )
 from stalegrad.config import Preset, load_study
 from stalegrad.figures import lamour2023 as figures
+from stalegrad.figures import style
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
+from stalegrad.products import maker
 from stalegrad.results import StudyResults, collect
 from stalegrad.tables import lamour2023 as tables
 
@@ -111,6 +115,64 @@ def write_results(folder, accuracy=as_printed, *, only=None, preset="paper", see
     for name, table in zip(("runs", "history"), collect(cells, [history]), strict=True):
         table.to_csv(folder / f"{name}.csv", index=False)
     return results_in(folder, preset)
+
+
+PRESET = Preset(title="", seeds=1, bundle_size=1)
+# What the landscape of the momenta shows unless a test says otherwise: last loss, the factor by
+# which the plane shows it, and the barrier to each other run.
+ENDS = {0.0: 0.5, 0.5: 0.45, 0.9: 0.3, 0.95: 0.35, 0.99: 2.0}
+
+
+def as_shown(momentum):
+    return 1.1
+
+
+def as_separated(first, second):
+    return 0.5 if 0.95 in (first, second) else 0.0
+
+
+def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separated):
+    """Landscapes in which runs go straight to their ends, and trajectories beside them."""
+    (folder / "landscapes").mkdir(exist_ok=True)
+    for name, cell in study_landscapes(STUDY, preset, PRESET, "").items():
+        rows = []
+        for run in cell.runs.cells:
+            momentum, stops = run.rule.momentum, run.epochs * cell.runs.per_epoch
+            for share in np.linspace(0, 1, stops + 1):
+                loss = 2.3 + share * (ENDS[momentum] - 2.3)
+                rows.append(
+                    {"run": run.hash, **run.columns(), "epoch": share * run.epochs}
+                    | {"test_loss": loss, "projected_test_loss": loss * shown(momentum)}
+                    | {"test_accuracy": 0.8, "projected_test_accuracy": 0.7}
+                    | {"fitted": run.hash not in cell.left_out, "from_origin": 5.0}
+                    | {"pc1": share * momentum, "pc2": share * (1 - momentum), "off_plane": 2.0}
+                )
+        points = pd.DataFrame(rows)
+        fitted = [run for run in cell.runs.cells if run.hash not in cell.left_out]
+        lines = []
+        for a, b in combinations(fitted, 2):
+            first, second = a.rule.momentum, b.rule.momentum
+            for t in np.linspace(0, 1, 5):
+                loss = ENDS[first] * (1 - t) + ENDS[second] * t
+                loss += 4 * t * (1 - t) * barrier(first, second)
+                lines.append({"first": a.hash, "second": b.hash, "position": t, "test_loss": loss})
+        x = np.linspace(-1, 2, cell.resolution)
+        bowl = 0.3 + x**2 + 10 * x[:, None] ** 2
+        path = folder / "landscapes" / f"{name}.npz"
+        np.savez(path, x=x, y=x, test_loss=bowl, explained_variance=np.array([0.7, 0.2]))
+        points.to_csv(path.with_suffix(".csv"), index=False)
+        columns = ["first", "second", "position", "test_loss"]
+        lines = pd.DataFrame(lines, columns=columns)
+        lines.to_csv(path.with_name(f"{name}_lines.csv"), index=False)
+    (folder / "trajectories").mkdir(exist_ok=True)
+    for name, bundle in study_trajectories(STUDY, preset, PRESET, "").items():
+        rows = [
+            {"run": run.hash, **run.columns(), "epoch": epoch, "simulated_seconds": 10 * epoch}
+            | {"train_loss": epoch, "test_loss": epoch + 0.1, "weight_norm": 9 + epoch}
+            for run in bundle.cells
+            for epoch in np.arange(run.epochs * bundle.per_epoch + 1) / bundle.per_epoch
+        ]
+        pd.DataFrame(rows).to_csv(folder / "trajectories" / f"{name}.csv", index=False)
 
 
 def results_in(folder, preset="paper"):
@@ -211,6 +273,42 @@ def test_class_shares_by_hand():
         [0.4, 0.2, 2 * 0.4 * 0.2 / 0.6]
     )
     assert shares.loc[4, ["precision", "recall", "f1"]].tolist() == [0, 0, 0]
+
+
+@pytest.fixture(scope="module", params=["paper", "smoke"])
+def landscapes(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("landscapes")
+    write_landscapes(folder, request.param)
+    return results_in(folder, request.param)
+
+
+def test_landscape_tables_by_hand(landscapes):
+    ends = tables.landscape(landscapes).frame.set_index(["landscape", "momentum"])
+    run = ends.loc[("momentum", 0.9)]
+    losses = ["test_loss", "projected_test_loss", "loss_ratio", "largest_ratio"]
+    assert run[losses].tolist() == pytest.approx([0.3, 0.33, 1.1, 1.1])
+    assert run["share_off_plane"] == pytest.approx(0.4)
+    assert run[["explained_1", "explained_2"]].tolist() == [0.7, 0.2]
+    assert not ends.loc[("momentum", 0.99), "fitted"] and ("two workers", 0.9) in ends.index
+    pairs = tables.barriers(landscapes).frame.set_index(["first", "second"])
+    assert len(pairs) == 6  # of four momenta
+    assert pairs.loc[(0.5, 0.95), "barrier"] == pytest.approx(0.5)
+    assert pairs.loc[(0.0, 0.9), "barrier"] == pytest.approx(0, abs=1e-12)
+    assert pairs.loc[(0.0, 0.9), "highest"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig2", "fig3", "fig4", "fig5", "fig7", "projection"])
+def test_figures_of_landscapes_and_trajectories_are_drawn_within_their_page(name, landscapes):
+    with style.style():
+        figure = maker("figures", "lamour2023", name, None)(landscapes)
+        figure.draw_without_rendering()
+        width, height = figure.get_size_inches()
+        tight = figure.get_tightbbox()
+        pyplot.close(figure)
+    assert width == style.WIDTH
+    assert tight.x0 > -0.02 and tight.y0 > -0.02
+    assert tight.x1 < width + 0.02 and tight.y1 < height + 0.02
+    assert any(ax.has_data() for ax in figure.axes)
 
 
 # Claims
@@ -348,6 +446,13 @@ BREAKS = {
             (where(of("momentum", momentum=0.5), lambda c, e: 95 if e == 1 else 85), PARTLY),
         ],
     ),
+    "momentum_09_in_the_best_minimum": (
+        {"momentum"},
+        [
+            (where(of("momentum", momentum=0.9), 89.0), REPRODUCED),
+            (where(of("momentum", momentum=0.5), 89.0), NOT_REPRODUCED),
+        ],
+    ),
     "momentum_09_is_best": (
         {*TWO, "table3"},
         [
@@ -385,6 +490,38 @@ BREAKS = {
 }
 
 
+# The same of claims that read landscapes.
+SHOWN = {
+    "momentum_095_in_another_minimum": [
+        ({}, REPRODUCED),
+        ({"barrier": lambda a, b: 0.5}, PARTLY),  # all are in minima of their own
+        ({"barrier": lambda a, b: 0.0}, PARTLY),  # all are in one
+        ({"barrier": lambda a, b: 0.5 - as_separated(a, b)}, NOT_REPRODUCED),
+    ],
+    "landscape_shows_where_runs_end": [
+        ({}, REPRODUCED),
+        ({"shown": lambda momentum: 1.3}, PARTLY),  # all alike, so still in order
+        ({"shown": lambda momentum: 3.0 if momentum < 0.9 else 1.0}, PARTLY),
+        ({"shown": lambda momentum: 1 / ENDS[momentum] ** 2}, NOT_REPRODUCED),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "verdict"),
+    [
+        pytest.param(name, changes, verdict, id=f"{name}-{i}")
+        for name, cases in SHOWN.items()
+        for i, (changes, verdict) in enumerate(cases)
+    ],
+)
+def test_claim_on_landscapes(name, changes, verdict, tmp_path):
+    write_landscapes(tmp_path, **changes)
+    finding = CLAIMS[name](results_in(tmp_path))
+    assert finding.verdict == verdict, finding.reason
+    assert np.isfinite(finding.value)
+
+
 @pytest.mark.parametrize(
     ("name", "accuracy", "verdict"),
     [
@@ -401,8 +538,9 @@ def test_claim(name, accuracy, verdict, tmp_path):
 
 
 def test_every_claim_can_be_broken():
-    assert set(BREAKS) == set(CLAIMS)
-    for name, (_, cases) in BREAKS.items():
+    assert {*BREAKS, *SHOWN} == set(CLAIMS)
+    cases_of = {name: cases for name, (_, cases) in BREAKS.items()} | SHOWN
+    for name, cases in cases_of.items():
         if name != "partitions_save_time":  # time is a matter of counting: see the next test
             assert NOT_REPRODUCED in {verdict for _, verdict in cases}, name
 
@@ -417,6 +555,7 @@ def test_partitions_save_no_time_where_workers_pass_over_the_same_data(tmp_path)
 
 @pytest.mark.parametrize("preset", ["quick", "smoke"])
 def test_thinned_grids_are_judged_without_a_crash(preset, tmp_path):
+    write_landscapes(tmp_path, preset)
     judged = judge(write_results(tmp_path, preset=preset))
     assert list(judged["claim"]) == list(CLAIMS)
     for name, function in CLAIMS.items():

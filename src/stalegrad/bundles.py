@@ -55,10 +55,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every epoch.
+    """Told after every epoch, or where a bundle is recorded more often, every stretch of one.
 
-    done, total: epochs over all runs; those that a diverged run is spared are done. computed:
-    epochs that were trained. seconds: since the beginning.
+    done, total: epochs (or stretches) over all runs; those that a diverged run is spared are done.
+    computed: those that were trained. seconds: since the beginning.
     """
 
     done: int
@@ -75,7 +75,12 @@ class Progress:
 
 
 def train_bundle(
-    bundle: Bundle, output: Path, place: Place, report: Callable[[Progress], None] | None = None
+    bundle: Bundle,
+    output: Path,
+    place: Place,
+    report: Callable[[Progress], None] | None = None,
+    *,
+    weights: Path | None = None,
 ) -> None:
     """Train the runs of `bundle` and write their history to `output`.
 
@@ -84,19 +89,25 @@ def train_bundle(
     metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
     row and leaves the bundle. Beside it `<output>.provenance.json` says on what and how long.
 
+    Where the bundle has `per_epoch`, there is a row for the start too, which has no train_loss;
+    `epoch` goes up in fractions, train_loss is of the stretch since the row before, and the cells'
+    columns follow the run.
+
+    weights: write here (npz) the array `weights` [rows, P] (float32), those of each row.
+
     The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
-    time; a call that finds it goes on from there. Both files are written beside their place and
+    time; a call that finds it goes on from there. All files are written beside their place and
     renamed.
     """
     device = resolve_device(place.device)
-    with _one_torch_thread(device):
+    with one_torch_thread(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
-        checkpoint = Checkpoint.beside(output, bundle, backend.name)
+        checkpoint = Checkpoint.beside(output, bundle, backend.name, weights is not None)
         saving = _Saving(checkpoint)
         plans = _plan_parts(bundle, task, backend)
         parts, seconds = checkpoint.read(plans, device) or (
-            [Part.begin(task, plan) for plan in plans],
+            [_begin(task, backend, bundle, plan, weights is not None) for plan in plans],
             0.0,
         )
         clock = time.monotonic()
@@ -114,8 +125,10 @@ def train_bundle(
                 if not all(part.done for part in parts) and saving.is_due():
                     saving.save(parts, spent)
         spent = seconds + time.monotonic() - clock
-    history = _history(bundle, parts)
-    write_atomically(output, csv_text(history))
+    if weights:
+        with replaced(weights) as beside, open(beside, "wb") as file:
+            np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
+    write_atomically(output, csv_text(_history(bundle, parts)))
     provenance = describe_machine(device) | {
         "backend": backend.name,
         "threads": place.threads,
@@ -144,8 +157,11 @@ def plan_run(cell: Cell, targets: np.ndarray) -> Planned:
     return plan_runs([cell], targets)[0]
 
 
-def plan_runs(cells: list[Cell], targets: np.ndarray) -> list[Planned]:
-    """`plan_run` of each; cells that differ in their rule alone share order and schedule."""
+def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> list[Planned]:
+    """`plan_run` of each; cells that differ in their rule alone share order and schedule.
+
+    per_epoch: see `replay.Run`.
+    """
     orders: dict[tuple, Order] = {}
     made: dict[tuple, Run] = {}
     planned = []
@@ -160,7 +176,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray) -> list[Planned]:
             if work not in made:
                 times = generator(cell.seed, CLUSTER)
                 schedule = cell.cluster.simulate(order.workload(cell.epochs), times)
-                made[work] = Run.plan(cell.rule, schedule, order, cell.seed)
+                made[work] = Run.plan(cell.rule, schedule, order, cell.seed, per_epoch)
         except ValueError as error:
             where = f"cell {cell.hash} ({json.dumps(cell.columns())})"
             raise ConfigError(f"{where}: {error}.") from None
@@ -180,22 +196,33 @@ class Part:
     """Runs of a bundle that are stepped together, between two epochs.
 
     planned: all of them; alive: which have not diverged; state: of those alive; rows: of the
-    history so far.
+    history so far; kept: the weights [P] that belong to each row, or None where none are kept.
     """
 
     planned: tuple[Planned, ...]
     state: State
     alive: tuple[bool, ...]
     rows: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def begin(cls, task: Task, planned: tuple[Planned, ...]) -> "Part":
-        state = replay.start(task, [p.run for p in planned])
-        return cls(planned, state, (True,) * len(planned), ())
+    kept: tuple[np.ndarray, ...] | None = None
 
     @property
     def done(self) -> bool:
-        return not any(self.alive) or self.state.epoch == self.planned[0].cell.epochs
+        return not any(self.alive) or self.state.epoch == len(self.planned[0].run.stops)
+
+    @property
+    def running(self) -> list[Planned]:
+        return [p for p, alive in zip(self.planned, self.alive, strict=True) if alive]
+
+
+def _begin(
+    task: Task, backend: Backend, bundle: Bundle, planned: tuple[Planned, ...], keep: bool
+) -> Part:
+    """The part before its first arrival, recorded where the bundle says so."""
+    state = replay.start(task, [p.run for p in planned])
+    part = Part(planned, state, (True,) * len(planned), (), () if keep else None)
+    if bundle.per_epoch is None:
+        return part
+    return _recorded(part, state, [math.nan] * len(planned), [True] * len(planned), backend)
 
 
 def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Planned, ...]]:
@@ -208,7 +235,7 @@ def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Plan
     # Side by side by their seed, runs can share minibatches.
     in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
     for _, cells in itertools.groupby(in_order, lockstep_key):
-        planned = plan_runs(list(cells), targets)
+        planned = plan_runs(list(cells), targets, bundle.per_epoch or 1)
         size = backend.runs_at_once or len(planned)
         parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]
     return parts
@@ -218,42 +245,53 @@ def _advance(task: Task, backend: Backend, part: Part) -> Part:
     """The part one epoch on; runs that are no longer finite have left it."""
     if part.done:
         return part
-    here = [p for p, alive in zip(part.planned, part.alive, strict=True) if alive]
+    here = part.running
     state, losses = replay.advance(task, [p.run for p in here], part.state, backend)
-    metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
     finite = torch.isfinite(state.weights).all(dim=1).tolist()
     # A run that no gradient has reached in this epoch has no loss, and has not diverged.
     survives = [
         ok and (math.isfinite(loss) or not _arrivals(p.run, state.epoch))
         for p, ok, loss in zip(here, finite, losses.tolist(), strict=True)
     ]
-    rows = [
-        {
-            "run": p.cell.hash,
-            "epoch": state.epoch,
-            **_schedule_columns(p.run, state.epoch),
-            "train_loss": losses[i].item(),
-            **{name: values[i] for name, values in metrics.items()},
-            "diverged": not survives[i],
-        }
-        for i, p in enumerate(here)
-    ]
+    part = _recorded(part, state, losses.tolist(), survives, backend)
     if not all(survives):
         state = state.keep([i for i, survived in enumerate(survives) if survived])
     remaining = iter(survives)
     alive = tuple(alive and next(remaining) for alive in part.alive)
-    return Part(part.planned, state, alive, part.rows + tuple(rows))
+    return replace(part, state=state, alive=alive)
 
 
-def _arrivals(run: Run, epoch: int) -> int:
-    ends = run.schedule.epoch_ends
-    return int(ends[epoch - 1] - (ends[epoch - 2] if epoch > 1 else 0))
+def _recorded(
+    part: Part, state: State, losses: list[float], survives: list[bool], backend: Backend
+) -> Part:
+    """The part with a row of history for each of its runs, at the stop that `state` is of."""
+    metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
+    rows = tuple(
+        {
+            "run": p.cell.hash,
+            **_schedule_columns(p.run, state.epoch),
+            "train_loss": losses[i],
+            **{name: values[i] for name, values in metrics.items()},
+            "diverged": not survives[i],
+        }
+        for i, p in enumerate(part.running)
+    )
+    kept = part.kept if part.kept is None else (*part.kept, *state.weights.cpu().numpy().copy())
+    return replace(part, rows=part.rows + rows, kept=kept)
 
 
-def _schedule_columns(run: Run, epoch: int) -> dict[str, Any]:
-    arrivals = int(run.schedule.epoch_ends[epoch - 1])
+def _arrivals(run: Run, stop: int) -> int:
+    """Since the stop before."""
+    first, last = run.stretch(stop - 1)
+    return last - first
+
+
+def _schedule_columns(run: Run, stop: int) -> dict[str, Any]:
+    """Where a run stands at a stop, the first being 1 and 0 the start."""
+    arrivals = int(run.stops[stop - 1]) if stop else 0
     staleness = run.schedule.staleness_before[:arrivals]
     return {
+        "epoch": stop if run.per_epoch == 1 else stop / run.per_epoch,
         "updates": arrivals // run.schedule.arrivals_per_update,
         "simulated_seconds": float(run.schedule.time[arrivals - 1]) if arrivals else 0.0,
         "mean_staleness": float(staleness.mean()) if arrivals else 0.0,
@@ -263,22 +301,37 @@ def _schedule_columns(run: Run, epoch: int) -> dict[str, Any]:
 
 def _history(bundle: Bundle, parts: list[Part]) -> pd.DataFrame:
     """All rows so far, run by run in the order of the bundle."""
+    history = pd.DataFrame(row for row, _ in _in_order(bundle, parts))
+    if bundle.per_epoch is None:
+        return history
+    cells = pd.DataFrame([{"run": cell.hash, **cell.columns()} for cell in bundle.cells])
+    return history[["run"]].merge(cells, on="run").join(history.drop(columns="run"))
+
+
+def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], np.ndarray | None]]:
+    """The rows of the history, each with the weights kept of it."""
     place = {cell.hash: i for i, cell in enumerate(bundle.cells)}
-    rows = [row for part in parts for row in part.rows]
-    return pd.DataFrame(sorted(rows, key=lambda row: (place[row["run"]], row["epoch"])))
+    found = [
+        pair
+        for part in parts
+        for pair in zip(part.rows, part.kept or itertools.repeat(None), strict=False)
+    ]
+    return sorted(found, key=lambda pair: (place[pair[0]["run"]], pair[0]["epoch"]))
 
 
 def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
     done = sum(part.state.epoch * len(part.planned) for part in parts if not part.done)
-    done += sum(p.cell.epochs for part in parts if part.done for p in part.planned)
-    total = sum(cell.epochs for cell in bundle.cells)
-    return Progress(done, total, sum(len(part.rows) for part in parts), seconds, bundle, parts)
+    done += sum(len(p.run.stops) for part in parts if part.done for p in part.planned)
+    total = sum(len(p.run.stops) for part in parts for p in part.planned)
+    at_start = 0 if bundle.per_epoch is None else len(bundle.cells)
+    computed = sum(len(part.rows) for part in parts) - at_start
+    return Progress(done, total, computed, seconds, bundle, parts)
 
 
 def _samples_trained(parts: list[Part]) -> int:
     last = {row["run"]: row["epoch"] for part in parts for row in part.rows}
     return sum(
-        int(p.run.schedule.epoch_ends[last[p.cell.hash] - 1]) * p.cell.batch_size
+        int(p.run.stops[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.cell.batch_size
         for part in parts
         for p in part.planned
     )
@@ -292,8 +345,8 @@ class Checkpoint:
     identity: str
 
     @classmethod
-    def beside(cls, output: Path, bundle: Bundle, backend: str) -> "Checkpoint":
-        identity = f"{CHECKPOINT_VERSION} {bundle.hash} {backend}"
+    def beside(cls, output: Path, bundle: Bundle, backend: str, keep: bool) -> "Checkpoint":
+        identity = f"{CHECKPOINT_VERSION} {bundle.hash} {backend}{' with weights' if keep else ''}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity)
 
     def write(self, parts: list[Part], seconds: float) -> None:
@@ -310,8 +363,9 @@ class Checkpoint:
             if not part.done
             for name, tensor in part.state.tensors().items()
         }
+        kept = {f"kept/{i}": np.stack(part.kept) for i, part in enumerate(parts) if part.kept}
         with replaced(self.path) as beside, open(beside, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            np.savez(file, about=np.array(json.dumps(about)), **arrays, **kept)
 
     def read(
         self, plans: list[tuple[Planned, ...]], device: torch.device
@@ -329,6 +383,7 @@ class Checkpoint:
                         self._state(arrays, i, about["epochs"][i], device),
                         tuple(about["alive"][i]),
                         tuple(about["rows"][i]),
+                        tuple(arrays[f"kept/{i}"]) if f"kept/{i}" in arrays else None,
                     )
                     for i, planned in enumerate(plans)
                 ]
@@ -377,7 +432,7 @@ class _Saving:
 
 
 @contextmanager
-def _one_torch_thread(device: torch.device) -> Iterator[None]:
+def one_torch_thread(device: torch.device) -> Iterator[None]:
     """On a CPU threads go over runs; PyTorch's own would fight them, and change roundings."""
     if device.type != "cpu":
         yield

@@ -13,7 +13,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from stalegrad import specs
-from stalegrad.config import Count, Grid, Preset, Simulation, Study, at_preset
+from stalegrad.config import (
+    Cases,
+    Count,
+    Landscape,
+    Preset,
+    Simulation,
+    Study,
+    Trajectory,
+    at_preset,
+)
 from stalegrad.errors import ConfigError
 from stalegrad.partitions import PARTITIONS, check_labels
 from stalegrad.problems import runs_in_step
@@ -133,13 +142,17 @@ class Bundle:
     """Runs of one problem that are trained in one job and written to one file.
 
     Those that agree in `lockstep_key` can be stepped together, as one batch of models.
+    per_epoch: record each run at its start and so often in each epoch; None records it at the end
+        of every epoch.
     """
 
     cells: tuple[Cell, ...]
+    per_epoch: int | None = None
 
     @functools.cached_property
     def hash(self) -> str:
-        return _digest([cell.hash for cell in self.cells])
+        recorded = [] if self.per_epoch is None else [self.per_epoch]
+        return _digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
         """Memory a job with this bundle may take: PyTorch and the data, and what each run holds.
@@ -163,24 +176,28 @@ class Bundle:
         return samples * parameters * _SECONDS_A_WEIGHT + calls * _SECONDS_A_STEP
 
     def to_json(self) -> str:
-        return json.dumps({"cells": [cell.as_dict() for cell in self.cells]}, indent=1)
+        content = {"cells": [cell.as_dict() for cell in self.cells], "per_epoch": self.per_epoch}
+        return json.dumps({k: v for k, v in content.items() if v is not None}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Bundle":
         """Raises ConfigError where `text` is not what `to_json` writes."""
         try:
-            cells = json.loads(text)["cells"]
-        except (ValueError, KeyError, TypeError):
+            content = json.loads(text)
+            cells, per_epoch = content["cells"], content.get("per_epoch")
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(
                 f"{where}: not a bundle; it must be JSON with a list 'cells', as "
                 f"`stalegrad bundles` writes it."
             ) from None
         if not isinstance(cells, list) or not cells:
             raise ConfigError(f"{where}: 'cells' is empty; a bundle holds at least one cell.")
+        if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
+            raise ConfigError(f"{where}: 'per_epoch' is {per_epoch!r}; it must be a number >= 1.")
         parsed = tuple(parse_cell(c, f"{where}, cell {i}") for i, c in enumerate(cells))
         if len({cell.problem for cell in parsed}) > 1:
             raise ConfigError(f"{where}: the cells of a bundle must share one problem.")
-        return cls(parsed)
+        return cls(parsed, per_epoch)
 
 
 def study_cells(
@@ -203,7 +220,90 @@ def study_traces(
     }
 
 
-def _grid_cells(grid: Grid, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
+def study_trajectories(
+    study: Study, preset_name: str, preset: Preset, where: str
+) -> dict[str, Bundle]:
+    """The runs of each trajectory of a study at a preset, and how often they are recorded."""
+    return {
+        name: _recorded(trajectory, preset_name, preset, f"{where}, trajectories.{name}")
+        for name, trajectory in study.trajectories.items()
+    }
+
+
+def _recorded(
+    trajectory: Trajectory | Landscape, preset_name: str, preset: Preset, where: str
+) -> Bundle:
+    cells = tuple(_grid_cells(trajectory, preset_name, preset, where))
+    if len({cell.problem for cell in cells}) > 1:
+        raise ConfigError(
+            f"{where}: the runs differ in their 'problem'; they must share one, so take it out of "
+            f"'axes' and 'cases'."
+        )
+    return Bundle(cells, at_preset(trajectory, preset_name)["per_epoch"])
+
+
+@dataclass(frozen=True)
+class LandscapeCell:
+    """What decides a loss landscape (see `stalegrad.config.Landscape`).
+
+    left_out: hashes of the runs that do not decide the plane.
+    """
+
+    runs: Bundle
+    resolution: int
+    margin: float
+    left_out: tuple[str, ...] = ()
+
+    def megabytes(self) -> int:
+        """Memory a job that computes it may take: PyTorch and the data, all weights recorded a few
+        times over in float64, and the images of a chunk of points going through the network."""
+        recorded = sum(c.epochs * self.runs.per_epoch + 1 for c in self.runs.cells)
+        weights = recorded * self.runs.cells[0].problem.parameters() * 8 / 1e6
+        return math.ceil(2_000 + 5 * weights)
+
+    @property
+    def hash(self) -> str:
+        return _digest([self.runs.hash, self.resolution, self.margin, *self.left_out])
+
+
+def study_landscapes(
+    study: Study, preset_name: str, preset: Preset, where: str
+) -> dict[str, LandscapeCell]:
+    """The landscapes of a study at a preset, by name."""
+    return {
+        name: _landscape(landscape, preset_name, preset, f"{where}, landscapes.{name}")
+        for name, landscape in study.landscapes.items()
+    }
+
+
+def _landscape(landscape: Landscape, preset_name: str, preset: Preset, where: str) -> LandscapeCell:
+    merged = at_preset(landscape, preset_name)
+    runs = _recorded(landscape, preset_name, preset, where)
+    left_out = [cell for cell in runs.cells if _matches(cell, merged["left_out"])]
+    for wrong, said in (
+        (merged["left_out"] and not left_out, "matches none of the runs"),
+        (len(left_out) == len(runs.cells), "matches all of the runs, and some must be left"),
+    ):
+        if wrong:
+            raise ConfigError(f"{where}: 'left_out' is {merged['left_out']!r}, which {said}.")
+    fitted = sum(c.epochs * runs.per_epoch + 1 for c in runs.cells if c not in left_out)
+    if fitted < 3:
+        raise ConfigError(
+            f"{where}: 'per_epoch' is {runs.per_epoch}, which leaves {fitted} weight vectors to "
+            f"fit a plane to; record more often, so that there are 3."
+        )
+    hashes = tuple(cell.hash for cell in left_out)
+    return LandscapeCell(runs, merged["resolution"], merged["margin"], hashes)
+
+
+def _matches(cell: Cell, keys: Mapping[str, Any]) -> bool:
+    """Whether every one of the dotted `keys` has the value given; false of none."""
+    values = cell.as_dict()
+    found = {f"{part}.{key}": v for part in _PARTS for key, v in values[part].items()}
+    return bool(keys) and all((values | found).get(key) == value for key, value in keys.items())
+
+
+def _grid_cells(grid: Cases, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
     merged = at_preset(grid, preset_name)
     seeds = merged["seeds"] or preset.seeds
     for keys in combinations(merged["axes"], merged["cases"]):

@@ -106,6 +106,41 @@ class Grid(Cases):
     smoke: Cases | None = None
 
 
+class TrajectoryCases(Cases):
+    per_epoch: Count | None = None
+
+
+class Trajectory(TrajectoryCases):
+    """Runs recorded at their start and `per_epoch` times in every epoch."""
+
+    per_epoch: Count
+    quick: TrajectoryCases | None = None
+    smoke: TrajectoryCases | None = None
+
+
+class LandscapeCases(TrajectoryCases):
+    resolution: Annotated[int, Field(ge=2)] | None = None
+    margin: Annotated[float, Field(ge=0)] | None = None
+    left_out: dict[str, Scalar] | None = None
+
+
+class Landscape(LandscapeCases):
+    """The loss around runs, in the plane of the first two principal components of their weights.
+
+    The weights are taken at the start and `per_epoch` times in every epoch. The plane is cut into
+    `resolution` x `resolution` points over the range of the projected weights, widened on each side
+    by `margin` times that range. Runs in which every key of `left_out` (dotted, as in axes) has the
+    value given are projected, but decide neither plane nor range.
+    """
+
+    per_epoch: Count
+    resolution: Annotated[int, Field(ge=2)]
+    margin: Annotated[float, Field(ge=0)] = 1.0
+    left_out: dict[str, Scalar] = {}
+    quick: LandscapeCases | None = None
+    smoke: LandscapeCases | None = None
+
+
 class SimulationCases(_Model):
     """Clusters simulated for their staleness alone; no gradient is computed.
 
@@ -143,7 +178,8 @@ class Study(_Model):
     """`config/studies/<study>.yaml`: everything that is regenerated of one paper.
 
     traces: runs that are followed update by update beside their virtual iterates (see
-    `stalegrad.virtual_iterates`).
+    `stalegrad.virtual_iterates`). trajectories: runs recorded several times an epoch. landscapes:
+    the loss around runs (see `stalegrad.landscapes`).
     """
 
     title: str
@@ -151,6 +187,8 @@ class Study(_Model):
     grids: dict[str, Grid] = {}
     simulations: dict[str, Simulation] = {}
     traces: dict[str, Grid] = {}
+    trajectories: dict[str, Trajectory] = {}
+    landscapes: dict[str, Landscape] = {}
     figures: dict[str, Product] = {}
     tables: dict[str, Product] = {}
 
@@ -200,7 +238,7 @@ def study_names(settings: Settings, folder: Path = Path("config")) -> list[str]:
     return list(settings.studies)
 
 
-def at_preset(grid: Grid | Simulation, preset: str) -> dict[str, Any]:
+def at_preset(grid: Grid | Simulation | Trajectory | Landscape, preset: str) -> dict[str, Any]:
     """The grid's keys with those that `preset` changes laid over them.
 
     `cell`, `cluster` and `axes` are merged key by key; everything else is replaced. `paper` is the

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stalegrad import cells, specs
-from stalegrad.cells import Bundle, Cell, SimulationCell
+from stalegrad.cells import Bundle, Cell, LandscapeCell, SimulationCell
 from stalegrad.config import (
     Preset,
     Product,
@@ -49,7 +49,8 @@ class Plan:
         settings = load_settings(values)
         studies = {name: load_study(name, folder) for name in study_names(settings, folder)}
         plan = cls(settings, load_preset(settings.preset, folder), studies, folder)
-        plan.bundles, plan.simulations, plan.traces, plan.figures, plan.tables  # noqa: B018  expand them all
+        plan.bundles, plan.simulations, plan.figures, plan.tables  # noqa: B018  expand them all
+        plan.traces, plan.trajectories, plan.landscapes  # noqa: B018
         return plan
 
     @cached_property
@@ -102,6 +103,24 @@ class Plan:
         }
 
     @cached_property
+    def trajectories(self) -> dict[str, dict[str, Bundle]]:
+        """Study -> trajectory -> its runs and how often they are recorded."""
+        return {
+            name: cells.study_trajectories(
+                study, self.settings.preset, self.preset, self._file(name)
+            )
+            for name, study in self.studies.items()
+        }
+
+    @cached_property
+    def landscapes(self) -> dict[str, dict[str, LandscapeCell]]:
+        """Study -> landscape -> its runs and its grid."""
+        return {
+            name: cells.study_landscapes(study, self.settings.preset, self.preset, self._file(name))
+            for name, study in self.studies.items()
+        }
+
+    @cached_property
     def figures(self) -> dict[str, tuple[str, str, Product]]:
         """File name -> study, name within it, product."""
         return self._products("figures")
@@ -123,7 +142,10 @@ class Plan:
         files = ["runs.csv", "history.csv"] if content.grids else []
         if content.simulations:
             files += ["staleness.csv", *(f"schedules/{name}.npz" for name in content.simulations)]
-        return files + [f"traces/{name}.csv" for name in content.traces]
+        files += [f"{kind}/{name}.csv" for kind in ("traces", "trajectories", "landscapes")
+                  for name in getattr(content, kind)]  # fmt: skip
+        files += [f"landscapes/{name}.npz" for name in content.landscapes]
+        return files + [f"landscapes/{name}_lines.csv" for name in content.landscapes]
 
     def digest(self, study: str) -> str:
         """Changes with the runs of a study or with the grids they stand in."""

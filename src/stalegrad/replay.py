@@ -9,6 +9,7 @@ axis is the run; what differs between them (step size, delay, schedule, seed, da
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ class Run:
 
     order: which samples each minibatch holds; runs that have the very same one share their
     minibatches where they stand side by side. seed: of the initial weights, and of the random
-    numbers that go into a loss.
+    numbers that go into a loss. per_epoch: how often in an epoch replay stops, so that weights and
+    metrics can be recorded.
     """
 
     rule: Rule
@@ -36,10 +38,22 @@ class Run:
     order: Order
     seed: int
     snapshots: SnapshotPlan
+    per_epoch: int = 1
 
     @classmethod
-    def plan(cls, rule: Rule, schedule: Schedule, order: Order, seed: int) -> "Run":
-        return cls(rule, schedule, order, seed, plan_snapshots(schedule))
+    def plan(
+        cls, rule: Rule, schedule: Schedule, order: Order, seed: int, per_epoch: int = 1
+    ) -> "Run":
+        return cls(rule, schedule, order, seed, plan_snapshots(schedule), per_epoch)
+
+    @cached_property
+    def stops(self) -> np.ndarray:
+        """Arrivals served by each stop; without `per_epoch`, by the end of each epoch."""
+        return self.schedule.stops(self.per_epoch)
+
+    def stretch(self, number: int) -> tuple[int, int]:
+        """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
+        return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class State:
 
     weights [R, P]; rule: the update rule's state; saved [slots, R, P]: old weights that gradients
     in flight were computed at; pending [R, P]: gradients of an update not yet complete (None where
-    every arrival is an update); epoch: epochs done.
+    every arrival is an update); epoch: epochs done, or where runs stop more often, stretches.
     """
 
     weights: Tensor
@@ -93,7 +107,7 @@ def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> St
 
 
 def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
-    """Replay one epoch of every run.
+    """Replay one epoch of every run, or up to its next stop where it stops more often.
 
     Returns the state after it and the mean loss [R] (float64) of its minibatches, each at the
     weights its gradient was computed at; NaN for a run with no arrival in this epoch. Nothing is
@@ -176,7 +190,7 @@ class _Steps:
 
 def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
     device = inputs.device
-    bounds = [(_epoch_start(run.schedule, epoch), run.schedule.epoch_ends[epoch]) for run in runs]
+    bounds = [run.stretch(epoch) for run in runs]
     lengths = np.array([stop - first for first, stop in bounds])
     count = int(lengths.max())
     shape = (len(runs), count)
@@ -286,10 +300,6 @@ def _noise(
         samples = steps.samples.shape[2]
         drawn.append(minibatch_noise(runs[row].seed, *minibatch, samples, task.noise))
     return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
-
-
-def _epoch_start(schedule: Schedule, epoch: int) -> int:
-    return int(schedule.epoch_ends[epoch - 1]) if epoch else 0
 
 
 def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:

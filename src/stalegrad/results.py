@@ -72,6 +72,15 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise ResultError(f"{path} is not a readable CSV ({said}); delete it.") from None
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All of an npz. Raises ResultError saying what makes it where it is missing."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
+
+
 @dataclass(frozen=True)
 class StudyResults:
     """What figures, tables and claims of one study read.
@@ -109,16 +118,21 @@ class StudyResults:
 
     def arrays(self, simulation: str) -> dict[str, np.ndarray]:
         """What `schedules/<simulation>.npz` holds, as `stalegrad.simulations` names it."""
-        path = self.folder / "schedules" / f"{simulation}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except FileNotFoundError:
-            raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
+        return read_arrays(self.folder / "schedules" / f"{simulation}.npz")
 
     def trace(self, name: str) -> pd.DataFrame:
         """The rows of a trace, as `stalegrad.virtual_iterates.trace_cells` gives them."""
         return read_csv(self.folder / "traces" / f"{name}.csv")
+
+    def trajectory(self, name: str) -> pd.DataFrame:
+        """Runs recorded several times an epoch, as `stalegrad.bundles.train_bundle` writes them."""
+        return read_csv(self.folder / "trajectories" / f"{name}.csv")
+
+    def landscape(self, name: str) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFrame]:
+        """Grid, points and lines of a landscape, as `stalegrad.landscapes.Landscape` has them."""
+        path = self.folder / "landscapes" / f"{name}.npz"
+        points, lines = path.with_suffix(".csv"), path.with_name(f"{name}_lines.csv")
+        return read_arrays(path), read_csv(points), read_csv(lines)
 
     def grid(self, *names: str) -> pd.DataFrame:
         """The runs of some grids; columns that none of them has are dropped."""

@@ -81,6 +81,14 @@ class Schedule:
         """Server version [A] just before each arrival."""
         return np.arange(self.arrivals) // self.arrivals_per_update
 
+    def stops(self, per_epoch: int = 1) -> np.ndarray:
+        """Arrivals served by the end of each stretch of an epoch [epochs * per_epoch], where every
+        epoch is cut into `per_epoch` stretches as equal as can be."""
+        starts = np.concatenate([[0], self.epoch_ends[:-1]])
+        parts = np.arange(1, per_epoch + 1)
+        lengths = (self.epoch_ends - starts)[:, None]
+        return (starts[:, None] + lengths * parts // per_epoch).ravel()
+
     @property
     def staleness_before(self) -> np.ndarray:
         """Staleness [A] counted just before the update that the arrival may trigger.

@@ -98,6 +98,14 @@ def trace_of(wildcards):
     return Bundle(tuple(PLAN.traces[wildcards.study][wildcards.trace]))
 
 
+def followed(wildcards):
+    return PLAN.trajectories[wildcards.study][wildcards.trajectory]
+
+
+def landscape_of(wildcards):
+    return PLAN.landscapes[wildcards.study][wildcards.landscape]
+
+
 def data_of(*bundles):
     """The verified files of the data sets that bundles read."""
     return [

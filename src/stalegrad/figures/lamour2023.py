@@ -1,9 +1,14 @@
 """The figures of lamour2023 (Lamour, Reategui, Junod 2023), and what its tables leave open."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from stalegrad.figures import architecture, style
 from stalegrad.partitions import PARTITION, deal_labels, generator
@@ -22,37 +27,143 @@ from stalegrad.tables.lamour2023 import (
 )
 
 OURS = style.COLOURS[0]
+LOSS_MAP = "viridis"
+DEEP = 100  # seen from the top, losses are told apart up to so many times the least
 SLOW = "worker 1 slow"
 CHANCE = {"color": style.GREY, "linewidth": 0.6, "linestyle": ":"}
 
 
+def fig1(results: StudyResults) -> Figure:
+    """The loss landscape of five momenta in 3-D, with trajectories on it."""
+    return _surface(*results.landscape("momentum")[:2])
+
+
+def fig2(results: StudyResults) -> Figure:
+    """The same from the top."""
+    grid, points, _ = results.landscape("momentum")
+    figure, ((ax,),) = style.panels(1, 1, 4.0)
+    low, high = (
+        grid["test_loss"].min(),
+        min(grid["test_loss"].max(), DEEP * grid["test_loss"].min()),
+    )
+    shades = {"norm": LogNorm(low, high), "cmap": LOSS_MAP, "alpha": 0.8, "extend": "max"}
+    levels = np.geomspace(low, high, 25)
+    filled = ax.contourf(grid["x"], grid["y"], grid["test_loss"], levels=levels, **shades)
+    for label, colour, path in _trajectories(grid, points):
+        ax.plot(path["pc1"], path["pc2"], color=colour, marker=".", label=label)
+        ax.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "*", color=colour, markersize=9)
+    ax.set_xlabel(_component(grid, 1))
+    ax.set_ylabel(_component(grid, 2))
+    bar = figure.colorbar(filled, label="test loss", ticks=style.log_ticks(low, high))
+    bar.minorticks_off()
+    bar.formatter = "{x:g}"
+    figure.legend(loc="outside lower center", ncol=3)
+    return figure
+
+
+def fig7(results: StudyResults) -> Figure:
+    """The loss landscape of 2 workers with split dataset and 90 ms."""
+    return _surface(*results.landscape("two_workers")[:2])
+
+
+def _trajectories(grid: dict, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Label, colour and points of each run, as far as they lie within the grid."""
+    runs = points.drop_duplicates("run")
+    for i, run in enumerate(runs.itertuples()):
+        path = points[points["run"] == run.run]
+        inside = path["pc1"].between(grid["x"][0], grid["x"][-1])
+        inside &= path["pc2"].between(grid["y"][0], grid["y"][-1])
+        label = f"momentum {run.momentum:g}" + ("" if run.fitted else " (not fitted)")
+        yield label, style.COLOURS[i], path[inside.cummin()]
+
+
+def _component(grid: dict, number: int) -> str:
+    return f"PC{number} ({100 * grid['explained_variance'][number - 1]:.1f} % of variance)"
+
+
+def _surface(grid: dict, points: pd.DataFrame) -> Figure:
+    figure = pyplot.figure(figsize=(style.WIDTH, 4.2), layout="none")  # it knows no 3-D
+    ax = figure.add_axes((0.12, 0.1, 0.76, 0.9), projection="3d")
+    ax.set_box_aspect(None, zoom=0.97)
+    x, y = np.meshgrid(grid["x"], grid["y"])
+    height = np.log10(grid["test_loss"])
+    ax.plot_surface(x, y, height, cmap=LOSS_MAP, alpha=0.6, linewidth=0, rcount=60, ccount=60)
+    for label, colour, path in _trajectories(grid, points):
+        above = np.log10(path["projected_test_loss"])
+        ax.plot(path["pc1"], path["pc2"], above, color=colour, marker=".", label=label, zorder=10)
+    ax.set_xlabel(_component(grid, 1), labelpad=6)
+    ax.set_ylabel(_component(grid, 2), labelpad=6)
+    ax.set_zlabel("test loss")
+    low, high = np.floor(height.min()), np.ceil(height.max())
+    ticks = np.arange(low, high + 1)
+    ax.set_zticks(ticks, [f"$10^{{{tick:g}}}$" for tick in ticks])
+    # Seen over the lowest corner, so that nothing stands in the way.
+    corners = {-120: height[0, 0], -60: height[0, -1], 60: height[-1, -1], 120: height[-1, 0]}
+    ax.view_init(elev=35, azim=min(corners, key=corners.get))
+    figure.legend(loc="lower center", ncol=3)
+    return figure
+
+
+def projection(results: StudyResults) -> Figure:
+    """True beside projected loss along each run, how far off the plane it is, and barriers."""
+    grid, points, lines = results.landscape("momentum")
+    figure, axes = style.panels(1, 3, 2.5)
+    loss, off, between = axes[0]
+    runs = points.drop_duplicates("run").reset_index()
+    for i, run in runs.iterrows():
+        path, colour = points[points["run"] == run["run"]], style.COLOURS[i]
+        loss.plot(path["epoch"], path["test_loss"], color=colour)
+        loss.plot(path["epoch"], path["projected_test_loss"], color=colour, linestyle="--")
+        share = path["off_plane"] / path["from_origin"]
+        off.plot(path["epoch"], share, color=colour, label=f"momentum {run['momentum']:g}")
+    best = runs.loc[runs["momentum"] == 0.9, "run"].item()
+    colours = dict(zip(runs["run"], style.COLOURS, strict=False))
+    for (first, second), line in lines.groupby(["first", "second"], sort=False):
+        if best in (first, second):
+            position = line["position"] if first == best else 1 - line["position"]
+            other = second if first == best else first
+            between.plot(position, line["test_loss"], color=colours[other])
+    off.plot([], [], color=style.GREY, label="the weights")
+    off.plot([], [], color=style.GREY, linestyle="--", label="their projection")
+    for ax in (loss, between):
+        ax.set_yscale("log")
+        ax.set_yticks(style.log_ticks(*ax.get_ylim()))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_ylabel("test loss")
+    off.set_ylabel("share off the plane")
+    off.set_ylim(0, 1.02)
+    for ax in (loss, off):
+        ax.set_xlabel("epoch")
+        style.whole_epochs(ax)
+    between.set_xlabel("way from momentum 0.9")
+    figure.legend(*off.get_legend_handles_labels(), loc="outside lower center", ncol=4)
+    return figure
+
+
 def fig3(results: StudyResults) -> Figure:
     """Loss and weight norm against time: 10 workers, split labels, worker 1 slow at 90 ms."""
-    curves = results.curves("table2")
-    return _training(curves[(curves["delayed"] == "one") & (curves["delay_ms"] == 90)])
+    return _training(results.trajectory("training").query("delay_ms > 0"))
 
 
 def fig4(results: StudyResults) -> Figure:
     """The same without delay."""
-    curves = results.curves("table2_undelayed")
-    return _training(curves[~curves["synchronous"].astype(bool)])
+    return _training(results.trajectory("training").query("delay_ms == 0 and not synchronous"))
 
 
 def fig5(results: StudyResults) -> Figure:
     """The same with synchronous workers."""
-    curves = results.curves("table2_undelayed")
-    return _training(curves[curves["synchronous"].astype(bool)])
+    return _training(results.trajectory("training").query("synchronous"))
 
 
 def _training(curves: pd.DataFrame) -> Figure:
-    curves = curves[(curves["workers"] == 10) & (curves["partition"] == "labels")]
     figure, (axes,) = style.panels(1, 2, 2.0)
     loss, norm = axes
     for _, run in curves.groupby("seed"):
         time = run["simulated_seconds"]
         for column, colour in (("train_loss", OURS), ("test_loss", style.COLOURS[2])):
-            loss.plot(time, run[column], color=colour, marker="o", alpha=0.7)
-        norm.plot(time, run["weight_norm"], color=OURS, marker="o", alpha=0.7)
+            loss.plot(time, run[column], color=colour, alpha=0.7)
+        norm.plot(time, run["weight_norm"], color=OURS, alpha=0.7)
     loss.plot([], [], color=OURS, label="training")
     loss.plot([], [], color=style.COLOURS[2], label="test")
     loss.axhline(np.log(CLASSES), **CHANCE, label="chance")

@@ -122,6 +122,13 @@ def whole_epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, from `low` to `high`."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [lead * 10.0**power for power in powers for lead in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
 def log10_label(value: float) -> str:
     """A rate as the papers print their half decades: 10^{-2.5}."""
     exponent = round(2 * np.log10(value)) / 2

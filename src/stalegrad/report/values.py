@@ -2,6 +2,7 @@
 
     preset, runs, epochs of a grid, what its axes hold      from the configuration
     <study>.<table>.<row>.<column>                          from tables/*.csv
+    <study>.landscapes.<landscape>.resolution, ...          from the configuration
     <study>.staleness.<simulation>.<index>.<column>         from staleness.csv
     <study>.diverged, ...                                   from runs.csv
     verdict.<study>.<claim>.<column>, verdicts.*            from verdicts.csv
@@ -46,6 +47,7 @@ def collect_values(plan: Plan, published: Grids, results_folder: Path) -> dict[s
     provenances = []
     for study in plan.studies:
         _plan_values(values, plan, study, published[study])
+        _recorded_values(values, plan, study)
         _run_values(values, plan, study, results_folder)
         provenances.append(provenance(plan, study, results_folder))
         _provenance_values(values, f"{study}.provenance", provenances[-1])
@@ -215,6 +217,17 @@ def _plan_values(
         for size in ("arrivals", "updates", "replicates"):
             known = [getattr(cell, size) for cell in simulated if getattr(cell, size) is not None]
             values.put(f"{study}.{name}.{size}", max(known, default=None))
+
+
+def _recorded_values(values: _Values, plan: Plan, study: str) -> None:
+    """How often the runs of trajectories and landscapes are recorded, and how fine a grid is."""
+    for name, bundle in plan.trajectories[study].items():
+        values.put(f"{study}.trajectories.{name}.per_epoch", bundle.per_epoch)
+    for name, landscape in plan.landscapes[study].items():
+        prefix = f"{study}.landscapes.{name}"
+        values.put(f"{prefix}.per_epoch", landscape.runs.per_epoch)
+        values.put(f"{prefix}.resolution", landscape.resolution)
+        values.put(f"{prefix}.margin", landscape.margin)
 
 
 def _grid_values(values: _Values, prefix: str, frame: pd.DataFrame) -> None:

@@ -12,6 +12,8 @@ NEAR_CHANCE = 15.0  # per cent; below it a model has not learnt
 CLASSES = 10
 _SHARES = ("correct", "predicted", "labelled")
 
+LANDSCAPES = ("momentum", "two_workers")  # Figures 1 and 2, and Figure 7
+
 TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
 
 
@@ -299,6 +301,79 @@ def models(results: StudyResults) -> Table:
     for name, title in MODELS.items():
         headings |= {f"{name}_text": title, f"{name}_failed": "near chance"}
     return Table(cells, headings, layout=wide.reset_index())
+
+
+def landscape(results: StudyResults) -> Table:
+    """Where the runs of the loss landscapes end, and where the plane shows them.
+
+    One row a run: the loss and accuracy of its last weights and of their projection, the largest
+    ratio of the two losses over all recorded weights, and the distance of the last weights from the
+    plane as a share of that from the plane's origin.
+    """
+    tables = []
+    for name in LANDSCAPES:
+        grid, points, _ = results.landscape(name)
+        points = points.assign(
+            landscape=name,
+            loss_ratio=points["projected_test_loss"] / points["test_loss"],
+            share_off_plane=points["off_plane"] / points["from_origin"],
+        )
+        last = points.groupby("run", sort=False).tail(1)
+        largest = points.groupby("run")["loss_ratio"].max().rename("largest_ratio")
+        share1, share2 = grid["explained_variance"]
+        tables.append(last.join(largest, on="run").assign(explained_1=share1, explained_2=share2))
+    headings = {
+        "landscape": "landscape",
+        "momentum": "momentum",
+        "fitted": "in the fit",
+        "test_loss": "test loss",
+        "projected_test_loss": "projected",
+        "loss_ratio": "ratio",
+        "largest_ratio": "largest ratio",
+        "test_accuracy": "accuracy",
+        "projected_test_accuracy": "projected",
+        "share_off_plane": "off the plane",
+    }
+    extra = ["epoch", "off_plane", "from_origin", "explained_1", "explained_2"]
+    table = pd.concat(tables, ignore_index=True)[[*headings, *extra]]
+    table["landscape"] = table["landscape"].str.replace("_", " ")
+    formats = dict.fromkeys(("loss_ratio", "largest_ratio"), "{:.2f}")
+    shown = ("test_loss", "projected_test_loss", "test_accuracy", "projected_test_accuracy")
+    return Table(table, headings, formats | dict.fromkeys((*shown, "share_off_plane"), "{:.3f}"))
+
+
+def barriers(results: StudyResults) -> Table:
+    """Between the last weights of any two runs that started from the same: one row a pair.
+
+    barrier: the most by which the test loss on the straight line between the two exceeds what lies
+    on the straight line between their losses (Frankle et al. 2020); at least 0, which it is at the
+    ends. Runs that the plane is not fitted to have no lines.
+    """
+    _, points, lines = results.landscape("momentum")
+    momenta = points.drop_duplicates("run").set_index("run")["momentum"]
+    rows = []
+    for (first, second), line in lines.groupby(["first", "second"], sort=False):
+        loss, position = line["test_loss"].to_numpy(), line["position"].to_numpy()
+        between = (1 - position) * loss[0] + position * loss[-1]
+        rows.append(
+            {
+                "first": momenta[first],
+                "second": momenta[second],
+                "first_loss": loss[0],
+                "second_loss": loss[-1],
+                "highest": loss.max(),
+                "barrier": (loss - between).max(),
+            }
+        )
+    headings = {
+        "first": "momentum",
+        "second": "and",
+        "first_loss": "test loss of the one",
+        "second_loss": "of the other",
+        "highest": "highest between",
+        "barrier": "barrier",
+    }
+    return Table(pd.DataFrame(rows), headings, dict.fromkeys(list(headings)[2:], "{:.3f}"))
 
 
 def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:

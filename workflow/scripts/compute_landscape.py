@@ -1,0 +1,21 @@
+"""Compute one loss landscape."""
+
+from pathlib import Path
+
+from stalegrad.bundles import Place
+from stalegrad.landscapes import make_landscape
+from stalegrad.logs import logged
+from stalegrad.plan import Plan
+
+
+def say(done: int, total: int) -> None:
+    print(f"{done:,} of {total:,} points")
+
+
+with logged(snakemake.log[0]):
+    params, wildcards = snakemake.params, snakemake.wildcards
+    data_folder = Path(snakemake.config["data_folder"])
+    place = Place(data_folder, params.device, params.backend, snakemake.threads)
+    cell = Plan.load(snakemake.config).landscapes[wildcards.study][wildcards.landscape]
+    recorded = Path(snakemake.input.history), Path(snakemake.input.weights)
+    make_landscape(cell, recorded, tuple(map(Path, snakemake.output)), place, say)
