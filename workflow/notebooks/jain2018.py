@@ -13,67 +13,63 @@
 # %% [markdown]
 # # jain2018: where does delayed SGD stop learning?
 #
-# This walks through Figure 2 of *An analysis of the delayed gradients problem in asynchronous SGD*:
-# how far the learning rate can go before training collapses, and what a constant delay does to
-# that edge. It reads what the pipeline has made; change `preset` to look at another size.
+# This walks through Figure 2 of *An analysis of the delayed gradients problem in asynchronous
+# SGD*: how far the learning rate can go before training collapses, and what a constant delay does
+# to that edge. It reads what the pipeline has made; set the environment variable
+# `STALEGRAD_PRESET` to look at another size.
 
 # %%
-import os
-from pathlib import Path
-
 from stalegrad.claims import judge
 from stalegrad.figures import jain2018 as figures
-from stalegrad.figures.style import style
-from stalegrad.results import StudyResults, over_seeds
+from stalegrad.notebooks import as_far_as_made, open_results, show
+from stalegrad.results import over_seeds
 from stalegrad.tables import jain2018 as tables
 
-preset = os.environ.get("STALEGRAD_PRESET", "quick")
-folder = Path(os.environ.get("STALEGRAD_RESULTS", "results")) / preset
-results = StudyResults("jain2018", preset, folder / "jain2018")
+results = open_results("jain2018")
 
 # %% [markdown]
 # ## The runs
 # One row a run: the cell's columns by name, then how it ended.
 
 # %%
-runs = results.grid("fig2")
-runs[["delay", "batch_size", "lr", "seed", "final_test_accuracy", "diverged", "updates"]].head()
+with as_far_as_made():
+    runs = results.grid("fig2")
+    columns = ["delay", "batch_size", "lr", "seed", "final_test_accuracy", "diverged", "updates"]
+    show(runs[columns].head())
 
 # %% [markdown]
 # ## Figure 2
-# Accuracy rises with the rate, then drops within half a decade; with more delay the drop comes at a
-# smaller rate.
+# Accuracy rises with the rate, then drops within half a decade; with more delay the drop comes at
+# a smaller rate.
 
 # %%
-with style():
-    figure = figures.fig2(results)
-figure
+with as_far_as_made():
+    show(figures.fig2(results))
 
 # %% [markdown]
 # ## Beside the published values
 # Hatched cells are unreadable in the scan.
 
 # %%
-with style():
-    figure = figures.fig2_difference(results)
-figure
+with as_far_as_made():
+    show(figures.fig2_difference(results))
 
 # %%
-tables.fig2_agreement(results).frame
+with as_far_as_made():
+    show(tables.fig2_agreement(results).frame)
 
 # %% [markdown]
 # ## The edge
 # The largest rate that still trains, at each delay and batch size.
 
 # %%
-cells = over_seeds(runs, ["delay", "batch_size", "lr"])
-{
-    f"batch {batch}": tables.largest_trained_rate(here, "mean").to_dict()
-    for batch, here in cells.groupby("batch_size")
-}
+with as_far_as_made():
+    cells = over_seeds(results.grid("fig2"), ["delay", "batch_size", "lr"])
+    for batch, here in cells.groupby("batch_size"):
+        print(f"batch size {batch}:", tables.largest_trained_rate(here, "mean").to_dict())
 
 # %% [markdown]
 # ## Did the paper's claims hold?
 
 # %%
-judge(results)[["claim", "verdict", "value", "threshold", "reason"]]
+show(judge(results)[["claim", "verdict", "value", "threshold", "reason"]])

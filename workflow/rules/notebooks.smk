@@ -5,6 +5,10 @@ rule render_notebook:
     input:
         notebook="workflow/notebooks/{study}.py",
         results=lambda wildcards: results_of(wildcards.study),
+        code=lambda wildcards: [
+            f"{SOURCE}/notebooks.py",
+            *PLAN.code(wildcards.study, "figures", "tables", "claims"),
+        ],
     output:
         ipynb=f"{RESULTS}/notebooks/{{study}}.ipynb",
         html=report(
