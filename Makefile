@@ -34,7 +34,8 @@ test: .venv/complete
 	$(ACTIVATE) ruff format --check .
 	$(ACTIVATE) snakefmt --check Snakefile workflow
 	$(ACTIVATE) snakemake --lint
-	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal
+	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal -m "not alone"
+	$(ACTIVATE) pytest -m alone
 	$(ACTIVATE) snakemake --cores 2 --config preset=smoke
 
 # The project itself is built with the locked setuptools, so nothing unpinned is fetched.

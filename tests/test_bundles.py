@@ -1,5 +1,6 @@
 """Training a bundle: the same bytes however it is cut, killed and gone on from."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from stalegrad import bundles, files
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle
+from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.errors import ConfigError, DataError
 from stalegrad.files import provenance_path
 
@@ -364,8 +366,9 @@ def test_failure_while_writing_the_output_leaves_a_checkpoint_to_go_on_from(
 # ---- what is refused ----
 
 
-def test_delay_as_long_as_the_run_names_the_cell(tmp_path, place):
-    cell = small_cell(cluster__delay=24)
+def test_cluster_that_does_not_fit_the_data_names_the_cell(tmp_path, place):
+    """As where classes are dealt, and the work is known only once the data are read."""
+    cell = dataclasses.replace(small_cell(), cluster=ConstantDelay(delay=24))
     with pytest.raises(ConfigError, match=f"cell {cell.hash} .*delay of 24 steps with 24 steps"):
         trained(Bundle((cell,)), tmp_path, place)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Train a bundle: from cells to one CSV, safe to kill, the same bytes every time."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -26,7 +27,14 @@ from stalegrad import replay
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
-from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
+from stalegrad.files import (
+    csv_text,
+    held,
+    is_trained,
+    provenance_path,
+    replaced,
+    write_atomically,
+)
 from stalegrad.partitions import (
     CLUSTER,
     DataOrder,
@@ -35,10 +43,10 @@ from stalegrad.partitions import (
     generator,
     split,
 )
+from stalegrad.plan import ENGINE, Plan
 from stalegrad.problems import Task
 from stalegrad.replay import Run, State
 
-CHECKPOINT_VERSION = 2
 # The most that saving may take of the time. What is saved grows with every epoch of every run.
 SAVING_SHARE = 0.1
 
@@ -97,48 +105,62 @@ def train_bundle(
 
     The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
     time; a call that finds it goes on from there. All files are written beside their place and
-    renamed.
+    renamed. Where another process is at the same output, this one waits for it, and has nothing
+    left to do when that has finished it.
     """
     device = resolve_device(place.device)
     with one_torch_thread(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
-        checkpoint = Checkpoint.beside(output, bundle, backend.name, weights is not None)
-        saving = _Saving(checkpoint)
         plans = _plan_parts(bundle, task, backend)
-        parts, seconds = checkpoint.read(plans, device) or (
-            [_begin(task, backend, bundle, plan, weights is not None) for plan in plans],
-            0.0,
-        )
-        clock = time.monotonic()
-        with ThreadPoolExecutor(max_workers=place.threads) as pool:
-            while not all(part.done for part in parts):
-                advancing = [pool.submit(_advance, task, backend, part) for part in parts]
-                try:
-                    parts = [each.result() for each in advancing]
-                except BaseException:  # an interrupt need not wait for what has not begun
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+        before = is_trained(output)
+        with held(output, wait=True):
+            if is_trained(output) and not before:
+                return
+            checkpoint = Checkpoint.beside(
+                output, bundle, f"{backend.name} on {device.type}", weights is not None
+            )
+            begun, seconds = checkpoint.read(plans, device) or (
+                [_begin(task, backend, bundle, plan, weights is not None) for plan in plans],
+                0.0,
+            )
+            parts, clock, saving = begun, time.monotonic(), _Saving(checkpoint)
+            for parts in _epochs(task, backend, begun, place.threads):
                 spent = seconds + time.monotonic() - clock
                 if report:
                     report(_progress(bundle, parts, spent))
                 if not all(part.done for part in parts) and saving.is_due():
                     saving.save(parts, spent)
-        spent = seconds + time.monotonic() - clock
-    if weights:
-        with replaced(weights) as beside, open(beside, "wb") as file:
-            np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
-    write_atomically(output, csv_text(_history(bundle, parts)))
-    provenance = describe_machine(device) | {
-        "backend": backend.name,
-        "threads": place.threads,
-        "bundle": bundle.hash,
-        "runs": len(bundle.cells),
-        "samples": _samples_trained(parts),
-        "wall_seconds": round(spent, 3),
-    }
-    write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
-    checkpoint.remove()
+            spent = seconds + time.monotonic() - clock
+            if weights:
+                with replaced(weights) as beside, open(beside, "wb") as file:
+                    np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
+            write_atomically(output, csv_text(_history(bundle, parts)))
+            provenance = describe_machine(device) | {
+                "backend": backend.name,
+                "threads": place.threads,
+                "bundle": bundle.hash,
+                "runs": len(bundle.cells),
+                "samples": _samples_trained(parts),
+                "wall_seconds": round(spent, 3),
+            }
+            write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
+            checkpoint.remove()
+
+
+def _epochs(
+    task: Task, backend: Backend, parts: list["Part"], threads: int
+) -> Iterator[list["Part"]]:
+    """The parts after each epoch, until all are done."""
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        while not all(part.done for part in parts):
+            advancing = [pool.submit(_advance, task, backend, part) for part in parts]
+            try:
+                parts = [each.result() for each in advancing]
+            except BaseException:  # an interrupt need not wait for what has not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            yield parts
 
 
 @dataclass(frozen=True)
@@ -339,14 +361,19 @@ def _samples_trained(parts: list[Part]) -> int:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a bundle between two epochs, in a file beside its output."""
+    """The state of a bundle between two epochs, in a file beside its output.
+
+    identity: all that must agree for it to be gone on from: the bundle, backend and kind of device,
+    PyTorch, and the code that decides a result.
+    """
 
     path: Path
     identity: str
 
     @classmethod
     def beside(cls, output: Path, bundle: Bundle, backend: str, keep: bool) -> "Checkpoint":
-        identity = f"{CHECKPOINT_VERSION} {bundle.hash} {backend}{' with weights' if keep else ''}"
+        identity = f"{bundle.hash} {backend}{' with weights' if keep else ''}"
+        identity += f", torch {torch.__version__}, code {_code(bundle)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity)
 
     def write(self, parts: list[Part], seconds: float) -> None:
@@ -376,7 +403,7 @@ class Checkpoint:
             with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 about = json.loads(str(arrays["about"]))
                 if about["identity"] != self.identity:
-                    raise ValueError("it belongs to another bundle, backend or version")
+                    raise ValueError(f"it is of {about['identity']}, not of {self.identity}")
                 parts = [
                     Part(
                         planned,
@@ -429,6 +456,14 @@ class _Saving:
         self._checkpoint.write(parts, seconds)
         self._ended = time.monotonic()
         self._took = self._ended - start
+
+
+def _code(bundle: Bundle) -> str:
+    """A digest of the source files that decide what training `bundle` gives."""
+    digest = hashlib.sha256()
+    for name in (*ENGINE, *Plan.modules(bundle)):
+        digest.update((Path(stalegrad.__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

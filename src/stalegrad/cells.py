@@ -26,6 +26,7 @@ from stalegrad.config import (
 from stalegrad.errors import ConfigError
 from stalegrad.partitions import PARTITIONS, check_labels
 from stalegrad.problems import runs_in_step
+from stalegrad.schedule import Workload
 
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
@@ -55,6 +56,18 @@ class Cell:
     def hash(self) -> str:
         """Names the run: 16 hexadecimal digits over its content."""
         return _digest(self._plain(specs.without_defaults))
+
+    def workload(self) -> Workload | None:
+        """Its minibatches; None where they are known only once the data are read."""
+        samples, streams = self.problem.samples(), 1
+        if self.partition != "independent" and not self.problem.datasets():
+            return None
+        if self.partition in ("none", "dataset"):
+            streams = self.cluster.streams()
+            samples //= streams if self.partition == "dataset" else 1
+        elif self.partition not in ("shared", "independent"):
+            return None
+        return Workload((samples // self.batch_size,) * streams, self.epochs)
 
     def as_dict(self) -> dict[str, Any]:
         """The cell as plain values; `parse_cell` is the inverse."""
@@ -120,6 +133,14 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
             f"{where}: 'batch_size' is {cell.batch_size}, more than the {cell.problem.samples()} "
             f"training samples; choose a smaller one."
         )
+    if (workload := cell.workload()) is not None:
+        try:
+            cell.cluster.check(workload)
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}: 'cluster' is {specs.describe(cell.cluster)}, which cannot do what "
+                f"'epochs', 'batch_size' and 'partition' ask for: {error}."
+            ) from None
     return cell
 
 

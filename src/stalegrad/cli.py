@@ -477,26 +477,20 @@ def _named_by_flag(flags: Mapping[str, str]) -> Iterator[None]:
 def _run(options: argparse.Namespace) -> None:
     from stalegrad.bundles import train_bundle
     from stalegrad.cells import Bundle
+    from stalegrad.files import is_trained
 
     cell = _cell(options)
     output = options.output or Path("results") / "cells" / f"{cell.hash}.csv"
     columns = " ".join(f"{k}={_text(v)}" for k, v in cell.columns().items() if v is not None)
     print(f"run {cell.hash}: {columns}", flush=True)
     with _EpochLines(cell.epochs) as lines:
-        if _is_trained(output):
+        if is_trained(output):
             lines.show(_history_of(cell, output))
         else:
             place = _place(options)
             with _named_by_flag({"backend": "--backend"}):
                 train_bundle(Bundle((cell,)), output, place, lambda p: lines.show(p.history))
     print(_summary(output))
-
-
-def _is_trained(output: Path) -> bool:
-    """Both files are there; the provenance is the last thing that training writes."""
-    from stalegrad.files import provenance_path
-
-    return output.exists() and provenance_path(output).exists()
 
 
 def _history_of(cell: "Cell", output: Path) -> "pd.DataFrame":
@@ -660,9 +654,11 @@ def _add_run_bundle(commands) -> None:
 
 
 def _run_bundles(options: argparse.Namespace) -> None:
+    from stalegrad.files import is_trained
+
     read = [_read_bundle(file) for file in options.files]
     bundles = {options.output / f"{bundle.hash}.csv": bundle for bundle in read}
-    left = {output: b for output, b in bundles.items() if not _is_trained(output)}
+    left = {output: b for output, b in bundles.items() if not is_trained(output)}
     print(f"{len(bundles)} bundles, {len(bundles) - len(left)} of them trained already", flush=True)
     if not left:
         return

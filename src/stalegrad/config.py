@@ -194,9 +194,10 @@ class Study(_Model):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError where it is missing or not one."""
+    """The mapping in a YAML file. Raises ConfigError where it is missing or not one, or where a key
+    stands twice."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "nothing"
         raise ConfigError(f"{path}: there is no such file; {path.parent} holds {there}.") from None
@@ -207,6 +208,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: every key must be text.")
     return dict(content)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's readers silently take the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"line {line}: the key '{key.value}' stands there twice")
+                seen.add(key.value)
+        return node
 
 
 def load_settings(values: Mapping[str, Any], where: str = "config/config.yaml") -> Settings:

@@ -15,3 +15,11 @@ class DataError(StalegradError):
 
 class ResultError(StalegradError):
     """A result file that is missing, cut short or of another version."""
+
+
+class OutputError(StalegradError):
+    """A file that cannot be written: a full disk, a folder that is read-only."""
+
+
+class LockedError(StalegradError):
+    """Somebody else is at work on the same results."""

@@ -12,7 +12,8 @@ from stalegrad.errors import StalegradError
 def logged(path: str) -> Iterator[None]:
     """Send what is printed inside to the log at `path`.
 
-    A StalegradError ends the job with its message, there and on the terminal, and no traceback.
+    A StalegradError ends the job with its message, there and on the terminal, and no traceback; so
+    does an interrupt.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", buffering=1) as log:
@@ -20,5 +21,8 @@ def logged(path: str) -> Iterator[None]:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 yield
         except StalegradError as error:
-            print(error, file=log)
+            with contextlib.suppress(OSError):  # where the disk is full, the terminal must do
+                print(error, file=log)
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted")

@@ -29,6 +29,30 @@ from stalegrad.files import archived_runs
 SOURCE = "src/stalegrad"
 SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
 
+# Source files, relative to the package, whose change makes a training run out of date, beside those
+# of its own problem, rule and cluster. What only draws or words something is not among them.
+ENGINE = (
+    "bundles.py",
+    "replay.py",
+    "schedule.py",
+    "snapshots.py",
+    "partitions.py",
+    "compute_times.py",
+    "compiled.py",
+    "clusters/_merge.py",
+    "clusters/_profiles.py",
+    "problems/__init__.py",
+    "problems/_images.py",
+    "problems/_network.py",
+    "rules/__init__.py",
+    "backends/__init__.py",
+    "backends/vmap.py",
+    "backends/cpu.py",
+    "backends/cpu_linear.py",
+    "kernels/lenet5.cpp",
+    "kernels/linear_model.cpp",
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -155,7 +179,8 @@ class Plan:
     def datasets(self, bundle: Bundle) -> list[str]:
         return sorted({d for cell in bundle.cells for d in cell.problem.datasets()})
 
-    def modules(self, bundle: Bundle) -> list[str]:
+    @staticmethod
+    def modules(bundle: Bundle) -> list[str]:
         """Source files of the problems, rules and clusters of a bundle, relative to the package."""
         return sorted(
             {

@@ -1,17 +1,31 @@
 # What all rules use: the configuration, checked and expanded, and where things are.
 
+import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from stalegrad import files, plan
 from stalegrad.cells import Bundle
+from stalegrad.config import read_yaml
 from stalegrad.errors import StalegradError
 from stalegrad.plan import Plan
 
-try:
+
+@contextmanager
+def refusing():
+    """What the user can put right is said in a sentence."""
+    try:
+        yield
+    except StalegradError as error:
+        raise WorkflowError(str(error)) from None
+
+
+with refusing():
+    for configfile in workflow.configfiles:
+        read_yaml(Path(configfile))  # Snakemake's own reader lets a key that stands twice pass
     PLAN = Plan.load(config)
-except StalegradError as error:
-    raise WorkflowError(str(error)) from None
 
 SETTINGS = PLAN.settings
 DATA = SETTINGS.data_folder
@@ -35,32 +49,8 @@ LONG_BUNDLES = [
 ]
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
-# Source files whose change makes a training run out of date, beside those of its own problem, rule
-# and cluster. What only draws or words something stands in the rules that draw and word.
-ENGINE = [
-    f"{SOURCE}/{module}"
-    for module in (
-        "bundles.py",
-        "replay.py",
-        "schedule.py",
-        "snapshots.py",
-        "partitions.py",
-        "compute_times.py",
-        "compiled.py",
-        "clusters/_merge.py",
-        "clusters/_profiles.py",
-        "problems/__init__.py",
-        "problems/_images.py",
-        "problems/_network.py",
-        "rules/__init__.py",
-        "backends/__init__.py",
-        "backends/vmap.py",
-        "backends/cpu.py",
-        "backends/cpu_linear.py",
-        "kernels/lenet5.cpp",
-        "kernels/linear_model.cpp",
-    )
-]
+# What makes a training run out of date when it changes, beside its own problem, rule and cluster.
+ENGINE = [f"{SOURCE}/{module}" for module in plan.ENGINE]
 
 
 def results_of(study):
@@ -118,3 +108,26 @@ def data_of(*bundles):
 def parts_of(*bundles):
     """Source files of the problems, rules and clusters of bundles."""
     return sorted({f"{SOURCE}/{m}" for bundle in bundles for m in PLAN.modules(bundle)})
+
+
+# One run at a time on the same results. Snakemake's own lock, which the default profile turns off,
+# would outlive a run that was killed; this one ends with it.
+HELD = ExitStack()
+
+
+onstart:
+    with refusing():
+        HELD.enter_context(files.held(Path(RESULTS)))
+
+
+onsuccess:
+    HELD.close()
+
+
+onerror:
+    HELD.close()
+    print(
+        "The run has ended before its end. Whatever is complete is kept: give the same command"
+        " again, and it goes on from there, a bundle from its last whole epoch.",
+        file=sys.stderr,
+    )

@@ -20,7 +20,7 @@ rule train_bundle:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
-        mem_mb=lambda wildcards: bundle_of(wildcards).megabytes(),
+        mem_mb=lambda wildcards, attempt: attempt * bundle_of(wildcards).megabytes(),
     params:
         bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
         device=SETTINGS.device,
@@ -51,7 +51,9 @@ for study, short in SHORT_BUNDLES.items():
             "../../envs/train.yaml"
         threads: SETTINGS.threads
         resources:
-            mem_mb=max(bundle.megabytes() for bundle in short.values()),
+            mem_mb=lambda wildcards, attempt, most=max(b.megabytes() for b in short.values()): (
+                attempt * most
+            ),
         params:
             bundles=[bundle.to_json() for bundle in short.values()],
             device=SETTINGS.device,

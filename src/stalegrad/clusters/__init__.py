@@ -19,5 +19,8 @@ class Cluster(Protocol):
     def in_flight(self) -> int:
         """How many old versions of the weights gradients in flight may need, at most."""
 
+    def check(self, workload: Workload) -> None:
+        """Raises ValueError where the cluster cannot do `workload`; asked before work starts."""
+
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`; random times come from `generator`."""

@@ -31,20 +31,24 @@ class ConstantDelay:
     def in_flight(self) -> int:
         return self.delay
 
+    def check(self, workload: Workload) -> None:
+        """Raises ValueError where no gradient of `workload` would ever be applied."""
+        if self.delay >= workload.total:
+            raise ValueError(
+                f"a delay of {self.delay} steps with {workload.total} steps in all: no gradient "
+                f"would ever be applied"
+            )
+
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """Gradient t is computed at step t and applied after step t + delay(t).
 
         One step takes one unit of simulated time. Gradients still in the buffer when the last step
         is done are never applied, as with a wrapper around a synchronous optimizer: `delay` fewer
-        updates than steps. Raises ValueError where that would leave none.
+        updates than steps. Raises ValueError as `check`.
         """
         (batches,) = workload.batches
+        self.check(workload)
         steps = np.arange(workload.total)
-        if self.delay >= len(steps):
-            raise ValueError(
-                f"a delay of {self.delay} steps with {len(steps)} steps in all: no gradient "
-                f"would ever be applied"
-            )
         # The delay grows by whole workers and never shrinks, so that gradients are applied in the
         # order they were computed.
         delay = np.full(len(steps), self.delay)

@@ -61,21 +61,26 @@ class Heterogeneous:
         """One old version a worker; none where all wait for the update."""
         return 0 if self.barrier else self.workers + self.answers_once
 
-    def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
-        """The arrivals of as many gradients as `workload` has minibatches; nobody stops before.
-
-        Minibatches are dealt to gradients in the order in which these arrive: from one stream, or
-        from the streams that `data_by` says, each as often as its worker is fast. Raises ValueError
-        for any other number of streams, and where nothing would arrive.
-        """
+    def check(self, workload: Workload) -> None:
+        """Raises ValueError for another number of data streams than one or `streams`, and where no
+        update would be made."""
         if len(workload.batches) not in (1, self.streams()):
             raise ValueError(
                 f"{len(workload.batches)} data streams: there must be one in all, or "
                 f"{self.streams()}"
             )
+        if workload.total < (self.workers if self.barrier else 1 + self.answers_once):
+            raise ValueError(f"{workload.total} gradients are too few for {self.workers} workers")
+
+    def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
+        """The arrivals of as many gradients as `workload` has minibatches; nobody stops before.
+
+        Minibatches are dealt to gradients in the order in which these arrive: from one stream, or
+        from the streams that `data_by` says, each as often as its worker is fast. Raises ValueError
+        as `check`.
+        """
+        self.check(workload)
         total = workload.total
-        if total < (self.workers if self.barrier else 1 + self.answers_once):
-            raise ValueError(f"{total} gradients are too few for {self.workers} workers")
         simulate = self._waiting if self.barrier else self._never_waiting
         worker, time, read_version = simulate(total, generator)
         stream = np.zeros(total, np.int32)

@@ -59,21 +59,25 @@ class HubAndSpoke:
         rate = self.workers / self.minibatches_per_update / self.compute_time.mean
         return self.workers + math.ceil(rate * self.communication_time)
 
+    def check(self, workload: Workload) -> None:
+        """Raises ValueError unless there is one data stream, or one a worker."""
+        if len(workload.batches) not in (1, self.workers):
+            raise ValueError(
+                f"{len(workload.batches)} data streams for {self.workers} workers: there must be "
+                f"one in all, or one a worker"
+            )
+
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`.
 
         From one stream of data, minibatches are dealt in the order in which their gradients
         arrive, and workers compute until the last is served. With one stream a worker, each
         computes its own epochs and stops; arrivals end with the last of them. Raises ValueError
-        for any other number of streams.
+        as `check`.
         """
+        self.check(workload)
         batches = np.array(workload.batches)
         own_streams = len(batches) == self.workers
-        if not own_streams and len(batches) != 1:
-            raise ValueError(
-                f"{len(batches)} data streams for {self.workers} workers: there must be one in "
-                f"all, or one a worker"
-            )
         rounds = batches * workload.epochs if own_streams else None
         (block,) = self.arrivals(workload.total, generator, rounds=rounds, block=workload.total)
         if own_streams:

@@ -61,6 +61,11 @@ class ParameterServer:
     def in_flight(self) -> int:
         return self.workers
 
+    def check(self, workload: Workload) -> None:
+        """Raises ValueError for another number of data streams than one, or one a worker, for a
+        stream without a minibatch, and where a barrier would wait for a worker that has stopped."""
+        self._rounds(workload)
+
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`, or of those until the first worker stops.
 
@@ -68,8 +73,7 @@ class ParameterServer:
         all, minibatches are dealt in the order in which their gradients arrive. Epochs of the
         schedule are equal numbers of arrivals.
 
-        Raises ValueError for any other number of streams, for a stream without a minibatch, and
-        where a barrier would wait for a worker that has stopped.
+        Raises ValueError as `check`.
         """
         rounds = self._rounds(workload)
         total = int(rounds.sum()) if len(workload.batches) > 1 else workload.total

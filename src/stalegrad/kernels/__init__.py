@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ def load(name: str) -> ctypes.CDLL:
     """The library compiled from `<name>.cpp` beside this file.
 
     Compiled once for each source, compiler and processor, and kept in the user's cache folder
-    (`STALEGRAD_CACHE` overrides it). Raises KernelUnavailable.
+    (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises KernelUnavailable.
     """
     source = Path(__file__).with_name(f"{name}.cpp")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -40,7 +41,6 @@ def load(name: str) -> ctypes.CDLL:
 
 
 def _compile(command: list[str], source: Path, library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         beside = Path(folder) / library.name
         done = subprocess.run(
@@ -69,12 +69,23 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
+    """A folder that is ours alone: whoever can write to it decides what is loaded and run."""
     if "STALEGRAD_CACHE" in os.environ:
-        return Path(os.environ["STALEGRAD_CACHE"])
+        return _made_private(Path(os.environ["STALEGRAD_CACHE"]))
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "stalegrad"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / f"stalegrad-{os.getuid()}"
+        return _made_private(Path(base) / "stalegrad")
+    except (OSError, KernelUnavailable):
+        return _made_private(Path(tempfile.gettempdir()) / f"stalegrad-{os.getuid()}")
+
+
+def _made_private(folder: Path) -> Path:
+    """`folder`, made if need be. Raises KernelUnavailable where others can put files into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    there = folder.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o022:
+        raise KernelUnavailable(
+            f"its library would be kept in {folder}, which is a link, belongs to somebody else, or "
+            f"can be written to by others; name a folder of your own with STALEGRAD_CACHE"
+        )
     return folder
