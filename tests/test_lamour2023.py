@@ -14,7 +14,7 @@ from matplotlib import pyplot
 
 from stalegrad.backends.cpu import CpuBackend, reason_against
 from stalegrad.backends.vmap import VmapBackend
-from stalegrad.cells import study_cells, study_landscapes, study_trajectories
+from stalegrad.cells import study_cells, study_landscapes, study_simulations, study_trajectories
 from stalegrad.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
@@ -28,7 +28,9 @@ from stalegrad.figures import lamour2023 as figures
 from stalegrad.figures import style
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
 from stalegrad.products import maker
+from stalegrad.report.values import _Values, used_keys
 from stalegrad.results import StudyResults, collect
+from stalegrad.simulations import simulate_all
 from stalegrad.tables import lamour2023 as tables
 
 ROOT = Path(__file__).parents[1]
@@ -309,6 +311,123 @@ def test_figures_of_landscapes_and_trajectories_are_drawn_within_their_page(name
     assert tight.x0 > -0.02 and tight.y0 > -0.02
     assert tight.x1 < width + 0.02 and tight.y1 < height + 0.02
     assert any(ax.has_data() for ax in figure.axes)
+
+
+# Faults
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """`staleness.csv` of the smoke preset."""
+    simulations = study_simulations(STUDY, "smoke", "a test")
+    return pd.concat([simulate_all(name, cells)[0] for name, cells in simulations.items()])
+
+
+@pytest.fixture
+def evidence(tmp_path, simulated):
+    """accuracy -> the table of faults as `value` by `fault` and `quantity`."""
+
+    def of(accuracy=as_printed, seeds=2):
+        results = write_results(tmp_path, accuracy, seeds=seeds)
+        simulated.to_csv(tmp_path / "staleness.csv", index=False)
+        return tables.faults(results).frame.set_index(["fault", "quantity"])["value"]
+
+    return of
+
+
+def test_compensation_that_does_nothing_and_one_that_does(evidence):
+    def chance(cell, epoch):  # two seeds of a cell lie six points apart
+        return as_printed(cell, epoch) + 6 * (cell.seed - 1)
+
+    found = evidence(chance)["compensation"]
+    assert (found["runs compared"], found["runs that differ"]) == (36, 0)
+    assert found["largest difference"] == 0
+    assert found["distance of two seeds, points"] == pytest.approx(6)
+    # By hand from Tables II and IV as printed: the means of the sixteen pairs that converge.
+    assert found["printed change, points"] == pytest.approx(_printed_change(), rel=1e-12)
+    acts = where(lambda c: c.grid == "table4" and c.as_published and c.workers == 5, plus(3))
+    found = evidence(acts)["compensation"]
+    assert found["runs that differ"] == 12
+    assert found["largest difference"] == pytest.approx(0.03)
+
+
+def _printed_change():
+    two = pd.read_csv(ROOT / "published" / "lamour2023_table2.csv")
+    two = two[(two["delayed_workers"] == "one") & (two["partition"] == "labels")]
+    off = {(r.delay_ms, r.workers): r.test_accuracy_percent for r in two.itertuples()}
+    changes = []
+    for row in pd.read_csv(ROOT / "published" / "lamour2023_table4.csv").itertuples():
+        before, after = off[row.delay_ms, row.workers], row.test_accuracy_percent
+        if before != 10 and after != 10:
+            changes.append(abs(after - before))
+    return sum(changes) / len(changes)
+
+
+def test_the_wall_times_are_those_of_two_workers_and_not_of_three(evidence):
+    """243, 408 and 575 s over 11,250 updates: 21.6, 36.3 and 51.1 ms between two."""
+    found = evidence()["processes"]
+    assert found["2 workers, least ms"] == pytest.approx(2 * 575 / 11.25 - 90)
+    assert found["2 workers, most ms"] == pytest.approx(2 * 243 / 11.25 - 30)
+    assert found["2 workers, most ms"] - found["2 workers, least ms"] < 2
+    assert found["3 workers, most ms"] - found["3 workers, least ms"] > 20
+
+
+def test_nesterov_beside_heavy_ball(evidence):
+    def accuracy(cell, epoch):
+        if cell.grid != "nesterov":
+            return None
+        printed = (
+            80.0  # heavy-ball cells that stand in Tables II and III have what is printed there
+        )
+        if cell.momentum == 0.9:
+            printed = published()["table2", "async", "one", 90, cell.workers, cell.partition]
+        elif cell.momentum == 0.5 and cell.partition == "labels":
+            printed = published()["table3", 90, cell.workers, 0.5]
+        return printed + (7 if cell.nesterov else 0)
+
+    found = evidence(accuracy)["nesterov"]
+    assert found["cells"] == 18 and found["largest difference, points"] == pytest.approx(7)
+    assert found["distance of heavy-ball from the printed, points"] == pytest.approx(0)
+    assert found["distance of Nesterov from the printed, points"] == pytest.approx(7)
+
+
+def test_a_saturated_machine_hides_the_delay(evidence):
+    found = evidence()["saturation"]
+    assert found["time at 90 ms over 30 ms, printed"] == pytest.approx(1237 / 1201)
+    assert found["time at 90 ms over 30 ms, authors"] == pytest.approx(1, abs=0.03)
+    assert found["time at 90 ms over 30 ms, ideal"] > 2
+    assert found["time with worker 1 slow over no delay, authors"] == pytest.approx(1, abs=0.05)
+    # 12.5 + 180 ms a gradient of the slow one against 12.5 ms, but for its speed.
+    assert found["time with worker 1 slow over no delay, ideal"] == pytest.approx(15.4, rel=0.1)
+    slow, none = (
+        found[f"largest staleness, ideal, {case}"] for case in ("worker 1 slow", "no delay")
+    )
+    assert slow > none
+
+
+def test_one_delayed_worker_as_the_code_has_it_and_as_the_words_do(evidence):
+    found = evidence(where(of("only"), 55.5))["one"]
+    # 5,625 gradients of the slow worker, 12.5 + 180 or 12.5 + 90 ms each, but for its speed.
+    for who, cycle in (("one", 192.5), ("only", 102.5)):
+        seconds = found[f"simulated seconds, 2 workers, {who}"]
+        assert seconds == pytest.approx(5.625 * cycle, rel=0.02)
+    cell = "accuracy, 2 workers, split labels"
+    printed = published()["table2", "async", "one", 90, 2, "labels"]
+    assert found[f"{cell}, printed"] == found[f"{cell}, one"] == pytest.approx(printed)
+    assert found[f"{cell}, only"] == pytest.approx(55.5)
+
+
+@pytest.mark.parametrize("preset", ["quick", "smoke"])
+def test_the_section_on_faults_finds_its_numbers_at_every_preset(preset, tmp_path, simulated):
+    results = write_results(tmp_path, preset=preset)
+    simulated.to_csv(tmp_path / "staleness.csv", index=False)
+    values = _Values()
+    values.put_table("lamour2023.faults", tables.faults(results).frame)
+    named = used_keys([(ROOT / "paper" / "sections" / "faults.tex").read_text("utf-8")])
+    ours = {key for key in named if key.startswith("lamour2023")}
+    # One seed has no distance to another.
+    alone = {"lamour2023.faults.compensation.distance-of-two-seeds-points.value"}
+    assert len(ours) > 20 and ours - set(values.latex) == alone
 
 
 # Claims

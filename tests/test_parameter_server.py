@@ -53,6 +53,13 @@ def test_server_serves_one_gradient_at_a_time():
     ]
 
 
+def test_delay_on_one_worker_only():
+    """Worker 0 takes 2 + 3 ms a gradient, worker 1 the 2 ms of its computation."""
+    cluster = ParameterServer(workers=2, compute_ms=2, delay_ms=3, delayed="only")
+    times = [(worker, time) for worker, time, _ in worker_time_read(simulate(cluster))]
+    assert times == [(1, 2.0), (1, 4.0), (0, 5.0), (1, 6.0), (0, 10.0), (0, 15.0)]
+
+
 def test_pull_before_own_update():
     """The same times; each worker misses its own last update."""
     found = worker_time_read(simulate(replace(QUEUE, pull="before")))
@@ -204,7 +211,7 @@ clusters = st.builds(
     spread=st.sampled_from([0.0, 0.1]),
     delay_ms=st.sampled_from([0.0, 5.0]),
     delay_deviation_ms=st.sampled_from([0.0, 2.0]),
-    delayed=st.sampled_from(["all", "one"]),
+    delayed=st.sampled_from(["all", "one", "only"]),
     network_ms=st.sampled_from([0.0, 0.5]),
     service_ms=st.sampled_from([0.0, 3.0]),
     pull=st.sampled_from(["after", "before"]),

@@ -27,8 +27,8 @@ class ParameterServer:
     spread: relative standard deviation of the workers' own speeds, drawn once a run.
     delay_ms, delay_deviation_ms: mean and standard deviation of the delay injected after each
         computation; below 0 it counts as 0.
-    delayed: who has it: all workers alike, or all and worker 1 twice as much ('one': what
-        lamour2023 calls a delay on one worker).
+    delayed: who has it: all workers alike, all and worker 1 twice as much ('one': what lamour2023
+        calls a delay on one worker), or worker 1 alone ('only': what that says).
     network_ms: from a worker to the server, and as much back.
     service_ms: the server takes this for a gradient and serves one at a time, in the order of
         arrival.
@@ -45,7 +45,7 @@ class ParameterServer:
     spread: Share = 0.0
     delay_ms: Milliseconds = 0.0
     delay_deviation_ms: Milliseconds = 0.0
-    delayed: Literal["all", "one"] = "all"
+    delayed: Literal["all", "one", "only"] = "all"
     network_ms: Milliseconds = 0.0
     service_ms: Milliseconds = 0.0
     pull: Literal["after", "before"] = "after"
@@ -79,15 +79,16 @@ class ParameterServer:
         total = int(rounds.sum()) if len(workload.batches) > 1 else workload.total
         speed = np.maximum(1 + self.spread * generator.standard_normal(self.workers), 0.01)
         jitter = 1 + self.jitter * generator.standard_normal(total + self.workers)
-        doubled = np.ones(self.workers)
-        doubled[0] = 2 if self.delayed == "one" else 1
+        others, first = {"all": (1, 1), "one": (1, 2), "only": (0, 1)}[self.delayed]
+        delayed = np.full(self.workers, float(others))
+        delayed[0] = first
         worker, time, read_version = _simulate(
             rounds,
             total,
             self.compute_ms * speed,
             self.machine_ms / self.compute_ms,
             np.maximum(jitter, 0),
-            doubled,
+            delayed,
             self.delay_ms,
             self.delay_deviation_ms * generator.standard_normal(total + self.workers),
             self.network_ms,
@@ -143,7 +144,7 @@ def _simulate(
     work,
     machine,
     jitter,
-    doubled,
+    delayed,
     delay,
     deviations,
     network,
@@ -156,7 +157,7 @@ def _simulate(
     rounds [n]: gradients each worker computes before it stops. work [n]: mean milliseconds of a
     computation undisturbed; k computations at once are each slowed down by max(1, k * machine).
     jitter, deviations: factor of the computation and deviation of the delay, in the order in which
-    computations start. doubled [n]: factor of the delay, its deviation included.
+    computations start. delayed [n]: factor of the delay, its deviation included.
 
     Of events at the same moment, the worker with the lowest number comes first.
     """
@@ -199,7 +200,7 @@ def _simulate(
             phase[w] = _COMPUTING
             computing += 1
             left[w] = work[w] * jitter[drawn]
-            held_up[w] = doubled[w] * max(delay + deviations[drawn], 0.0)
+            held_up[w] = delayed[w] * max(delay + deviations[drawn], 0.0)
             drawn += 1
         elif phase[w] == _COMPUTING:
             computing -= 1

@@ -268,6 +268,128 @@ def calibration(results: StudyResults) -> Table:
     return Table(table, headings, formats | {"difference": "{:+.3f}"})
 
 
+def faults(results: StudyResults) -> Table:
+    """What our runs say of each fault found in the paper: rows of `fault`, `quantity`, `value`.
+
+    NaN where a thinned preset has no such cell.
+    """
+    rows = [
+        *_compensation_faults(results),
+        *_process_count_faults(results),
+        *_nesterov_faults(results),
+        *_saturation_faults(results),
+        *_one_worker_faults(results),
+    ]
+    table = pd.DataFrame(rows, columns=["fault", "quantity", "value"])
+    return Table(table, {"fault": "fault", "quantity": "", "value": ""}, {"value": "{:.3g}"})
+
+
+_Rows = list[tuple[str, str, float]]
+
+
+def _compensation_faults(results: StudyResults) -> _Rows:
+    apart = aliased_equals_off(results)
+    differences = apart[["final_test_accuracy_difference", "final_test_loss_difference"]].abs()
+    printed = published_compensation(results)
+    both = (printed["off"] > NO_CONVERGENCE) & (printed["test_accuracy_percent"] > NO_CONVERGENCE)
+    change = (printed["test_accuracy_percent"] - printed["off"]).abs()[both]
+    off = table2_runs(results).query("delayed == 'one' and partition == 'labels'")
+    seeds = off.groupby(TABLE2_KEYS)["accuracy"].apply(_mean_distance)
+    return [
+        ("compensation", "runs compared", len(apart)),
+        ("compensation", "runs that differ", int((differences > 0).any(axis=1).sum())),
+        ("compensation", "largest difference", differences.max(axis=None)),
+        ("compensation", "printed change, points", change.mean()),
+        ("compensation", "distance of two seeds, points", seeds.mean()),
+    ]
+
+
+def _mean_distance(values: pd.Series) -> float:
+    """Between two seeds, on average over all pairs; NaN of one."""
+    array = values.to_numpy()
+    pairs = np.abs(array[:, None] - array[None])[np.triu_indices(len(array), 1)]
+    return float(pairs.mean()) if len(pairs) else np.nan
+
+
+def _process_count_faults(results: StudyResults) -> _Rows:
+    """Milliseconds a gradient takes beside the delay, by the printed wall times, were there 2
+    workers or 3: n times the time between updates, less the delay. It should not depend on it."""
+    simulated = results.staleness.query("simulation == 'calibration'")
+    walls = results.published("lamour2023_wall_times").query("workers == 2")
+    between = 1_000 * walls["wall_seconds"] / simulated["arrivals"].iloc[0]
+    rows: _Rows = []
+    for workers in (2, 3):
+        beside_delay = workers * between - walls["delay_ms"]
+        rows += [
+            ("processes", f"{workers} workers, least ms", beside_delay.min()),
+            ("processes", f"{workers} workers, most ms", beside_delay.max()),
+        ]
+    return rows
+
+
+def _nesterov_faults(results: StudyResults) -> _Rows:
+    keys = ["workers", "partition", "momentum"]
+    runs = in_percent(results.grid("nesterov"))
+    means = runs.groupby([*keys, "nesterov"])["accuracy"].mean().unstack().dropna()
+    printed = results.published("lamour2023_table2")
+    printed = printed.query("mode == 'async' and delayed_workers == 'one' and delay_ms == 90")
+    # The printed cells have momentum 0.9.
+    printed = printed.assign(momentum=0.9).set_index(keys)["test_accuracy_percent"]
+    beside = means.join(printed, how="inner")
+    return [
+        ("nesterov", "cells", len(means)),
+        ("nesterov", "largest difference, points", (means[True] - means[False]).abs().max()),
+        *(
+            ("nesterov", f"distance of {name} from the printed, points", distance.mean())
+            for kind, name in ((False, "heavy-ball"), (True, "Nesterov"))
+            for distance in [(beside[kind] - beside["test_accuracy_percent"]).abs()]
+        ),
+    ]
+
+
+def _saturation_faults(results: StudyResults) -> _Rows:
+    """With 10 workers: what delays do to the wall time and to the longest staleness."""
+    walls = calibration(results).frame.query("workers == 10").set_index("delay_ms")
+    rows: _Rows = []
+    for column, name in (
+        ("wall_seconds", "printed"),
+        ("authors_mean", "authors"),
+        ("ideal_mean", "ideal"),
+    ):
+        ratio = walls[column][90] / walls[column][30]
+        rows.append(("saturation", f"time at 90 ms over 30 ms, {name}", ratio))
+    staleness = results.staleness.query("simulation == 'staleness'")
+    for saturated, name in ((True, "authors"), (False, "ideal")):
+        here = staleness[(staleness["machine_ms"] > 0) == saturated]
+        who = here["delayed"].where(here["delay_ms"] > 0, "none")
+        means = here.groupby(who)[["seconds", "largest"]].mean()
+        ratio = means["seconds"]["one"] / means["seconds"]["none"]
+        rows.append(("saturation", f"time with worker 1 slow over no delay, {name}", ratio))
+        for delayed, case in (("none", "no delay"), ("one", "worker 1 slow")):
+            largest = means["largest"][delayed]
+            rows.append(("saturation", f"largest staleness, {name}, {case}", largest))
+    return rows
+
+
+def _one_worker_faults(results: StudyResults) -> _Rows:
+    """The code's delay on 'one' worker beside what the words say, at 90 ms."""
+    simulated = results.staleness.query("simulation == 'one_worker'")
+    seconds = simulated.groupby(["workers", "delayed"])["seconds"].mean()
+    rows: _Rows = [
+        ("one", f"simulated seconds, {workers} workers, {delayed}", value)
+        for (workers, delayed), value in seconds.items()
+    ]
+    keys = ["workers", "partition"]
+    cells = table2_cells(results).query("delayed_workers == 'one' and delay_ms == 90")
+    cells = cells.set_index(keys)[["mean", "published"]]
+    only = in_percent(results.grid("only")).groupby(keys)["accuracy"].mean().rename("only")
+    for (workers, partition), cell in cells.join(only, how="inner").iterrows():
+        for column, name in (("published", "printed"), ("mean", "one"), ("only", "only")):
+            quantity = f"accuracy, {workers} workers, split {partition}, {name}"
+            rows.append(("one", quantity, cell[column]))
+    return rows
+
+
 MODELS = {"lenet5": "LeNet-5", "large_cnn": "larger model"}
 _MODELS_KEYS = ["problem", "mode", "workers"]
 
