@@ -18,6 +18,7 @@ from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.compute_times import Exponential
 from stalegrad.partitions import IndependentOrder
+from stalegrad.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.rules.adam import Adam
@@ -113,6 +114,12 @@ def test_virtual_iterates(rule, once):
     keys = {"workers": 4, "slowest": 20.0, "compute_time": Exponential(), "answers_once": once}
     found = trace(load(CHAIN), cluster_run(rule, **keys))
     assert found.error.max() <= 1e-10
+    read, version = cluster_run(rule, **keys).schedule.read_version, 40
+    flying = (read < version) & (np.arange(len(read)) >= version)  # begun, and yet to arrive
+    terms = found.steps[flying, None] * found.gradients[flying]
+    assert len(terms) == 3 + once  # the fourth worker has just been served, and begins at x_k
+    assert found.promised_squares[version] == pytest.approx((terms**2).sum(), rel=1e-12)
+    assert found.step_squares[version] == pytest.approx((found.steps[flying] ** 2).sum())
     assert np.linalg.norm(found.weights - found.virtual, axis=1)[1:-10].min() > 1e-6
     # When the last has arrived nothing is left in flight.
     assert found.virtual[-1] == pytest.approx(found.weights[-1], abs=1e-12)
@@ -132,3 +139,50 @@ def test_slope_and_tuning():
         {"k": [1] * 4, "lr": [0.1, 0.1, 0.2, 0.2], "error": [1.0, 3.0, 1.5, np.inf]}
     )
     assert tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """The cells of the study as published, by grid."""
+    return Plan.load({"preset": "paper", "studies": ["mishchenko2022"]}).grids["mishchenko2022"]
+
+
+def test_the_number_of_updates_begins_where_the_theorems_say_something(cells):
+    """Their bounds, all constants 1, are below the error at the start at the smallest K (and at
+    the K of `slowing`), so that noise and K were not chosen by what came out."""
+    shown = {(c.problem, c.epochs) for c in cells["horizon"] + cells["slowing"] + cells["once"]}
+    assert {problem.noise for problem, _ in shown} == {0.1, 1.0}
+    workers = 16
+    for problem, epochs in shown:
+        known, updates = problem.constants(), epochs * problem.epoch_samples
+        sigma, smooth = known["noise"], known["smoothness"]
+        start = load(problem).metrics(torch.zeros(problem.dimension), None, None)
+        if problem.penalty == "geman_mcclure":
+            excess, error = float(start["loss"]), float(start["gradient_square"])
+            noisy = sigma * np.sqrt(smooth * excess / updates)
+            silent = workers * smooth * excess / updates
+        elif problem.strong_convexity == 0:
+            error, distance = float(start["excess_loss"]), known["distance_at_start"]
+            noisy = sigma * distance / np.sqrt(updates)
+            silent = workers * smooth * distance**2 / updates
+        else:
+            error, modulus = float(start["excess_loss"]), problem.strong_convexity
+            noisy = sigma**2 / (modulus * updates)
+            silent = error * np.exp(-modulus * updates / (smooth * workers))
+        assert noisy + silent < error, problem
+
+
+def test_the_longest_delay_is_fixed_while_workers_grow(cells):
+    longest = {}
+    for name in ("workers", "workers_fixed_delay", "workers_fixed_delay_strongly"):
+        for cell in cells[name]:
+            if (key := (name, cell.cluster.workers)) not in longest:
+                order = IndependentOrder(1, cell.problem.epoch_samples, 1, 1)
+                schedule = cell.cluster.simulate(order.workload(cell.epochs), None)
+                longest[key] = schedule.staleness_before.max() + 1
+            assert cell.rule.concurrency == cell.cluster.workers
+    fixed = [delay for (name, _), delay in longest.items() if name != "workers"]
+    # A delay is a whole number of rounds of the other workers, hence not quite the same.
+    assert len(fixed) == 12 and min(fixed) >= 1271 and max(fixed) <= 1.05 * 1271
+    assert longest["workers", 64] > 20 * longest["workers", 4]
+    assert longest["workers", 128] == 127  # the slow worker's first is not among the updates

@@ -44,6 +44,7 @@ ENGINE = (
     "problems/__init__.py",
     "problems/_images.py",
     "problems/_network.py",
+    "problems/_synthetic.py",
     "rules/__init__.py",
     "backends/__init__.py",
     "backends/vmap.py",

@@ -116,7 +116,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
     The runs must share rule class, minibatch size and arrivals per update. Where they differ in
     the number of arrivals, those with fewer start later, so that all end together.
     """
-    steps = _align(runs, state.epoch, task.train[0])
+    steps = _align(runs, state.epoch, task.train[0], backend.fetches)
     rule = type(runs[0].rule)
     numbers = _stack_numbers([run.rule for run in runs], state.weights)
     factors = _stack_factors(runs, steps, state.weights)
@@ -188,7 +188,7 @@ class _Steps:
     no_update: np.ndarray  # [n]
 
 
-def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
+def _align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> _Steps:
     device = inputs.device
     bounds = [run.stretch(epoch) for run in runs]
     lengths = np.array([stop - first for first, stop in bounds])
@@ -197,7 +197,7 @@ def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
     index = np.zeros(shape, np.int64)
     active, updated = np.zeros(shape, bool), np.zeros(shape, bool)
     read, write = np.full(shape, CURRENT), np.full(shape, CURRENT)
-    groups = _alike(runs, bounds, inputs[0].numel())
+    groups = _alike(runs, bounds, inputs[0].numel(), 0 if fetched else _WORTH_A_CALL)
     samples = np.zeros((len(groups), count, runs[0].order.batch_size), np.int64)
     for row, (run, (first, stop)) in enumerate(zip(runs, bounds, strict=True)):
         here, chosen = slice(first, stop), np.s_[row, count - (stop - first) :]
@@ -230,15 +230,18 @@ def _align(runs: list[Run], epoch: int, inputs: Tensor) -> _Steps:
     )
 
 
-# To fetch a minibatch once for a group of runs costs a call, about as much as fetching so many
-# numbers does; where less is saved, every run fetches its own.
+# Where a backend does not fetch minibatches itself, to fetch one for a group of runs costs a call,
+# about as much as fetching so many numbers does; where less is saved, every run fetches its own.
 _WORTH_A_CALL = 1 << 15
 
 
-def _alike(runs: list[Run], bounds: list[tuple[int, int]], sample_size: int) -> list[slice]:
+def _alike(
+    runs: list[Run], bounds: list[tuple[int, int]], sample_size: int, worth: int
+) -> list[slice]:
     """Neighbouring runs whose minibatches are the same throughout, as slices that cover all.
 
-    sample_size: numbers in a sample. Every run is its own where sharing does not pay.
+    sample_size: numbers in a sample; worth: as many must be saved for each group, or every run is
+    its own.
     """
     starts = [0]
     for row in range(1, len(runs)):
@@ -253,7 +256,7 @@ def _alike(runs: list[Run], bounds: list[tuple[int, int]], sample_size: int) -> 
         if not same:
             starts.append(row)
     saved = (len(runs) - len(starts)) * runs[0].order.batch_size * sample_size
-    if saved < len(starts) * _WORTH_A_CALL:
+    if saved < len(starts) * worth:
         starts = list(range(len(runs)))
     return [slice(a, b) for a, b in itertools.pairwise([*starts, len(runs)])]
 

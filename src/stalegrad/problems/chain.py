@@ -8,6 +8,7 @@ from pydantic import Field
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
+from stalegrad.problems._synthetic import synthetic_task
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -125,23 +126,23 @@ class Chain:
             padded = torch.cat([first, x, last], dim=-1)
             return padded[..., :-1] - padded[..., 1:]
 
-        def value(x: "Tensor") -> "Tensor":
-            r2 = links(x).square()
+        def value(x: "Tensor", r: "Tensor") -> "Tensor":
+            r2 = r.square()
             phi = r2 / 2 if square else r2 / (2 * (1 + r2))
-            return scale * phi.sum(dim=-1) + mu / 2 * x.square().sum(dim=-1)
+            values = scale * phi.sum(dim=-1)
+            return values + mu / 2 * x.square().sum(dim=-1) if mu else values
 
-        def slope(x: "Tensor") -> "Tensor":
-            r = links(x)
+        def slope(x: "Tensor", r: "Tensor") -> "Tensor":
             slopes = r if square else r / (1 + r.square()).square()
             pulled = scale * (slopes[..., 1:] - slopes[..., :-1])
             return pulled + mu * x if mu else pulled
 
         def loss(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> "Tensor":
-            return value(weights) + inputs.mean(dim=0) @ weights
+            return value(weights, links(weights)) + inputs.mean(dim=0) @ weights
 
         def gradients(weights: "Tensor", inputs: "Tensor", targets: "Tensor"):
-            noise = inputs.mean(dim=-2).unsqueeze(-2)
-            return slope(weights) + noise, value(weights) + (noise * weights).sum(dim=-1)
+            noise, r = inputs.mean(dim=-2).unsqueeze(-2), links(weights)
+            return slope(weights, r) + noise, value(weights, r) + (noise * weights).sum(dim=-1)
 
         if square:
             curvature = torch.from_numpy(self.curvature()).to(device)
@@ -152,7 +153,9 @@ class Chain:
             it; else f, whose least value is at least 0."""
             exact = weights.double()
             if not square:
-                return {"loss": value(exact), "gradient_square": slope(exact).square().sum()}
+                r = links(exact)
+                down = slope(exact, r)
+                return {"loss": value(exact, r), "gradient_square": down @ down}
             away = exact - solution
             down = curvature @ away
             return {"excess_loss": away @ down / 2, "gradient_square": down @ down}
@@ -160,14 +163,4 @@ class Chain:
         noise, kind = self.samples_of_noise()
         inputs = torch.from_numpy(noise).to(device, dtype)
         train = inputs, torch.from_numpy(kind).to(device)
-        return Task(
-            name="chain",
-            parameters=self.dimension,
-            initial_weights=lambda seed: torch.zeros(self.dimension, dtype=torch.float64),
-            loss=loss,
-            metrics=metrics,
-            train=train,
-            test=tuple(part[:1] for part in train),  # the metrics need no samples
-            options={},
-            gradients=gradients,
-        )
+        return synthetic_task("chain", self.dimension, loss, gradients, metrics, train)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
+from stalegrad.problems._synthetic import linear_gradients, linear_loss, synthetic_task
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -80,14 +81,6 @@ class LeastSquares:
         solution = torch.from_numpy(self.solution()).to(device)
         curvature = inputs.T @ inputs / len(targets)
 
-        def loss(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> "Tensor":
-            return (inputs @ weights - targets).square().mean() / 2
-
-        def gradients(weights: "Tensor", inputs: "Tensor", targets: "Tensor"):
-            residual = torch.matmul(weights, inputs.mT).sub_(targets.unsqueeze(-2))
-            losses = residual.square().mean(dim=-1) / 2
-            return torch.matmul(residual.div_(inputs.shape[-2]), inputs), losses
-
         def metrics(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> dict[str, "Tensor"]:
             """F - F* through the distance to the minimiser, which loses no digits near it."""
             away = weights.double() - solution
@@ -95,16 +88,8 @@ class LeastSquares:
             return {"excess_loss": away @ slope / 2, "gradient_square": slope @ slope}
 
         train = inputs.to(dtype), targets.to(dtype)
-        return Task(
-            name="least_squares",
-            parameters=self.dimension,
-            initial_weights=lambda seed: torch.zeros(self.dimension, dtype=torch.float64),
-            loss=loss,
-            metrics=metrics,
-            train=train,
-            test=tuple(part[:1] for part in train),  # the metrics need no samples
-            options={},
-            gradients=gradients,
+        return synthetic_task(
+            "least_squares", self.dimension, linear_loss, linear_gradients, metrics, train
         )
 
 

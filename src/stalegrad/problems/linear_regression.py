@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
+from stalegrad.problems._synthetic import linear_gradients, linear_loss, synthetic_task
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -77,33 +78,23 @@ class LinearRegression:
 
         solution = torch.from_numpy(self.solution()).to(device)
 
-        def loss(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> "Tensor":
-            return (inputs @ weights - targets).square().mean() / 2
-
-        def gradients(
-            weights: "Tensor", inputs: "Tensor", targets: "Tensor"
-        ) -> tuple["Tensor", "Tensor"]:
-            residual = weights @ inputs.mT - targets.unsqueeze(-2)
-            return residual @ inputs / inputs.shape[-2], residual.square().mean(dim=-1) / 2
-
         def metrics(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> dict[str, "Tensor"]:
             """test_loss, and error: |w - w_opt|^2 / |w_opt|^2, w_opt minimising the training loss.
 
             The error is 1 at the start.
             """
             exact = weights.double()
-            test_loss = loss(exact, inputs.double(), targets.double())
+            test_loss = linear_loss(exact, inputs.double(), targets.double())
             error = (exact - solution).square().sum() / solution.square().sum()
             return {"test_loss": test_loss, "error": error}
 
-        return Task(
-            name="linear_regression",
-            parameters=self.dimension,
-            initial_weights=lambda seed: torch.zeros(self.dimension, dtype=torch.float64),
-            loss=loss,
-            metrics=metrics,
-            train=tensors(slice(None, self.train_samples)),
-            test=tensors(slice(self.train_samples, None)),
-            options={},
-            gradients=gradients,
+        train, test = slice(None, self.train_samples), slice(self.train_samples, None)
+        return synthetic_task(
+            "linear_regression",
+            self.dimension,
+            linear_loss,
+            linear_gradients,
+            metrics,
+            tensors(train),
+            tensors(test),
         )

@@ -1,0 +1,51 @@
+"""What problems on made-up data have in common: they start at 0, and their gradient is known."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stalegrad.problems import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def synthetic_task(
+    name: str,
+    dimension: int,
+    loss: Callable[["Tensor", "Tensor", "Tensor"], "Tensor"],
+    gradients: Callable[["Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]],
+    metrics: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]],
+    train: tuple["Tensor", "Tensor"],
+    test: tuple["Tensor", "Tensor"] | None = None,
+) -> Task:
+    """The task whose weights [dimension] start at 0, whatever the seed.
+
+    loss, gradients, metrics, train, test: as in `Task`; without `test` the metrics need no samples.
+    """
+    import torch
+
+    return Task(
+        name=name,
+        parameters=dimension,
+        initial_weights=lambda seed: torch.zeros(dimension, dtype=torch.float64),
+        loss=loss,
+        metrics=metrics,
+        train=train,
+        test=test or tuple(part[:1] for part in train),
+        options={},
+        gradients=gradients,
+    )
+
+
+def linear_loss(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+    """Half the mean squared residual of a linear model: weights [d], inputs [B, d], targets [B]."""
+    return (inputs @ weights - targets).square().mean() / 2
+
+
+def linear_gradients(
+    weights: "Tensor", inputs: "Tensor", targets: "Tensor"
+) -> tuple["Tensor", "Tensor"]:
+    """Gradients [..., R, d] and losses [..., R] of `linear_loss`, as `Task.gradients` says."""
+    residual = (weights @ inputs.mT).sub_(targets.unsqueeze(-2))
+    losses = residual.square().mean(dim=-1) / 2
+    return residual.div_(inputs.shape[-2]) @ inputs, losses
