@@ -16,13 +16,14 @@ import pytest
 import torch
 from helpers import small_cell
 
-from stalegrad import bundles, files
+from stalegrad import bundles, files, memory, replay
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.errors import ConfigError, DataError
 from stalegrad.files import provenance_path
+from stalegrad.problems.lenet5 import LeNet5
 
 COLUMNS = [
     *("run", "epoch", "updates", "simulated_seconds", "mean_staleness", "max_staleness"),
@@ -330,6 +331,103 @@ def assert_starts_again(bundle: Bundle, tmp_path: Path, place: Place, capsys) ->
     assert "out.csv.checkpoint.npz" in note
     assert len(told) == 3
     assert again == trained(bundle, tmp_path / "b", place)
+
+
+# ---- memory ----
+
+PARAMETERS = LeNet5.network.parameters
+
+
+def megabytes_of(state) -> float:
+    return sum(tensor.nbytes for tensor in state.tensors().values()) / 1e6
+
+
+def with_free(monkeypatch, megabytes: float) -> list[float]:
+    """Let so much be had; what the states begun and not yet done hold is noted after each epoch."""
+    monkeypatch.setattr(memory, "free_megabytes", lambda device: megabytes / memory.SHARE)
+    held = []
+    advance = bundles._in_memory
+
+    def noting(parts, *rest):
+        held.append(sum(megabytes_of(part.state) for part in parts if part.state))
+        return advance(parts, *rest)
+
+    monkeypatch.setattr(bundles, "_in_memory", noting)
+    return held
+
+
+def peaks(data_folder):
+    task = MIXED.cells[0].problem.load(data_folder, torch.device("cpu"), torch.float32)
+    planned = bundles.plan_runs(list(MIXED.cells), task.train[1].numpy())
+    return [memory.need(task, [p.run]).peak for p in planned]
+
+
+def test_bundle_that_does_not_fit_is_trained_piece_by_piece(tmp_path, place, monkeypatch):
+    whole = trained(MIXED, tmp_path / "whole", place)
+    room = 1.5 * max(peaks(place.data_folder))
+    held = with_free(monkeypatch, room)
+    assert trained(MIXED, tmp_path / "pieces", place) == whole
+    assert max(held) <= room
+    assert len(held) > 3  # more rounds than there are epochs
+
+
+def test_runs_stepped_together_are_cut_to_what_fits(tmp_path, place, monkeypatch, lockstep):
+    whole = pd.read_csv(_written(trained(MIXED, tmp_path / "whole", place), tmp_path))
+    together = []
+    real = replay.advance
+
+    def counting(task, runs, state, backend):
+        together.append(len(runs))
+        return real(task, runs, state, backend)
+
+    monkeypatch.setattr(replay, "advance", counting)
+    with_free(monkeypatch, 2.5 * max(peaks(place.data_folder)))
+    cut = pd.read_csv(_written(trained(MIXED, tmp_path / "cut", place), tmp_path))
+    assert max(together) == 2
+    pd.testing.assert_frame_equal(cut, whole, rtol=1e-4)
+
+
+def _written(content: bytes, folder):
+    path = folder / "copy.csv"
+    path.write_bytes(content)
+    return path
+
+
+def test_pieces_go_on_after_an_interrupt(tmp_path, place, monkeypatch):
+    whole = trained(MIXED, tmp_path / "whole", place)
+    with_free(monkeypatch, 1.5 * max(peaks(place.data_folder)))
+    told = []
+
+    def report(progress):
+        told.append(progress.done)
+        if len(told) == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_bundle(MIXED, tmp_path / "a" / "out.csv", place, report)
+    first = []
+    resumed = trained(MIXED, tmp_path / "a", place, report=lambda p: first.append(p.done))
+    assert resumed == whole
+    assert first[0] > told[0]  # not from the beginning
+
+
+def test_run_alone_that_does_not_fit_names_the_cell(tmp_path, place, monkeypatch):
+    cell = small_cell(cluster__delay=7)
+    with_free(monkeypatch, 3.0)
+    with pytest.raises(ConfigError) as refused:
+        train_bundle(Bundle((cell,)), tmp_path / "out.csv", place)
+    said = str(refused.value)
+    assert said.startswith(f"cell {cell.hash} (") and "one run takes about" in said
+    snapshots = 7 * PARAMETERS * 4 / 1e6
+    assert f"{snapshots:,.0f} of them for the weights" in said and "3 can be had" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_does_not_say_limits_nothing(tmp_path, place, monkeypatch):
+    monkeypatch.setattr(memory, "free_megabytes", lambda device: None)
+    bundle = Bundle(MIXED.cells[:2])
+    assert trained(bundle, tmp_path / "a", place)
+    assert bundles._in_memory([], [], math.inf, 2) == []
 
 
 # ---- nothing half-written ----

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import stalegrad
-from stalegrad import replay
+from stalegrad import memory, replay
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
@@ -103,6 +103,9 @@ def train_bundle(
 
     weights: write here (npz) the array `weights` [rows, P] (float32), those of each row.
 
+    Runs that do not fit into memory side by side are trained one after another. Raises ConfigError
+    where one run alone does not fit.
+
     The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
     time; a call that finds it goes on from there. All files are written beside their place and
     renamed. Where another process is at the same output, this one waits for it, and has nothing
@@ -112,7 +115,9 @@ def train_bundle(
     with one_torch_thread(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
-        plans = _plan_parts(bundle, task, backend)
+        free = memory.free_megabytes(device)
+        room = math.inf if free is None else memory.SHARE * free
+        plans = _plan_parts(bundle, task, backend, room)
         before = is_trained(output)
         with held(output, wait=True):
             if is_trained(output) and not before:
@@ -121,11 +126,11 @@ def train_bundle(
                 output, bundle, f"{backend.name} on {device.type}", weights is not None
             )
             begun, seconds = checkpoint.read(plans, device) or (
-                [_begin(task, backend, bundle, plan, weights is not None) for plan in plans],
+                [Part.of(plan, weights is not None) for plan in plans],
                 0.0,
             )
             parts, clock, saving = begun, time.monotonic(), _Saving(checkpoint)
-            for parts in _epochs(task, backend, begun, place.threads):
+            for parts in _epochs(task, backend, bundle, begun, room, place.threads):
                 spent = seconds + time.monotonic() - clock
                 if report:
                     report(_progress(bundle, parts, spent))
@@ -149,17 +154,22 @@ def train_bundle(
 
 
 def _epochs(
-    task: Task, backend: Backend, parts: list["Part"], threads: int
+    task: Task, backend: Backend, bundle: Bundle, parts: list["Part"], room: float, threads: int
 ) -> Iterator[list["Part"]]:
-    """The parts after each epoch, until all are done."""
+    """The parts after each epoch, until all are done; as many at once as `room` megabytes hold."""
+    needs = [memory.need(task, [p.run for p in part.planned]) for part in parts]
     with ThreadPoolExecutor(max_workers=threads) as pool:
         while not all(part.done for part in parts):
-            advancing = [pool.submit(_advance, task, backend, part) for part in parts]
+            advancing = {
+                i: pool.submit(_advance, task, backend, bundle, parts[i])
+                for i in _in_memory(parts, needs, room, threads)
+            }
             try:
-                parts = [each.result() for each in advancing]
+                advanced = {i: each.result() for i, each in advancing.items()}
             except BaseException:  # an interrupt need not wait for what has not begun
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+            parts = [advanced.get(i, part) for i, part in enumerate(parts)]
             yield parts
 
 
@@ -217,38 +227,50 @@ def _order(cell: Cell, targets: np.ndarray) -> Order:
 class Part:
     """Runs of a bundle that are stepped together, between two epochs.
 
-    planned: all of them; alive: which have not diverged; state: of those alive; rows: of the
-    history so far; kept: the weights [P] that belong to each row, or None where none are kept.
+    planned: all of them; alive: which have not diverged; state: of those alive, None before the
+    beginning; rows: of the history so far; kept: the weights [P] that belong to each row, or None
+    where none are kept.
     """
 
     planned: tuple[Planned, ...]
-    state: State
+    state: State | None
     alive: tuple[bool, ...]
     rows: tuple[dict[str, Any], ...]
     kept: tuple[np.ndarray, ...] | None = None
 
+    @classmethod
+    def of(cls, planned: tuple[Planned, ...], keep: bool) -> "Part":
+        """Not yet begun."""
+        return cls(planned, None, (True,) * len(planned), (), () if keep else None)
+
     @property
     def done(self) -> bool:
-        return not any(self.alive) or self.state.epoch == len(self.planned[0].run.stops)
+        return not any(self.alive) or self.stops == len(self.planned[0].run.stops)
+
+    @property
+    def stops(self) -> int:
+        """Epochs (or stretches of one) done."""
+        return self.state.epoch if self.state else 0
 
     @property
     def running(self) -> list[Planned]:
         return [p for p, alive in zip(self.planned, self.alive, strict=True) if alive]
 
 
-def _begin(
-    task: Task, backend: Backend, bundle: Bundle, planned: tuple[Planned, ...], keep: bool
-) -> Part:
+def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     """The part before its first arrival, recorded where the bundle says so."""
-    state = replay.start(task, [p.run for p in planned])
-    part = Part(planned, state, (True,) * len(planned), (), () if keep else None)
+    part = replace(part, state=replay.start(task, [p.run for p in part.planned]))
     if bundle.per_epoch is None:
         return part
-    return _recorded(part, state, [math.nan] * len(planned), [True] * len(planned), backend)
+    runs = len(part.planned)
+    return _recorded(part, part.state, [math.nan] * runs, [True] * runs, backend)
 
 
-def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Planned, ...]]:
-    """The bundle cut into what is stepped together: runs that can be, as many as the backend likes.
+def _plan_parts(
+    bundle: Bundle, task: Task, backend: Backend, room: float
+) -> list[tuple[Planned, ...]]:
+    """The bundle cut into what is stepped together: runs that can be, as many as the backend likes
+    and as fit into `room` megabytes.
 
     The cut never depends on the number of threads, so that these do not decide a byte.
     """
@@ -258,15 +280,44 @@ def _plan_parts(bundle: Bundle, task: Task, backend: Backend) -> list[tuple[Plan
     in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
     for _, cells in itertools.groupby(in_order, lockstep_key):
         planned = plan_runs(list(cells), targets, bundle.per_epoch or 1)
-        size = backend.runs_at_once or len(planned)
+        size = min(backend.runs_at_once or len(planned), _fitting(task, planned, room))
         parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]
     return parts
 
 
-def _advance(task: Task, backend: Backend, part: Part) -> Part:
+def _fitting(task: Task, planned: list[Planned], room: float) -> int:
+    """How many of these runs fit into `room` megabytes together, each taken for the largest."""
+    largest = max(planned, key=lambda p: p.run.snapshots.slots)
+    need = memory.need(task, [largest.run])
+    if need.peak > room:
+        raise ConfigError(
+            f"cell {largest.cell.hash} ({json.dumps(largest.cell.columns())}): one run takes about "
+            f"{need.peak:,.0f} megabytes, {need.snapshots:,.0f} of them for the weights that its "
+            f"gradients in flight were computed at, and {room:,.0f} can be had; train it where "
+            f"there is more memory, or lower its delay or its minibatch."
+        )
+    return len(planned) if math.isinf(room) else int(room // need.peak)
+
+
+def _in_memory(parts: list[Part], needs: list[memory.Need], room: float, threads: int) -> list[int]:
+    """Numbers of the parts to advance next: in order, those not done that fit side by side."""
+    chosen: list[int] = []
+    held, steps = 0.0, [0.0]
+    for i, (part, need) in enumerate(zip(parts, needs, strict=True)):
+        if part.done:
+            continue
+        held += need.held
+        steps = sorted([*steps, need.step], reverse=True)[:threads]
+        if chosen and held + sum(steps) > room:
+            break
+        chosen.append(i)
+    return chosen
+
+
+def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     """The part one epoch on; runs that are no longer finite have left it."""
-    if part.done:
-        return part
+    if part.state is None:
+        part = _begin(task, backend, bundle, part)
     here = part.running
     state, losses = replay.advance(task, [p.run for p in here], part.state, backend)
     finite = torch.isfinite(state.weights).all(dim=1).tolist()
@@ -280,7 +331,9 @@ def _advance(task: Task, backend: Backend, part: Part) -> Part:
         state = state.keep([i for i, survived in enumerate(survives) if survived])
     remaining = iter(survives)
     alive = tuple(alive and next(remaining) for alive in part.alive)
-    return replace(part, state=state, alive=alive)
+    part = replace(part, state=state, alive=alive)
+    # What is done makes room for others.
+    return replace(part, state=state.keep([])) if part.done else part
 
 
 def _recorded(
@@ -342,11 +395,11 @@ def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], n
 
 
 def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
-    done = sum(part.state.epoch * len(part.planned) for part in parts if not part.done)
+    done = sum(part.stops * len(part.planned) for part in parts if not part.done)
     done += sum(len(p.run.stops) for part in parts if part.done for p in part.planned)
     total = sum(len(p.run.stops) for part in parts for p in part.planned)
-    at_start = 0 if bundle.per_epoch is None else len(bundle.cells)
-    computed = sum(len(part.rows) for part in parts) - at_start
+    at_start = [p for part in parts if bundle.per_epoch and part.state for p in part.planned]
+    computed = sum(len(part.rows) for part in parts) - len(at_start)
     return Progress(done, total, computed, seconds, bundle, parts)
 
 
@@ -365,29 +418,31 @@ class Checkpoint:
 
     identity: all that must agree for it to be gone on from: the bundle, backend and kind of device,
     PyTorch, and the code that decides a result.
+    weights: those of each row of the history are kept too.
     """
 
     path: Path
     identity: str
+    weights: bool
 
     @classmethod
     def beside(cls, output: Path, bundle: Bundle, backend: str, keep: bool) -> "Checkpoint":
         identity = f"{bundle.hash} {backend}{' with weights' if keep else ''}"
         identity += f", torch {torch.__version__}, code {_code(bundle)}"
-        return cls(output.with_name(output.name + ".checkpoint.npz"), identity)
+        return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
     def write(self, parts: list[Part], seconds: float) -> None:
         about = {
             "identity": self.identity,
             "seconds": seconds,
-            "epochs": [part.state.epoch for part in parts],
+            "epochs": [part.stops for part in parts],
             "alive": [part.alive for part in parts],
             "rows": [part.rows for part in parts],
         }
         arrays = {
             f"{i}/{name}": tensor.cpu().numpy()
             for i, part in enumerate(parts)
-            if not part.done
+            if part.state and not part.done
             for name, tensor in part.state.tensors().items()
         }
         kept = {f"kept/{i}": np.stack(part.kept) for i, part in enumerate(parts) if part.kept}
@@ -404,13 +459,15 @@ class Checkpoint:
                 about = json.loads(str(arrays["about"]))
                 if about["identity"] != self.identity:
                     raise ValueError(f"it is of {about['identity']}, not of {self.identity}")
+                if [len(alive) for alive in about["alive"]] != [len(plan) for plan in plans]:
+                    raise ValueError("it was cut otherwise, for another amount of memory")
                 parts = [
                     Part(
                         planned,
                         self._state(arrays, i, about["epochs"][i], device),
                         tuple(about["alive"][i]),
                         tuple(about["rows"][i]),
-                        tuple(arrays[f"kept/{i}"]) if f"kept/{i}" in arrays else None,
+                        self._kept(arrays, i),
                     )
                     for i, planned in enumerate(plans)
                 ]
@@ -424,8 +481,15 @@ class Checkpoint:
             return None
         return parts, about["seconds"]
 
+    def _kept(self, arrays, part: int) -> tuple[np.ndarray, ...] | None:
+        if not self.weights:
+            return None
+        return tuple(arrays[f"kept/{part}"]) if f"kept/{part}" in arrays else ()
+
     @staticmethod
-    def _state(arrays, part: int, epoch: int, device: torch.device) -> State:
+    def _state(arrays, part: int, epoch: int, device: torch.device) -> State | None:
+        if not epoch:
+            return None
         prefix = f"{part}/"
         tensors = {
             name.removeprefix(prefix): torch.from_numpy(arrays[name]).to(device)

@@ -176,13 +176,12 @@ class Bundle:
         return _digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
-        """Memory a job with this bundle may take: PyTorch and the data, and what each run holds.
+        """Memory a job with this bundle may take: PyTorch and the data, what each run holds, and
+        all of that once more while a checkpoint is written.
 
-        A run holds its weights, gradient and rule state (six times the weights at most here), the
-        weights kept for gradients in flight, and all of it once more while a checkpoint is written.
+        To be asked for before it starts; what replay then takes is told by `stalegrad.memory`.
         """
-        runs = sum(_megabytes(c) + 6 * c.problem.parameters() * 4 / 1e6 for c in self.cells)
-        return math.ceil(1_000 + 2 * runs)
+        return math.ceil(1_000 + 2 * sum(map(_megabytes, self.cells)))
 
     def core_seconds(self) -> float:
         """About how long one core trains this: to weigh jobs against each other, no more.
@@ -360,20 +359,23 @@ def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
     """Distinct runs cut into bundles, those that can be stepped together side by side.
 
     A bundle holds runs of one problem, at most `bundle_size` (of small problems, times as many as
-    are stepped at once), and fewer where the weights kept for gradients in flight would on average
-    take more than `bundle_memory` megabytes.
+    are stepped at once), and fewer where they would take more than `bundle_memory` megabytes.
+    Raises ConfigError where one run alone does.
     """
     distinct = list({cell.hash: cell for cell in cells}.values())
     out: list[Bundle] = []
     for problem in dict.fromkeys(cell.problem for cell in distinct):
         alike = [cell for cell in distinct if cell.problem == problem]
         alike.sort(key=lambda cell: (lockstep_key(cell), _megabytes(cell)))
-        memory = sum(map(_megabytes, alike))
+        needs = [_megabytes(cell) for cell in alike]
+        _check_largest(max(alike, key=_megabytes), preset)
         size = preset.bundle_size * runs_in_step(problem.parameters())
-        count = max(math.ceil(len(alike) / size), 1)
-        count = max(count, math.ceil(memory / preset.bundle_memory))
-        bounds = [len(alike) * i // count for i in range(count + 1)]
-        out += [Bundle(tuple(alike[a:b])) for a, b in itertools.pairwise(bounds) if a < b]
+        for count in range(math.ceil(len(alike) / size), len(alike) + 1):
+            bounds = [len(alike) * i // count for i in range(count + 1)]
+            cuts = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+            if max(sum(needs[cut]) for cut in cuts) <= preset.bundle_memory:
+                break
+        out += [Bundle(tuple(alike[cut])) for cut in cuts]
     return out
 
 
@@ -390,7 +392,19 @@ def _passes(cell: Cell) -> int:
 
 
 def _megabytes(cell: Cell) -> float:
-    return cell.cluster.in_flight() * cell.problem.parameters() * 4 / 1e6
+    """What a run holds: its weights, gradient and rule state (six times the weights at most here),
+    and the weights kept for gradients in flight."""
+    return (6 + cell.cluster.in_flight()) * cell.problem.parameters() * 4 / 1e6
+
+
+def _check_largest(cell: Cell, preset: Preset) -> None:
+    if _megabytes(cell) > preset.bundle_memory:
+        raise ConfigError(
+            f"preset '{preset.title}': 'bundle_memory' is {preset.bundle_memory}, but a run takes "
+            f"{_megabytes(cell):,.0f} megabytes with its {cell.cluster.in_flight()} gradients in "
+            f"flight (cell {cell.hash}: {json.dumps(cell.columns())}); allow more, or leave that "
+            f"cell out."
+        )
 
 
 @specs.spec

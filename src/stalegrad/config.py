@@ -77,7 +77,8 @@ class Preset(_Model):
     """`config/presets/<preset>.yaml`: defaults for every grid that does not set its own.
 
     seeds: how many seeds each cell is run with. bundle_size: runs trained together in one job.
-    bundle_memory: megabytes that the weights kept for gradients in flight may take in one job.
+    bundle_memory: megabytes that the runs of one job may hold: weights, rule state, and the weights
+    kept for gradients in flight.
     """
 
     title: str

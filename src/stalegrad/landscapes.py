@@ -307,7 +307,8 @@ def make_landscape(
         with np.load(recorded[1], allow_pickle=False) as arrays:
             weights = arrays["weights"]
         layout = lay_out(cell, history, weights)
-        identity = f"{cell.hash} {backend.name} {hashlib.sha256(weights.tobytes()).hexdigest()}"
+        identity = f"{cell.hash} {backend.name} on {device.type}, torch {torch.__version__}, "
+        identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}"
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
         store = Store(path, identity, len(layout.coefficients))
         like = torch.empty(0, dtype=torch.float32, device=device)

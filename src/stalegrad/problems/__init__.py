@@ -35,6 +35,7 @@ class Task:
     noise: random bytes N that a sample takes in training (dropout). `loss` then takes them, uint8
         [B, N], as a fourth argument; without them it is that of evaluation.
     test_chunk: test samples that are evaluated at once, which bounds the memory of activations.
+    activations: numbers that a sample becomes on its way to the loss.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     gradients: Callable[["Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]] | None = None
     noise: int = 0
     test_chunk: int = 2_000
+    activations: int = 0
 
 
 class Problem(Protocol):

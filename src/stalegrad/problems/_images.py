@@ -93,6 +93,7 @@ class ImageProblem:
             details=details if self.details else None,
             noise=self.network.noise,
             test_chunk=self.test_chunk,
+            activations=self.network.activations,
         )
 
 

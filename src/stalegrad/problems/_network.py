@@ -147,6 +147,11 @@ class Network:
         return sum(self.sizes)
 
     @cached_property
+    def activations(self) -> int:
+        """Numbers that a sample goes through, from the input to the output."""
+        return math.prod(self.input_shape) + sum(math.prod(out) for *_, out in self.walk())
+
+    @cached_property
     def noise(self) -> int:
         """Random bytes that a sample takes in training."""
         return sum(layer.noise(shape) for layer, shape, _ in self.walk())

@@ -461,7 +461,9 @@ def landscape(results: StudyResults) -> Table:
     table["landscape"] = table["landscape"].str.replace("_", " ")
     formats = dict.fromkeys(("loss_ratio", "largest_ratio"), "{:.2f}")
     shown = ("test_loss", "projected_test_loss", "test_accuracy", "projected_test_accuracy")
-    return Table(table, headings, formats | dict.fromkeys((*shown, "share_off_plane"), "{:.3f}"))
+    layout = table.assign(fitted=table["fitted"].map({True: "yes", False: "no"}))
+    formats |= dict.fromkeys((*shown, "share_off_plane"), "{:.3f}")
+    return Table(table, headings, formats, layout)
 
 
 def barriers(results: StudyResults) -> Table:

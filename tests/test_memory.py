@@ -1,0 +1,85 @@
+"""Memory, told before training: what a run holds, what a step takes, how bundles are cut to it.
+
+That training keeps to it is in test_bundles.py.
+"""
+
+import pytest
+import torch
+from helpers import small_cell
+
+from stalegrad import replay
+from stalegrad.bundles import plan_runs
+from stalegrad.cells import bundles
+from stalegrad.config import Preset
+from stalegrad.errors import ConfigError
+from stalegrad.memory import free_megabytes, need
+from stalegrad.problems.large_cnn import LargeCNN
+from stalegrad.problems.lenet5 import LeNet5
+
+PARAMETERS = LeNet5.network.parameters
+SERVER = {"name": "parameter_server", "workers": 4, "compute_ms": 5.0}
+
+
+def megabytes_of(state) -> float:
+    return sum(tensor.nbytes for tensor in state.tensors().values()) / 1e6
+
+
+def task_of(cell, data_folder):
+    return cell.problem.load(data_folder, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster__delay": 0},
+        {"cluster__delay": 7},
+        {"rule": {"name": "adam", "lr": 0.001}},
+        {"rule": {"name": "dc_asgd", "lr": 0.01, "compensation": 2.0, "adaptive": True}},
+        {"cluster": SERVER, "partition": "dataset"},
+        {"cluster": SERVER | {"synchronous": True}, "partition": "dataset"},
+    ],
+    ids=str,
+)
+def test_what_runs_hold_is_known_to_the_byte(changes, data_folder):
+    cell = small_cell(**changes)
+    task = task_of(cell, data_folder)
+    runs = [p.run for p in plan_runs([cell, small_cell(**changes, seed=2)], task.train[1].numpy())]
+    found = need(task, runs)
+    assert found.held == pytest.approx(megabytes_of(replay.start(task, runs)), rel=1e-12)
+    slots = max(run.snapshots.slots for run in runs)
+    assert found.snapshots == pytest.approx(2 * slots * PARAMETERS * 4 / 1e6)
+
+
+def test_step_counts_what_the_network_makes_of_a_minibatch(data_folder):
+    """784 numbers, 6 x 28 x 28 and 6 x 14 x 14 twice, ... by hand, in LeNet-5."""
+    first, second = 6 * 28 * 28 + 2 * 6 * 14 * 14, 16 * 10 * 10 + 2 * 16 * 5 * 5
+    assert LeNet5.network.activations == 784 + first + second + 2 * 120 + 2 * 84 + 10
+    assert LargeCNN.network.activations > 784 + 2 * 32 * 26 * 26 + 64 * 24 * 24
+    small, large = (small_cell(batch_size=size) for size in (20, 80))
+    task = task_of(small, data_folder)
+    needs = [need(task, [p.run]).step for p in plan_runs([small, large], task.train[1].numpy())]
+    assert needs[1] - needs[0] == pytest.approx(110 * LeNet5.network.activations * 4 / 1e6)
+
+
+def test_free_memory_is_told():
+    free = free_megabytes(torch.device("cpu"))
+    assert free is None or 1 < free < 1e8
+
+
+# ---- the plan ----
+
+
+def test_bundles_are_cut_to_the_memory_of_the_largest():
+    """(6 + 256) x 61,706 float32 are 64.7 MB a run; without delay, 1.7."""
+    cells = [small_cell(cluster__delay=256, epochs=50, seed=seed) for seed in range(1, 5)]
+    cells += [small_cell(cluster__delay=0, epochs=50, seed=seed) for seed in range(1, 5)]
+    made = bundles(cells, Preset(title="x", seeds=1, bundle_size=100, bundle_memory=140))
+    held = [sum((6 + c.cluster.delay) * PARAMETERS * 4 / 1e6 for c in b.cells) for b in made]
+    assert len(made) > 1 and max(held) <= 140
+    assert sorted(c.hash for b in made for c in b.cells) == sorted(c.hash for c in cells)
+
+
+def test_run_that_fits_no_bundle_is_refused():
+    cell = small_cell(cluster__delay=256, epochs=50)
+    with pytest.raises(ConfigError, match=f"'bundle_memory' is 60, .* 65 megabytes .*{cell.hash}"):
+        bundles([cell], Preset(title="x", seeds=1, bundle_size=4, bundle_memory=60))
