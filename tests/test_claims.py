@@ -16,6 +16,7 @@ from stalegrad.claims import (
     PARTLY,
     REPRODUCED,
     Finding,
+    beyond_chance,
     claim,
     claims_of,
     judge,
@@ -242,6 +243,27 @@ def test_share_interval_is_clopper_and_pearsons(held, count):
     failed = count - held
     assert low == pytest.approx(stats.beta.ppf(0.025, held, failed + 1) if held else 0.0)
     assert high == pytest.approx(stats.beta.ppf(0.975, held + 1, failed) if failed else 1.0)
+
+
+def test_beyond_chance_pairs_seeds_and_corrects_for_the_number_of_cells():
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((200, 6))
+    seeds = 100 * rng.standard_normal(6)  # common to both: a test without pairs would see nothing
+    before = pd.DataFrame(seeds + noise)
+    before.loc[0] += 20
+    before.loc[1] -= 20
+    after = pd.DataFrame(np.tile(seeds, (200, 1)))
+    found = beyond_chance(before, after)
+    assert found[0] == 1 and found[1] == -1
+    by_itself = stats.ttest_rel(before, after, axis=1).pvalue <= 0.05
+    assert by_itself.sum() > (found != 0).sum() == 2
+
+
+def test_beyond_chance_without_spread_or_without_seeds():
+    before = pd.DataFrame([[1.0, 1.0], [1.0, 1.0], [5.0, np.nan]])
+    after = pd.DataFrame([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    assert beyond_chance(before, after).tolist() == [1, 0, 0]
+    assert beyond_chance(before[[0]], after[[0]]).tolist() == [0, 0, 0]
 
 
 def test_share_interval_by_hand():

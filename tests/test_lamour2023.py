@@ -605,6 +605,14 @@ BREAKS = {
             (lambda c, e: 10.0 if (as_printed(c, e) > 10) else 80.0, NOT_REPRODUCED),
         ],
     ),
+    "tables_cell_by_cell": (
+        {*FOUR, "table3", "tables5-7"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            (lambda c, e: as_printed(c, e) + (6 if c.partition == "dataset" else 0), PARTLY),
+            (plus(6), NOT_REPRODUCED),
+        ],
+    ),
     "partitions_save_time": ({"unpartitioned", *TWO}, [(lambda c, e: None, REPRODUCED)]),
 }
 
@@ -654,6 +662,19 @@ def test_claim(name, accuracy, verdict, tmp_path):
     finding = CLAIMS[name](results)
     assert finding.verdict == verdict, finding.reason
     assert np.isfinite(finding.value)
+
+
+def test_falls_beyond_chance_are_counted(tmp_path):
+    """With two workers a loss in every seed, with the others one that changes its sign."""
+
+    def accuracy(cell, epoch):
+        if not slow(cell):
+            return 80.0 if cell.grid == "table2" else None
+        return 70.0 - cell.seed if cell.workers == 2 else 80.0 + 9 * (cell.seed - 2)
+
+    results = write_results(tmp_path, accuracy, only=TWO)
+    reason = CLAIMS["one_slow_worker_lowers_accuracy"](results).reason
+    assert "falls in 6 of 18 cells and rises in 0" in reason
 
 
 def test_every_claim_can_be_broken():

@@ -172,3 +172,34 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
         return np.nan, np.nan
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def beyond_chance(before: pd.DataFrame, after: pd.DataFrame, level: float = 0.05) -> pd.Series:
+    """Of each cell whether `before` less `after` is beyond chance: 1 above, -1 below, 0 neither.
+
+    before, after: one row a cell and one column a seed; runs of one seed are pairs. Student's
+    paired test in each cell, and over all cells the false discovery rate held at `level`
+    (Benjamini and Hochberg 1995). A cell with fewer than two pairs is 0.
+    """
+    difference = before - after
+    count, mean = difference.count(axis=1), difference.mean(axis=1)
+    error = difference.sem(axis=1)
+    # Seeds that all differ by the same are as far beyond chance as can be.
+    distance = np.divide(
+        mean.abs(), error, out=np.where(mean == 0, 0.0, np.inf), where=(error > 0).to_numpy()
+    )
+    p = 2 * stats.t.sf(distance, np.maximum(count - 1, 1))
+    tested = (count >= 2).to_numpy()
+    found = pd.Series(0, difference.index)
+    if tested.any():
+        real = stats.false_discovery_control(p[tested], method="bh") <= level
+        found[tested] = np.where(real, np.sign(mean[tested]), 0).astype(int)
+    return found
+
+
+def in_how_many(found: pd.Series) -> str:
+    """What `beyond_chance` found, as a sentence on falls (1) and rises (-1)."""
+    return (
+        f"Beyond chance (paired over seeds, false discovery rate 5 %) it falls in "
+        f"{(found == 1).sum()} of {len(found)} cells and rises in {(found == -1).sum()}."
+    )
