@@ -1,5 +1,6 @@
 """What several test files build: tasks small enough to work out by hand, and references."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stalegrad import replay
+from stalegrad import captured, replay
 from stalegrad.backends import Backend
 from stalegrad.cells import Cell, parse_cell
 from stalegrad.partitions import DataOrder
@@ -71,11 +72,28 @@ def epoch_an_arrival(schedule: Schedule) -> Schedule:
 def trajectory(
     task: Task, runs: list[Run], backend: Backend, dtype: torch.dtype = torch.float64
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights [R, P] and mean losses [R] after every epoch."""
+    """Weights [R, P] and mean losses [R] after every epoch.
+
+    Computed twice, as replay steps and as a GPU is made to, and both must agree to rounding.
+    """
+    loop = _trajectory(task, runs, backend, dtype)
+    if not backend.fetches:
+        static = copy.copy(backend)
+        static.static = True
+        captured_step = _trajectory(task, runs, static, dtype)
+        rtol = 1e-12 if dtype == torch.float64 else 1e-5
+        for one, other in zip(loop, captured_step, strict=True):
+            torch.testing.assert_close(one, other, rtol=rtol, atol=rtol, equal_nan=True)
+    return loop
+
+
+def _trajectory(
+    task: Task, runs: list[Run], backend: Backend, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
     state = replay.start(task, runs, dtype)
     weights, losses = [], []
     for _ in runs[0].schedule.epoch_ends:
-        state, loss = replay.advance(task, runs, state, backend)
+        state, loss = captured.advance(task, runs, state, backend)
         weights.append(state.weights.clone())
         losses.append(loss)
     return weights, losses

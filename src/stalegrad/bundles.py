@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import stalegrad
-from stalegrad import memory, replay
+from stalegrad import captured, memory, replay
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
@@ -112,7 +112,7 @@ def train_bundle(
     left to do when that has finished it.
     """
     device = resolve_device(place.device)
-    with one_torch_thread(device):
+    with settled_torch(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         free = memory.free_megabytes(device)
@@ -319,7 +319,7 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     if part.state is None:
         part = _begin(task, backend, bundle, part)
     here = part.running
-    state, losses = replay.advance(task, [p.run for p in here], part.state, backend)
+    state, losses = captured.advance(task, [p.run for p in here], part.state, backend)
     finite = torch.isfinite(state.weights).all(dim=1).tolist()
     # A run that no gradient has reached in this epoch has no loss, and has not diverged.
     survives = [
@@ -531,17 +531,23 @@ def _code(bundle: Bundle) -> str:
 
 
 @contextmanager
-def one_torch_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU threads go over runs; PyTorch's own would fight them, and change roundings."""
-    if device.type != "cpu":
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def settled_torch(device: torch.device) -> Iterator[None]:
+    """PyTorch as results need it.
+
+    On a CPU threads go over runs; PyTorch's own would fight them, and change roundings. On a GPU
+    float32 is float32: left alone, cuDNN rounds what it convolves to TF32.
+    """
+    convolutions = torch.backends.cudnn.conv
+    threads, precision = torch.get_num_threads(), convolutions.fp32_precision
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    else:
+        convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        convolutions.fp32_precision = precision
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

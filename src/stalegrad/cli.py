@@ -163,9 +163,9 @@ def _add_place_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
         "--backend",
-        choices=("auto", "cpu", "torch"),
+        choices=("auto", "cpu", "torch", "batched", "batched_tf32"),
         default="auto",
-        help="cpu: the fused LeNet-5 kernel; torch: any problem, any device",
+        help="cpu: fused kernels; torch: any problem, any device; batched: networks on a GPU",
     )
     group.add_argument("--threads", type=_count, metavar="N", help="default: all cores; 1 on a GPU")
     _add_data_flag(group)

@@ -23,7 +23,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from stalegrad.backends import Backend, make_backend, resolve_device
-from stalegrad.bundles import Place, one_torch_thread
+from stalegrad.bundles import Place, settled_torch
 from stalegrad.cells import LandscapeCell
 from stalegrad.files import csv_text, replaced, write_atomically
 
@@ -300,7 +300,7 @@ def make_landscape(
     beside the first; a call that finds them computes only the others.
     """
     device = resolve_device(place.device)
-    with one_torch_thread(device):
+    with settled_torch(device):
         task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         history = pd.read_csv(recorded[0], dtype={"run": str})

@@ -34,6 +34,7 @@ SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
 ENGINE = (
     "bundles.py",
     "replay.py",
+    "captured.py",
     "schedule.py",
     "snapshots.py",
     "partitions.py",
@@ -47,6 +48,7 @@ ENGINE = (
     "problems/_synthetic.py",
     "rules/__init__.py",
     "backends/__init__.py",
+    "backends/batched.py",
     "backends/vmap.py",
     "backends/cpu.py",
     "backends/cpu_linear.py",

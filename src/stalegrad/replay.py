@@ -116,10 +116,10 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
     The runs must share rule class, minibatch size and arrivals per update. Where they differ in
     the number of arrivals, those with fewer start later, so that all end together.
     """
-    steps = _align(runs, state.epoch, task.train[0], backend.fetches)
+    steps = align(runs, state.epoch, task.train[0], backend.fetches)
     rule = type(runs[0].rule)
-    numbers = _stack_numbers([run.rule for run in runs], state.weights)
-    factors = _stack_factors(runs, steps, state.weights)
+    numbers = stack_numbers([run.rule for run in runs], state.weights)
+    factors = stack_factors(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
     total = weights.new_zeros(len(runs), dtype=torch.float64)
     per_update = runs[0].schedule.arrivals_per_update
@@ -167,7 +167,7 @@ def clip(gradient: Tensor, longest: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class Steps:
     """One epoch of R runs, n steps long; [R, n] unless said otherwise.
 
     Index arrays are on the device; what steers the loop stays in numpy, so that no step waits.
@@ -188,7 +188,7 @@ class _Steps:
     no_update: np.ndarray  # [n]
 
 
-def _align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> _Steps:
+def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
     device = inputs.device
     bounds = [run.stretch(epoch) for run in runs]
     lengths = np.array([stop - first for first, stop in bounds])
@@ -213,7 +213,7 @@ def _align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> _Steps
             taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
             drawn[key] = run.order.indices(*taken)
         samples[row, count - (stop - first) :] = drawn[key]
-    return _Steps(
+    return Steps(
         count=count,
         arrivals=lengths,
         samples=torch.from_numpy(samples).to(device),
@@ -262,7 +262,7 @@ def _alike(
 
 
 def _gradients(
-    backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: _Steps, i: int
+    backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: Steps, i: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
     if backend.fetches:
@@ -290,9 +290,7 @@ def take(samples: Tensor, numbers: Tensor) -> Tensor:
     return chosen.view(*numbers.shape, *samples.shape[1:])
 
 
-def _noise(
-    task: Task, runs: list[Run], steps: _Steps, i: int, rows: Iterable[int]
-) -> Tensor | None:
+def _noise(task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int]) -> Tensor | None:
     """The random bytes [rows, B, N] of the minibatches of some runs, where the loss takes any."""
     if not task.noise:
         return None
@@ -305,7 +303,7 @@ def _noise(
     return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
 
 
-def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
+def stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
     """Each number of the rules as a column [R, 1]; switches, which all share, as they are."""
     by_run = [rule.numbers() for rule in rules]
     switches = [{k: v if isinstance(v, bool) else None for k, v in n.items()} for n in by_run]
@@ -319,7 +317,7 @@ def _stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | boo
     }
 
 
-def _stack_factors(runs: list[Run], steps: _Steps, weights: Tensor) -> Tensor | None:
+def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
     """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
     by_run = [run.rule.step_factors(run.schedule) for run in runs]
     if all(factors is None for factors in by_run):

@@ -9,7 +9,7 @@ from torch import Tensor
 from stalegrad.errors import ConfigError
 from stalegrad.problems import Task
 
-NAMES = ("torch", "cpu")
+NAMES = ("torch", "cpu", "batched", "batched_tf32")
 
 
 class Backend(Protocol):
@@ -17,11 +17,14 @@ class Backend(Protocol):
 
     runs_at_once: how many runs replay should step together; None for all of a bundle.
     fetches: it fetches the samples of a minibatch itself, and replay calls `gradients_of`.
+    static: its shapes and kernels are the same at every step, so that the step can be captured (see
+        `stalegrad.captured`).
     """
 
     name: str
     runs_at_once: int | None
     fetches: bool
+    static: bool
 
     def gradients(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
@@ -60,11 +63,19 @@ def make_backend(name: str, task: Task) -> Backend:
 
     Raises ConfigError where a backend that was asked for by name cannot do the task.
     """
-    from stalegrad.backends import cpu
+    from stalegrad.backends import batched, cpu
     from stalegrad.backends.cpu_linear import LinearModelBackend
     from stalegrad.backends.vmap import VmapBackend
 
     if name == "torch":
+        return VmapBackend(task)
+    on_gpu = task.train[0].device.type == "cuda"
+    if name.startswith("batched") or (name == "auto" and on_gpu):
+        reason = batched.reason_against(task)
+        if reason is None:
+            return batched.BatchedBackend(task, tf32=name == "batched_tf32")
+        if name != "auto":
+            raise ConfigError(f"config: 'backend' is '{name}', but {reason}; use 'auto'.")
         return VmapBackend(task)
     reason = cpu.reason_against(task)
     if reason is None:

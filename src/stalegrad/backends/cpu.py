@@ -35,6 +35,7 @@ class CpuBackend:
     # One run's weights and state fit the second-level cache.
     runs_at_once = 1
     fetches = False
+    static = False
 
     def __init__(self, task: Task):
         self._library = kernels.load("lenet5")

@@ -20,6 +20,7 @@ class LinearModelBackend(VmapBackend):
     name = "cpu"
     kernel = "linear_model"
     fetches = True
+    static = False
 
     def __init__(self, task: Task):
         super().__init__(task)

@@ -9,6 +9,7 @@ from stalegrad.problems import Task, runs_in_step
 class VmapBackend:
     name = "torch"
     fetches = False
+    static = False
 
     def __init__(self, task: Task):
         self._task = task

@@ -36,6 +36,8 @@ class Task:
         [B, N], as a fourth argument; without them it is that of evaluation.
     test_chunk: test samples that are evaluated at once, which bounds the memory of activations.
     activations: numbers that a sample becomes on its way to the loss.
+    together: the same for many runs at once, in products of large matrices; None where there is no
+        such form.
     """
 
     name: str
@@ -51,6 +53,20 @@ class Task:
     noise: int = 0
     test_chunk: int = 2_000
     activations: int = 0
+    together: "Together | None" = None
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a GPU computes of R runs at weights [R, P]: in few large steps, not R small ones.
+
+    losses: (weights [R, P], inputs [R, B, ...], targets [R, B]) -> mean losses [R], without noise;
+        the first axis of inputs and targets is 1 where all runs have the same minibatch.
+    metrics: (weights [R, P], inputs [N, ...], targets [N]) -> as `Task.metrics`, each [R].
+    """
+
+    losses: Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+    metrics: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]]
 
 
 class Problem(Protocol):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from stalegrad.data import load_dataset
-from stalegrad.problems import Task
+from stalegrad.problems import Task, Together
 from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec
 
@@ -81,6 +81,25 @@ class ImageProblem:
             means = {"test_loss": losses.double().mean(), "test_accuracy": correct.mean()}
             return means | (details(weights, classes, labels) if self.details else {})
 
+        def together(weights: "Tensor", images: "Tensor", labels: "Tensor"):
+            """Losses and predicted classes [R, B], of images and labels [R or 1, B, ...]."""
+            x = images.to(weights.dtype) * scale + shift
+            outputs = self.network.together(weights, x.unsqueeze(2))
+            wanted = labels.expand(outputs.shape[:2]).flatten()
+            each = torch.nn.functional.cross_entropy(
+                outputs.flatten(0, 1), wanted, reduction="none"
+            )
+            return each.view(outputs.shape[:2]), outputs.argmax(dim=2)
+
+        def many_losses(weights: "Tensor", images: "Tensor", labels: "Tensor") -> "Tensor":
+            return together(weights, images, labels)[0].mean(dim=1)
+
+        def many_metrics(weights: "Tensor", images: "Tensor", labels: "Tensor"):
+            losses, classes = together(weights, images[None], labels[None])
+            correct = (classes == labels).double()
+            means = {"test_loss": losses.double().mean(dim=1), "test_accuracy": correct.mean(dim=1)}
+            return means | (details(weights, classes, labels) if self.details else {})
+
         return Task(
             name=name_of(self),
             parameters=self.parameters(),
@@ -94,6 +113,7 @@ class ImageProblem:
             noise=self.network.noise,
             test_chunk=self.test_chunk,
             activations=self.network.activations,
+            together=Together(many_losses, many_metrics),
         )
 
 

@@ -41,6 +41,14 @@ class Layer:
         """Of a batch x [B, ...]. noise [B, ...]: its bytes, or None in evaluation."""
         return x
 
+    def together(self, x: "Tensor", weights: list["Tensor"]) -> "Tensor":
+        """The same for R runs at once, each with its own weights [R, ...], without noise.
+
+        x: [R, channels, B, height, width], or [R, units, B], so that what a run's weights multiply
+        is one matrix; its first axis is 1 where all runs have the same.
+        """
+        return self.apply(x, weights, None)
+
 
 @dataclass(frozen=True)
 class Convolution(Layer):
@@ -62,6 +70,14 @@ class Convolution(Layer):
 
         return conv2d(x, *weights, padding=self.padding)
 
+    def together(self, x, weights):
+        from torch.nn.functional import pad
+
+        k, around = self.kernel, (self.padding,) * 4
+        patches = pad(x, around).unfold(3, k, 1).unfold(4, k, 1)  # [R, C, B, H, W, k, k]
+        columns = patches.permute(0, 1, 5, 6, 2, 3, 4).flatten(1, 3).flatten(2)
+        return _product(*weights, columns).unflatten(2, patches.shape[2:5])
+
 
 @dataclass(frozen=True)
 class MaxPooling(Layer):
@@ -76,6 +92,9 @@ class MaxPooling(Layer):
         from torch.nn.functional import max_pool2d
 
         return max_pool2d(x, self.side)
+
+    def together(self, x, weights):
+        return self.apply(x.flatten(0, 1), weights, None).unflatten(0, x.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,23 @@ class Connected(Layer):
         from torch.nn.functional import linear
 
         return linear(x.flatten(1), *weights)
+
+    def together(self, x, weights):
+        return _product(*weights, x.movedim(2, -1).flatten(1, -2))
+
+
+def _product(weights: "Tensor", biases: "Tensor", columns: "Tensor") -> "Tensor":
+    """weights [R, O, ...] times columns [R, K, N] plus biases [R, O]: [R, O, N].
+
+    Columns that all runs share, [1, K, N], make it one matrix product and no batch of small ones.
+    """
+    import torch
+
+    weights = weights.flatten(2)
+    if len(columns) < len(weights):
+        product = torch.addmm(biases.reshape(-1, 1), weights.flatten(0, 1), columns[0])
+        return product.unflatten(0, biases.shape)
+    return torch.baddbmm(biases.unsqueeze(2), weights, columns)
 
 
 @dataclass(frozen=True)
@@ -184,3 +220,17 @@ class Network:
             x = layer.apply(x, [next(parts) for _ in layer.weights(shape)], bytes_)
             drawn += taken
         return x
+
+    def together(self, weights: "Tensor", x: "Tensor") -> "Tensor":
+        """Outputs [R, B, ...] of R runs at weights [R, P], without noise.
+
+        x: [R, B, *input_shape], or [1, B, *input_shape] where all runs have the same.
+        """
+        parts = iter(
+            part.unflatten(1, shape)
+            for part, shape in zip(weights.split(self.sizes, dim=1), self.shapes, strict=True)
+        )
+        x = x.transpose(1, 2)
+        for layer, shape, _ in self.walk():
+            x = layer.together(x, [next(parts) for _ in layer.weights(shape)])
+        return x.movedim(2, 1)

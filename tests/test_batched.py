@@ -1,0 +1,191 @@
+"""The path of a GPU, held to autograd and to the reference on a CPU: all of it but the capture."""
+
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import assert_close, quadratic_task, small_cell
+
+from stalegrad import captured
+from stalegrad.backends import make_backend
+from stalegrad.backends.batched import BatchedBackend
+from stalegrad.backends.vmap import VmapBackend
+from stalegrad.bundles import Place, settled_torch, train_bundle
+from stalegrad.cells import Bundle
+from stalegrad.errors import ConfigError
+from stalegrad.problems.large_cnn import LargeCNN
+
+RUNS, BATCH = 3, 7
+
+
+def minibatches(task, shared: bool):
+    shape = (1 if shared else RUNS, BATCH)
+    chosen = np.random.default_rng(2).integers(len(task.train[0]), size=shape)
+    return task.train[0][chosen], task.train[1][chosen]
+
+
+def weights_of(task, dtype: torch.dtype):
+    return torch.stack([task.initial_weights(seed) for seed in range(RUNS)]).to(dtype)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one minibatch", "each its own"])
+def test_gradients_equal_autograd(lenet, shared):
+    weights = weights_of(lenet, torch.float64)
+    inputs, targets = minibatches(lenet, shared)
+    gradients, losses = BatchedBackend(lenet).gradients(weights, inputs, targets)
+    assert not gradients.requires_grad and not losses.requires_grad
+    for run in range(RUNS):
+        exact = weights[run].clone().requires_grad_()
+        of_run = 0 if shared else run
+        loss = lenet.loss(exact, inputs[of_run], targets[of_run])
+        (wanted,) = torch.autograd.grad(loss, exact)
+        assert losses[run].item() == pytest.approx(loss.item(), rel=1e-12)
+        assert_close(gradients[run], wanted)
+
+
+def test_metrics_equal_the_reference(lenet, monkeypatch):
+    weights = 2 * weights_of(lenet, torch.float64)
+    wanted = VmapBackend(lenet).metrics(weights)
+    for samples in (1, 60, 10_000):  # chunks of one image, of a part, and of all
+        backend = BatchedBackend(lenet)
+        monkeypatch.setattr(backend, "_evaluated", samples)
+        found = backend.metrics(weights)
+        assert found.keys() == wanted.keys()
+        for name, value in found.items():
+            assert value.dtype == torch.float64
+            assert value.tolist() == pytest.approx(wanted[name].tolist(), rel=1e-12)
+
+
+def test_evaluation_of_the_larger_network(data_folder):
+    task = LargeCNN(dataset="mnist", test_samples=5).load(
+        data_folder, torch.device("cpu"), torch.float64
+    )
+    weights = weights_of(task, torch.float64)
+    found = task.together.metrics(weights, *task.test)
+    wanted = VmapBackend(task).metrics(weights)
+    assert found["test_loss"].tolist() == pytest.approx(wanted["test_loss"].tolist(), rel=1e-12)
+
+
+def test_what_it_cannot_do_is_refused(data_folder):
+    dropout = LargeCNN(dataset="mnist").load(data_folder, torch.device("cpu"), torch.float32)
+    with pytest.raises(ConfigError, match="'large_cnn' takes random numbers in training"):
+        make_backend("batched", dropout)
+    with pytest.raises(ConfigError, match="'quadratic' has no form for many runs at once"):
+        make_backend("batched_tf32", quadratic_task([1.0], lambda seed: [1.0]))
+
+
+MIXED = Bundle(
+    tuple(
+        small_cell(**changes)
+        for changes in (
+            {"seed": 1},
+            {"seed": 1, "rule__lr": 0.01, "cluster__delay": 0},
+            {"seed": 2, "cluster__delay": 3, "rule__warmup_epochs": 1.5},
+            {"seed": 2, "rule__clip_norm": 0.5},
+            {"seed": 1, "rule__lr": 1e6},  # diverges, and leaves the others
+            {"seed": 3, "rule": {"name": "adam", "lr": 0.001}, "cluster__delay": 2},
+            {
+                "seed": 1,
+                "partition": "labels_uncut",  # workers of different lengths
+                "cluster": {"name": "parameter_server", "workers": 2, "compute_ms": 5.0},
+            },
+            {
+                "seed": 4,
+                "partition": "dataset",
+                "cluster": {
+                    "name": "parameter_server",
+                    "workers": 2,
+                    "compute_ms": 5.0,
+                    "synchronous": True,
+                },
+            },
+        )
+    )
+)
+
+
+def test_bundles_equal_those_of_the_reference(data_folder, tmp_path):
+    histories = {}
+    for name in ("torch", "batched"):
+        output = tmp_path / f"{name}.csv"
+        train_bundle(MIXED, output, Place(data_folder, "cpu", name))
+        histories[name] = pd.read_csv(output, dtype={"run": str})
+        assert f'"backend": "{name}"' in (tmp_path / f"{name}.csv.provenance.json").read_text()
+    reference = histories["torch"]
+    assert reference["diverged"].sum() == 1
+    pd.testing.assert_frame_equal(histories["batched"], reference, rtol=1e-3)
+    again = tmp_path / "again.csv"
+    train_bundle(MIXED, again, Place(data_folder, "cpu", "batched"))
+    assert again.read_bytes() == (tmp_path / "batched.csv").read_bytes()
+
+
+class FakeCuda:
+    """In the place of torch.cuda: a graph remembers the step that was called while it captured,
+    and that call, as on a GPU, does nothing yet."""
+
+    def __init__(self, steps: list):
+        self.steps, self.capturing, self.replayed = steps, False, 0
+
+    def step(self) -> None:
+        if not self.capturing:
+            self.steps.append("called")
+
+    def install(self, monkeypatch) -> None:
+        fake = self
+
+        class Context:
+            def __enter__(self):
+                fake.capturing = isinstance(self, Capture)
+
+            def __exit__(self, *_):
+                fake.capturing = False
+
+        class Capture(Context):
+            pass
+
+        class Graph:
+            def replay(self):
+                fake.steps.append("replayed")
+
+        stream = types.SimpleNamespace(wait_stream=lambda other: None)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: Context())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph: Capture())
+
+
+@pytest.mark.parametrize("times", [0, 1, captured.WARM_UP, captured.WARM_UP + 1, 20])
+def test_a_captured_step_runs_as_often_as_it_should(monkeypatch, times):
+    steps = []
+    fake = FakeCuda(steps)
+    fake.install(monkeypatch)
+    captured.repeat(fake.step, times, torch.device("cuda"))
+    called = min(times, captured.WARM_UP)
+    assert steps == ["called"] * called + ["replayed"] * (times - called)
+
+
+def test_float32_is_float32_unless_tf32_is_asked_for(lenet, monkeypatch):
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    seen = []
+    original = lenet.together.losses
+
+    def losses(*arguments):
+        seen.append(products.fp32_precision)
+        return original(*arguments)
+
+    task = types.SimpleNamespace(
+        together=types.SimpleNamespace(losses=losses), train=lenet.train, test_chunk=1
+    )
+    weights = weights_of(lenet, torch.float32)
+    before = products.fp32_precision, convolutions.fp32_precision
+    with settled_torch(torch.device("cuda")):
+        assert convolutions.fp32_precision == "ieee"
+        for tf32 in (False, True):
+            backend = BatchedBackend(task, tf32=tf32)
+            assert backend.name == ("batched_tf32" if tf32 else "batched")
+            backend.gradients(weights, *minibatches(lenet, shared=True))
+    assert seen[0] != "tf32" and seen[1] == "tf32"
+    assert (products.fp32_precision, convolutions.fp32_precision) == before
