@@ -1,10 +1,10 @@
 """Where replay keeps the old weights that a gradient still to come will be computed at."""
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
 
+from stalegrad.compiled import compiled
 from stalegrad.schedule import Schedule
 
 CURRENT = -1  # read the server's present weights; or write nothing
@@ -32,29 +32,36 @@ def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
     readers = np.flatnonzero(stale)
     last_reader = np.full(schedule.updates + 1, -1, np.int64)
     last_reader[schedule.read_version[readers]] = readers  # later readers overwrite earlier ones
-    read = np.full(schedule.arrivals, CURRENT, np.int32)
-    write = np.full(schedule.arrivals, CURRENT, np.int32)
-    slot_of: dict[int, int] = {}
-    free: list[int] = []
-    slots = 0
+    return SnapshotPlan(*_assign(schedule.read_version, stale, last_reader, k))
 
-    def take(version: int) -> int:
-        nonlocal slots
-        if free:
-            slot = heapq.heappop(free)
-        else:
-            slot, slots = slots, slots + 1
-        slot_of[version] = slot
-        return slot
 
-    versions, is_stale = schedule.read_version.tolist(), stale.tolist()
-    last = last_reader.tolist()
-    for arrival, version in enumerate(versions):
-        if is_stale[arrival]:
+@compiled
+def _assign(read_version, stale, last_reader, per_update):
+    """read, write and slots of the plan.
+
+    last_reader [updates + 1]: the last arrival that reads each version when it is stale, or -1.
+    """
+    arrivals = len(read_version)
+    read = np.full(arrivals, CURRENT, np.int32)
+    write = np.full(arrivals, CURRENT, np.int32)
+    slot_of = np.empty(len(last_reader), np.int32)
+    free = np.empty(len(last_reader), np.int32)  # a stack: the slot that was left last goes first
+    slots = left = 0
+    for arrival in range(arrivals):
+        version = read_version[arrival]
+        if stale[arrival]:
             read[arrival] = slot_of[version]
-            if last[version] == arrival:
-                heapq.heappush(free, slot_of.pop(version))
-        current, place_in_group = divmod(arrival, k)
-        if place_in_group == k - 1 and last[current] >= 0:
-            write[arrival] = take(current)
-    return SnapshotPlan(read, write, slots)
+            if last_reader[version] == arrival:
+                free[left] = slot_of[version]
+                left += 1
+        current = arrival // per_update
+        if arrival % per_update == per_update - 1 and last_reader[current] >= 0:
+            if left:
+                left -= 1
+                slot = free[left]
+            else:
+                slot = slots
+                slots += 1
+            slot_of[current] = slot
+            write[arrival] = slot
+    return read, write, slots
