@@ -18,6 +18,7 @@ from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle, LandscapeCell, study_landscapes, study_trajectories
 from stalegrad.config import Preset, Study
 from stalegrad.errors import ConfigError
+from stalegrad.files import provenance_path
 from stalegrad.landscapes import (
     Store,
     assemble,
@@ -238,9 +239,10 @@ def made(tmp_path, name, place, **keywords):
     recorded = tmp_path / "weights.csv", tmp_path / "weights.npz"
     paths = outputs(tmp_path / name)
     make_landscape(CELL, recorded, paths, place, lambda done, total: told.append(done))
-    assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted(
-        path.name for path in paths
-    )
+    about = json.loads(provenance_path(paths[0]).read_text())
+    assert about["landscape"] == CELL.hash and about["points"] == 123 and about["wall_seconds"] > 0
+    files = {*paths, provenance_path(paths[0])}
+    assert set((tmp_path / name).iterdir()) == files
     return [path.read_bytes() for path in paths], told
 
 

@@ -15,10 +15,11 @@ from stalegrad import replay
 from stalegrad.backends import make_backend
 from stalegrad.bundles import plan_run
 from stalegrad.cells import Bundle, Cell
+from stalegrad.cli import main
 from stalegrad.data import fetch_dataset
 from stalegrad.errors import ConfigError, ResultError
 from stalegrad.files import provenance_path
-from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather
+from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather, restore
 from stalegrad.plan import Plan
 from stalegrad.results import collect, read_csv
 
@@ -320,3 +321,66 @@ def test_gathering_gives_what_is_measured_so_far(folder):
     runs = pd.read_csv(folder / "out" / "runs.csv")
     assert set(runs["run"]) == {cell.hash for cell in bundles[0].cells}
     assert set(pd.read_csv(folder / "out" / "history.csv")["run"]) == set(runs["run"])
+
+
+# ---- trajectories and landscapes ----
+
+RECORDED = {
+    "cell": STUDY["grids"]["curves"]["cell"] | {"rule": {"name": "sgd", "lr": 0.05}},
+    "axes": {"cluster.delay": [0, 4]},
+    "per_epoch": 2,
+}
+
+
+@pytest.fixture
+def recorded(folder) -> Path:
+    """The results folder of a study with a trajectory and a landscape that have been made."""
+    study = STUDY | {
+        "trajectories": {"curves": RECORDED},
+        "landscapes": {"plane": RECORDED | {"resolution": 5}},
+    }
+    (folder / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    for files in plan().products_kept("tiny").values():
+        for name, file in files.items():
+            path = folder / "results" / "tiny" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"{name} of {file}\n".encode() * 40)
+    return folder / "results"
+
+
+def test_trajectories_and_landscapes_are_kept_and_come_back(recorded, capsys):
+    assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 0
+    assert capsys.readouterr().out.count("kept in measured/tiny/") == 2
+    here = plan()
+    assert len(here.products_kept("tiny")) == 2
+    for (kind, content), files in here.products_kept("tiny").items():
+        kept = here.kept("tiny", kind, content)
+        assert Path(kept) == Path("measured") / "tiny" / kind / content
+        outputs = {name: recorded / "again" / file for name, file in files.items()}
+        restore(Path(kept), outputs)
+        for name, file in files.items():
+            assert outputs[name].read_bytes() == (recorded / "tiny" / file).read_bytes()
+        assert plan(recompute=True).kept("tiny", kind, content) == ""
+        assert plan(preset="quick").kept("tiny", kind, content) == ""
+    assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 0
+    assert capsys.readouterr().out.count("was already in") == 2
+
+
+def test_landscape_of_other_content_is_not_taken_from_the_archive(recorded, folder):
+    main(["archive", "--study", "tiny", "--results", str(recorded)])
+    study = yaml.safe_load((folder / "config" / "studies" / "tiny.yaml").read_text())
+    study["landscapes"]["plane"]["resolution"] = 6
+    (folder / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    here = plan()
+    assert here.kept("tiny", "landscapes", here.landscapes["tiny"]["plane"].hash) == ""
+    assert here.kept("tiny", "trajectories", here.trajectories["tiny"]["curves"].hash) != ""
+
+
+def test_what_is_not_made_is_not_kept(recorded, capsys):
+    (recorded / "tiny" / "trajectories" / "curves.csv").unlink()
+    (recorded / "tiny" / "landscapes" / "plane_lines.csv").unlink()
+    assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 2
+    said = capsys.readouterr()
+    assert "curves.csv is not there, and is left out" in said.out
+    assert "plane_lines.csv is not there" in said.err
+    assert not list(Path("measured").rglob("*.gz"))

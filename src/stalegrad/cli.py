@@ -746,10 +746,19 @@ def _add_archive(commands) -> None:
         "archive",
         help="keep trained bundles, so that the paper preset need not train them again",
         description="Add the runs of trained bundles to the archive, with where they come from.",
-        epilog=_examples("stalegrad archive --study jain2018 done/*.csv"),
+        epilog=_examples(
+            "stalegrad archive --study jain2018 done/*.csv",
+            "stalegrad archive --study lamour2023 --results results/paper",
+        ),
     )
     parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
-    parser.add_argument("files", nargs="+", type=Path, metavar="CSV")
+    parser.add_argument("files", nargs="*", type=Path, metavar="CSV")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="of the paper preset: keep the trajectories and loss landscapes that are there",
+    )
     _add_config_flag(parser)
     _add_archive_flag(parser)
     parser.set_defaults(act=_archive)
@@ -760,6 +769,12 @@ def _archive(options: argparse.Namespace) -> None:
     from stalegrad.measured import add_to_archive, archived_runs
     from stalegrad.results import read_csv
 
+    if options.results:
+        _archive_products(options)
+    if not options.files:
+        if not options.results:
+            raise ConfigError("nothing to archive: name the CSV files of bundles, or --results.")
+        return
     known = _distinct(_grids(options, preset="paper"))
     for file in options.files:
         foreign = set(read_csv(file)["run"]) - known.keys()
@@ -776,6 +791,23 @@ def _archive(options: argparse.Namespace) -> None:
     added = add_to_archive(options.study, options.files, options.archive_folder)
     held = len(archived_runs(options.study, options.archive_folder))
     print(f"{added:,} runs added to {options.archive_folder / options.study}, {held:,} now there")
+
+
+def _archive_products(options: argparse.Namespace) -> None:
+    from stalegrad.files import archived_folder
+    from stalegrad.measured import keep
+    from stalegrad.plan import Plan
+
+    settings = {"preset": "paper", "studies": [options.study]}
+    plan = Plan.load(settings, options.config_folder)
+    for (kind, content), files in plan.products_kept(options.study).items():
+        paths = {name: options.results / options.study / file for name, file in files.items()}
+        first = next(iter(paths.values()))
+        if not first.exists():
+            print(f"{first} is not there, and is left out")
+            continue
+        folder = archived_folder(options.study, kind, content, options.archive_folder)
+        print(f"{first}: {'kept in' if keep(folder, paths) else 'was already in'} {folder}")
 
 
 # --- gather ---------------------------------------------------------------------------------------

@@ -47,8 +47,8 @@ class Settings(_Model):
     """`config/config.yaml`: nothing here changes a result, but which are made and where.
 
     recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
-    measured_only: make everything of the archived runs and train none; of each grid, the seeds that
-    the archive holds for all of its cells.
+    measured_only: make everything of the archived runs and train none, but for trajectories and
+    landscapes that the archive lacks; of each grid, the seeds that it holds for all of its cells.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"

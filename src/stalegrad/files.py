@@ -43,6 +43,11 @@ def archived_runs(study: str, archive: Path = ARCHIVE) -> set[str]:
     return set(path.read_text().split()) if path.exists() else set()
 
 
+def archived_folder(study: str, kind: str, content: str, archive: Path = ARCHIVE) -> Path:
+    """Where the archive keeps a trajectory or landscape (`kind`) of that content hash."""
+    return archive / study / kind / content
+
+
 def csv_text(frame: "pd.DataFrame") -> str:
     """A result table as every CSV has it: nine digits, so that equal results are equal bytes."""
     return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")

@@ -23,9 +23,9 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from stalegrad.backends import Backend, make_backend, resolve_device
-from stalegrad.bundles import Place, settled_torch
+from stalegrad.bundles import Place, describe_machine, settled_torch
 from stalegrad.cells import LandscapeCell
-from stalegrad.files import csv_text, replaced, write_atomically
+from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
@@ -206,12 +206,17 @@ def assemble(
 
 
 class Store:
-    """The metrics of N points, as many as are known, in a file that a later call goes on from."""
+    """The metrics of N points, as many as are known, in a file that a later call goes on from.
+
+    seconds: that earlier calls took for those known from the beginning.
+    """
 
     def __init__(self, path: Path, identity: str, count: int):
         self.path, self.identity = path, identity
         self.done = np.zeros(count, bool)
         self.values: dict[str, np.ndarray] = {}
+        self.seconds = 0.0
+        self._started = time.monotonic()
         self._saved = time.monotonic()
         self._read()
 
@@ -224,9 +229,13 @@ class Store:
             self.save()
 
     def save(self) -> None:
-        names = np.array(json.dumps({"identity": self.identity, "metrics": list(self.values)}))
+        about = {
+            "identity": self.identity,
+            "metrics": list(self.values),
+            "seconds": self.seconds + time.monotonic() - self._started,
+        }
         with replaced(self.path) as beside, open(beside, "wb") as file:
-            np.savez(file, about=names, done=self.done, **self.values)
+            np.savez(file, about=np.array(json.dumps(about)), done=self.done, **self.values)
         self._saved = time.monotonic()
 
     def remove(self) -> None:
@@ -239,7 +248,7 @@ class Store:
                 if about["identity"] != self.identity:
                     raise ValueError("it belongs to other runs, another grid or backend")
                 self.values = {name: arrays[name] for name in about["metrics"]}
-                self.done = arrays["done"]
+                self.done, self.seconds = arrays["done"], about["seconds"]
         except FileNotFoundError:
             pass
         except Exception as error:  # a file cut short fails in many ways; all mean the same
@@ -296,9 +305,11 @@ def make_landscape(
     """Compute a landscape and write it.
 
     recorded: the history (CSV) and weights (npz) of `cell.runs`, as `train_bundle` writes them.
-    outputs: `Landscape.grid` (npz), `points` and `lines` (CSV). Points that are done are kept
-    beside the first; a call that finds them computes only the others.
+    outputs: `Landscape.grid` (npz), `points` and `lines` (CSV). Beside the first stands its
+    provenance, and until it is there the points that are done; a call that finds them computes only
+    the others.
     """
+    clock = time.monotonic()
     device = resolve_device(place.device)
     with settled_torch(device):
         task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
@@ -320,4 +331,12 @@ def make_landscape(
         np.savez_compressed(file, **found.grid)
     write_atomically(outputs[1], csv_text(found.points))
     write_atomically(outputs[2], csv_text(found.lines))
+    provenance = describe_machine(device) | {
+        "backend": backend.name,
+        "threads": place.threads,
+        "landscape": cell.hash,
+        "points": len(layout.coefficients),
+        "wall_seconds": round(store.seconds + time.monotonic() - clock, 3),
+    }
+    write_atomically(provenance_path(outputs[0]), json.dumps(provenance, indent=1) + "\n")
     store.remove()

@@ -3,7 +3,8 @@
 `measured/<study>/` holds `history.csv.gz` (one row a run and epoch, as `train_bundle` writes it)
 and `provenance.csv` (one row a bundle: machine, versions, commit, wall time, hashes of its cells).
 A run is found by its content hash, so an archived run is used only for exactly the cell it was made
-for.
+for. Trajectories and landscapes have a folder each, `<kind>/<content hash>/`, with the files that
+their rule makes, CSVs compressed.
 """
 
 import gzip
@@ -81,12 +82,44 @@ def gather(
     return len({cell.hash for cells in held.values() for cell in cells})
 
 
-def _write_history(path: Path, history: pd.DataFrame) -> None:
+def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
+    """Put files into a folder of the archive, by name; whether they were not there already.
+
+    Raises ResultError where one of them has not been made.
+    """
+    if folder.exists():
+        return False
+    if missing := [path for path in outputs.values() if not path.exists()]:
+        raise ResultError(f"{missing[0]} is not there; `snakemake --config preset=paper` makes it.")
+    for name, path in outputs.items():
+        content = path.read_bytes()
+        kept = _kept(folder, name, path)
+        write_bytes_atomically(kept, _gzipped(content) if kept.suffix == ".gz" else content)
+    return True
+
+
+def restore(folder: Path, outputs: Mapping[str, Path]) -> None:
+    """Write the files that `keep` put into a folder of the archive to where they are wanted."""
+    for name, path in outputs.items():
+        kept = _kept(folder, name, path)
+        content = kept.read_bytes()
+        write_bytes_atomically(path, gzip.decompress(content) if kept.suffix == ".gz" else content)
+
+
+def _kept(folder: Path, name: str, path: Path) -> Path:
+    return folder / (name + path.suffix + (".gz" if path.suffix == ".csv" else ""))
+
+
+def _gzipped(content: bytes) -> bytes:
     buffer = io.BytesIO()
-    # No name and no time in the header: the same rows give the same bytes.
+    # No name and no time in the header: the same content gives the same bytes.
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=9) as file:
-        file.write(csv_text(history).encode())
-    write_bytes_atomically(path, buffer.getvalue())
+        file.write(content)
+    return buffer.getvalue()
+
+
+def _write_history(path: Path, history: pd.DataFrame) -> None:
+    write_bytes_atomically(path, _gzipped(csv_text(history).encode()))
 
 
 def _write_provenance(path: Path, provenances: list[dict]) -> None:

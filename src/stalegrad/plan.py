@@ -24,7 +24,7 @@ from stalegrad.config import (
     study_names,
 )
 from stalegrad.errors import ConfigError
-from stalegrad.files import archived_runs
+from stalegrad.files import archived_folder, archived_runs
 
 SOURCE = "src/stalegrad"
 SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
@@ -113,6 +113,14 @@ class Plan:
             return set()
         return archived_runs(study)
 
+    def kept(self, study: str, kind: str, content: str) -> str:
+        """The folder of `measured/` that a trajectory or landscape (`kind`) is taken from; '' where
+        it is made: see `archived`."""
+        if self.settings.preset != "paper" or self.settings.recompute:
+            return ""
+        folder = archived_folder(study, kind, content)
+        return str(folder) if folder.exists() else ""
+
     @cached_property
     def simulations(self) -> dict[str, dict[str, list[SimulationCell]]]:
         """Study -> simulation -> its clusters."""
@@ -173,6 +181,26 @@ class Plan:
                   for name in getattr(content, kind)]  # fmt: skip
         files += [f"landscapes/{name}.npz" for name in content.landscapes]
         return files + [f"landscapes/{name}_lines.csv" for name in content.landscapes]
+
+    def products_kept(self, study: str) -> dict[tuple[str, str], dict[str, str]]:
+        """(kind, content hash) -> name in the archive -> file below `results/<preset>/<study>/`, of
+        each trajectory and landscape."""
+        files = {
+            ("trajectories", bundle.hash): {
+                "history": f"trajectories/{name}.csv",
+                "provenance": f"trajectories/{name}.csv.provenance.json",
+            }
+            for name, bundle in self.trajectories[study].items()
+        }
+        return files | {
+            ("landscapes", cell.hash): {
+                "grid": f"landscapes/{name}.npz",
+                "points": f"landscapes/{name}.csv",
+                "lines": f"landscapes/{name}_lines.csv",
+                "provenance": f"landscapes/{name}.npz.provenance.json",
+            }
+            for name, cell in self.landscapes[study].items()
+        }
 
     def digest(self, study: str) -> str:
         """Changes with the runs of a study or with the grids they stand in."""

@@ -96,6 +96,14 @@ def landscape_of(wildcards):
     return PLAN.landscapes[wildcards.study][wildcards.landscape]
 
 
+def recorded_weights(wildcards):
+    """History and weights that a landscape is made of; none where the archive holds it."""
+    if PLAN.kept(wildcards.study, "landscapes", landscape_of(wildcards).hash):
+        return []
+    beside = f"{RESULTS}/{wildcards.study}/landscapes/weights/{wildcards.landscape}"
+    return [f"{beside}.csv", f"{beside}.npz"]
+
+
 def data_of(*bundles):
     """The verified files of the data sets that bundles read."""
     return [

@@ -7,7 +7,8 @@ rule follow_runs:
         engine=ENGINE,
         parts=lambda wildcards: parts_of(followed(wildcards)),
     output:
-        f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv",
+        history=f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv",
+        provenance=f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv.provenance.json",
     log:
         f"{RESULTS}/logs/follow_runs/{{study}}-{{trajectory}}.log",
     conda:
@@ -17,6 +18,7 @@ rule follow_runs:
         mem_mb=lambda wildcards: followed(wildcards).megabytes(),
     params:
         bundle=lambda wildcards: followed(wildcards).to_json(),
+        kept=lambda w: PLAN.kept(w.study, "trajectories", followed(w).hash),
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:
@@ -31,6 +33,7 @@ rule save_weights:
     output:
         history=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.csv",
         weights=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.npz",
+        provenance=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.csv.provenance.json",
     log:
         f"{RESULTS}/logs/save_weights/{{study}}-{{landscape}}.log",
     conda:
@@ -40,6 +43,7 @@ rule save_weights:
         mem_mb=lambda wildcards: landscape_of(wildcards).runs.megabytes(),
     params:
         bundle=lambda wildcards: landscape_of(wildcards).runs.to_json(),
+        kept="",
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:
@@ -49,13 +53,13 @@ rule save_weights:
 rule compute_landscape:
     input:
         data=lambda wildcards: data_of(landscape_of(wildcards).runs),
-        history=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.csv",
-        weights=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.npz",
+        recorded=recorded_weights,
         code=[f"{SOURCE}/landscapes.py", f"{SOURCE}/backends/cpu.py", f"{SOURCE}/backends/vmap.py"],
     output:
         grid=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.npz",
         points=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.csv",
         lines=f"{RESULTS}/{{study}}/landscapes/{{landscape}}_lines.csv",
+        provenance=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.npz.provenance.json",
     log:
         f"{RESULTS}/logs/compute_landscape/{{study}}-{{landscape}}.log",
     conda:
@@ -65,6 +69,7 @@ rule compute_landscape:
         mem_mb=lambda wildcards: landscape_of(wildcards).megabytes(),
     params:
         cell=lambda wildcards: landscape_of(wildcards).hash,
+        kept=lambda w: PLAN.kept(w.study, "landscapes", landscape_of(w).hash),
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:

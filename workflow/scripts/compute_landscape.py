@@ -5,6 +5,7 @@ from pathlib import Path
 from stalegrad.bundles import Place
 from stalegrad.landscapes import make_landscape
 from stalegrad.logs import logged
+from stalegrad.measured import restore
 from stalegrad.plan import Plan
 
 
@@ -14,8 +15,13 @@ def say(done: int, total: int) -> None:
 
 with logged(snakemake.log[0]):
     params, wildcards = snakemake.params, snakemake.wildcards
-    data_folder = Path(snakemake.config["data_folder"])
-    place = Place(data_folder, params.device, params.backend, snakemake.threads)
-    cell = Plan.load(snakemake.config).landscapes[wildcards.study][wildcards.landscape]
-    recorded = Path(snakemake.input.history), Path(snakemake.input.weights)
-    make_landscape(cell, recorded, tuple(map(Path, snakemake.output)), place, say)
+    outputs = {name: Path(path) for name, path in snakemake.output.items()}
+    if params.kept:
+        restore(Path(params.kept), outputs)
+    else:
+        data_folder = Path(snakemake.config["data_folder"])
+        place = Place(data_folder, params.device, params.backend, snakemake.threads)
+        cell = Plan.load(snakemake.config).landscapes[wildcards.study][wildcards.landscape]
+        recorded = tuple(map(Path, snakemake.input.recorded))
+        made = outputs["grid"], outputs["points"], outputs["lines"]
+        make_landscape(cell, recorded, made, place, say)

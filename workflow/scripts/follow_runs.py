@@ -5,6 +5,7 @@ from pathlib import Path
 from stalegrad.bundles import Place, Progress, train_bundle
 from stalegrad.cells import Bundle
 from stalegrad.logs import logged
+from stalegrad.measured import restore
 
 
 def say(progress: Progress) -> None:
@@ -13,8 +14,11 @@ def say(progress: Progress) -> None:
 
 with logged(snakemake.log[0]):
     params = snakemake.params
-    data_folder = Path(snakemake.config["data_folder"])
-    place = Place(data_folder, params.device, params.backend, snakemake.threads)
-    bundle = Bundle.from_json(params.bundle, snakemake.rule)
-    weights = snakemake.output.get("weights")
-    train_bundle(bundle, Path(snakemake.output[0]), place, say, weights=weights and Path(weights))
+    outputs = {name: Path(path) for name, path in snakemake.output.items()}
+    if params.kept:
+        restore(Path(params.kept), outputs)
+    else:
+        data_folder = Path(snakemake.config["data_folder"])
+        place = Place(data_folder, params.device, params.backend, snakemake.threads)
+        bundle = Bundle.from_json(params.bundle, snakemake.rule)
+        train_bundle(bundle, outputs["history"], place, say, weights=outputs.get("weights"))
