@@ -36,7 +36,35 @@ from stalegrad.tables.mishchenko2022 import (
 COLOUR = dict(zip(METHODS, style.COLOURS, strict=False))
 MARKER = dict(zip(METHODS, style.MARKERS, strict=False))
 PATTERNS = (SLOW, FIXED)
+EXPERIMENT = ("rows", "dimension", "noise", "batch_size", "workers", "slowest")
+CHAINS = ("smoothness", "strong_convexity", "dimension")
 ERROR = {c: "least $f-f^*$" for c in CLASSES} | {NON_CONVEX: r"least $\|\nabla f\|^2$"}
+
+# How a column of runs.csv is written where a figure states its constants.
+SYMBOLS = {
+    "smoothness": "L",
+    "strong_convexity": r"\mu",
+    "dimension": "d",
+    "rows": "n",
+    "noise": r"\sigma",
+    "batch_size": "B",
+    "workers": "M",
+    "concurrency": "M",
+    "slowest": r"s_{\max}",
+    "lr": r"\gamma",
+    "updates": "K",
+    "steps": "K",
+}
+
+
+def _state(figure: Figure, runs: pd.DataFrame, *columns: str) -> None:
+    """Say above the panels what was the same in all of `runs`, or which few values it had."""
+    parts = []
+    for column in columns:
+        values = sorted(runs[column].dropna().unique())
+        shown = r",\;".join(f"{v:,.0f}" if v == int(v) else f"{v:g}" for v in values)
+        parts.append(f"${SYMBOLS[column]}={shown}$".replace(",", "{,}").replace(r"{,}\;", r",\;"))
+    figure.suptitle(r"$\quad$".join(parts), fontsize=8)
 
 
 def budget(results: StudyResults) -> Figure:
@@ -59,6 +87,7 @@ def budget(results: StudyResults) -> Figure:
         _plain_ticks(ax, sorted(rows["slowest"].unique()))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    _state(figure, rows, "workers")
     return figure
 
 
@@ -84,6 +113,7 @@ def experiment(results: StudyResults) -> Figure:
     _delays(results, axes[0, 2])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    _state(figure, curves, *EXPERIMENT)
     return figure
 
 
@@ -129,6 +159,7 @@ def steps(results: StudyResults) -> Figure:
     ax.set_xlabel("step a gradient (minibatch: step over $M$)")
     ax.set_ylabel("final $F-F^*$")
     ax.legend()
+    _state(figure, results.grid("experiment", "experiment_minibatch"), *EXPERIMENT)
     return figure
 
 
@@ -150,6 +181,7 @@ def slowing(results: StudyResults) -> Figure:
         ax.set_title(convexity)
         ax.set_ylabel(ERROR[convexity])
     _one_legend(figure, axes)
+    _state(figure, runs, *CHAINS, "concurrency", "updates")
     return figure
 
 
@@ -198,6 +230,7 @@ def rates(results: StudyResults) -> Figure:
         ax.set_title(f"{convexity}: $K^{{{power:g}}}$")
         ax.set_ylabel(ERROR[convexity])
     _one_legend(figure, axes)
+    _state(figure, runs, *CHAINS, "concurrency", "slowest")
     return figure
 
 
@@ -228,6 +261,7 @@ def workers(results: StudyResults) -> Figure:
         ax.set_title(convexity)
         ax.set_ylabel(ERROR[convexity])
     _one_legend(figure, axes)
+    _state(figure, runs, *CHAINS, "updates")
     return figure
 
 
@@ -250,6 +284,8 @@ def lower_bound(results: StudyResults) -> Figure:
     ax.set_xlabel(r"$\tau^2/K^2$")
     ax.set_ylabel(r"$(f-f^*)\,/\,L\|x_0-x^*\|^2$")
     ax.legend()
+    runs = results.grid("lower_bound").assign(steps=rows["steps"].iloc[0])
+    _state(figure, runs, "smoothness", "steps")
     return figure
 
 
@@ -283,6 +319,7 @@ def virtual(results: StudyResults) -> Figure:
     for ax in axes.flat:
         ax.set_xlabel("update $k$")
     _one_legend(figure, axes)
+    _state(figure, rows, "smoothness", "dimension", "noise", "workers", "slowest", "lr")
     return figure
 
 
@@ -388,6 +425,7 @@ def lenet(results: StudyResults) -> Figure:
     axes[0, 1].set_xlabel("simulated seconds, best step")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    _state(figure, runs, "workers", "slowest", "batch_size")
     return figure
 
 
