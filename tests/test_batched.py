@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_close, quadratic_task, small_cell
+from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, small_cell
 
-from stalegrad import captured
+from stalegrad import captured, replay
 from stalegrad.backends import make_backend
 from stalegrad.backends.batched import BatchedBackend
 from stalegrad.backends.vmap import VmapBackend
@@ -16,8 +16,19 @@ from stalegrad.bundles import Place, settled_torch, train_bundle
 from stalegrad.cells import Bundle
 from stalegrad.errors import ConfigError
 from stalegrad.problems.large_cnn import LargeCNN
+from stalegrad.rules.adam import Adam
+from stalegrad.rules.dc_asgd import DelayCompensation
+from stalegrad.rules.delay_adaptive import DelayAdaptive
+from stalegrad.rules.sgd import SGD
 
 RUNS, BATCH = 3, 7
+
+
+def in_lockstep(task) -> VmapBackend:
+    """All runs in one vmapped call, as on a GPU."""
+    backend = VmapBackend(task)
+    backend.runs_at_once = None
+    return backend
 
 
 def minibatches(task, shared: bool):
@@ -119,6 +130,40 @@ def test_bundles_equal_those_of_the_reference(data_folder, tmp_path):
     again = tmp_path / "again.csv"
     train_bundle(MIXED, again, Place(data_folder, "cpu", "batched"))
     assert again.read_bytes() == (tmp_path / "batched.csv").read_bytes()
+
+
+@pytest.mark.parametrize("per_update", [1, 3])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda lr: SGD(lr=lr, momentum=0.5),
+        lambda lr: Adam(lr=lr),
+        lambda lr: DelayCompensation(lr=lr, compensation=0.5, adaptive=True, clip_norm=2.0),
+        lambda lr: DelayAdaptive(lr=lr, concurrency=2, warmup_epochs=1.0),
+    ],
+    ids=["sgd", "adam", "dc_asgd", "delay_adaptive"],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_static_step_is_the_step_of_the_loop(rule, per_update, seed):
+    """Any schedules, epochs of several steps, ragged: the same weights, losses and state to the byte."""
+    rng, arrivals = np.random.default_rng(seed), 24
+    task = quadratic_task(rng.uniform(0.5, 1.5, arrivals).tolist(), lambda s: [1.0 + s, -2.0])
+    runs = []
+    for run in range(4):
+        # From run to run fewer arrivals in the first epoch, so that those start later.
+        versions = np.arange(arrivals) // per_update
+        read = rng.integers(np.maximum(versions - 4, 0), versions + 1)
+        schedule = make_schedule(read, [9 - run, arrivals], per_update)
+        runs.append(plan(rule(0.1 * (1 + run)), schedule, InOrder(), seed=run))
+    loop, static = in_lockstep(task), in_lockstep(task)
+    static.static = True
+    one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
+    for _ in range(2):
+        one, losses = replay.advance(task, runs, one, loop)
+        other, same_losses = captured.advance(task, runs, other, static)
+        assert torch.equal(losses, same_losses)
+        for name, value in one.tensors().items():
+            assert torch.equal(value, other.tensors()[name]), name
 
 
 class FakeCuda:
