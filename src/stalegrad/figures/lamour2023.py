@@ -287,32 +287,42 @@ def spread(results: StudyResults) -> Figure:
 
 
 def staleness(results: StudyResults) -> Figure:
-    """Histograms of staleness, one panel a cluster and case."""
-    rows = results.staleness.query("simulation == 'staleness'")
-    arrays = results.arrays("staleness")
-    cells = rows.groupby("index").first()
-    clusters = sorted(cells["machine_ms"].unique(), reverse=True)
-    figure, axes = style.panels(len(clusters), len(cells) // len(clusters), 1.7, sharey=True)
-    column = dict.fromkeys(clusters, 0)
-    for index, cell in cells.iterrows():
-        line = clusters.index(cell["machine_ms"])
-        ax = axes[line, column[cell["machine_ms"]]]
-        column[cell["machine_ms"]] += 1
-        counts = arrays[f"histogram_{index}"].sum(axis=0)
+    """Histograms of staleness: one line of panels a cluster, one column a case."""
+    found = []
+    for simulation in ("staleness_fewer", "staleness"):
+        rows, arrays = results.staleness, results.arrays(simulation)
+        cells = rows[rows["simulation"] == simulation].groupby("index").first()
+        for index, cell in cells.iterrows():
+            found.append((cell, arrays[f"histogram_{index}"].sum(axis=0)))
+    # 2 workers leave the authors' machine room to spare, and so have no `machine_ms` either.
+    lines = list(dict.fromkeys((cell["workers"], cell["machine_ms"]) for cell, _ in found))
+    figure, axes = style.panels(len(lines), len(found) // len(lines), 1.35, sharey="row")
+    for (cell, counts), ax in zip(found, _in_lines(axes, lines, found), strict=True):
         share, values = counts / counts.sum(), np.arange(len(counts))
         mean = (share * values).sum()
-        shown = values <= max(20, np.flatnonzero(share > 1e-3).max())
+        shown = values <= max(2 * cell["workers"], np.flatnonzero(share > 1e-3).max())
         ax.bar(values[shown], share[shown], width=1, color=OURS, alpha=0.6)
         ax.axvline(mean, color=style.COLOURS[1], linewidth=0.8)
         case = "no delay" if not cell["delay_ms"] else f"{cell['delay_ms']:g} ms, all"
         case = f"{cell['delay_ms']:g} ms, {SLOW}" if cell["delayed"] == "one" else case
-        name = "authors" if cell["machine_ms"] else "ideal"
-        ax.set_title(f"{name}: {case}\nmean {mean:.1f}")
+        name = "authors" if cell["machine_ms"] or cell["workers"] == 2 else "ideal"
+        ax.set_title(f"{name}, {cell['workers']} workers: {case}", fontsize=7.5)
+        style.whole_epochs(ax)
+        ax.text(0.98, 0.85, f"mean {mean:.1f}", transform=ax.transAxes, ha="right", fontsize=7)
     for ax in axes[:, 0]:
-        ax.set_ylabel("share of gradients")
+        ax.set_ylabel("share of gradients", fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel("staleness")
     return figure
+
+
+def _in_lines(axes: np.ndarray, lines: list, found: list) -> Iterator[Axes]:
+    """The panel of each cell: its cluster's line, from left to right."""
+    taken = dict.fromkeys(lines, 0)
+    for cell, _ in found:
+        line = (cell["workers"], cell["machine_ms"])
+        yield axes[lines.index(line), taken[line]]
+        taken[line] += 1
 
 
 def delay(results: StudyResults) -> Figure:
