@@ -262,14 +262,14 @@ def test_the_archive_in_this_repository_is_of_its_studies():
         assert provenance.notna().all(axis=None)
 
 
-STEADY = 0.9  # test accuracy after an epoch from which on roundings are not amplified
+STEADY = 0.9  # those that learn faster than this share of all do not amplify roundings
 RELATIVE = {"train_loss": 0.02, "test_loss": 0.03, "test_accuracy": 0.005, "error": 0.001}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", [p.name for p in (ROOT / "measured").glob("*") if p.is_dir()])
 def test_archived_runs_come_out_again(study):
-    """The first epoch of the two cheapest runs that learn steadily, trained again.
+    """The first epoch of the two cheapest runs that learn fastest, trained again.
 
     Where they were measured all digits are the same. On another machine roundings differ, and what
     these do in an epoch is far less than the spread over seeds; 0.005 of accuracy is twice the
@@ -281,7 +281,7 @@ def test_archived_runs_come_out_again(study):
     first = archived_history(study, ROOT / "measured").query("epoch == 1").set_index("run")
     steady = first[~first["diverged"]]
     if "test_accuracy" in steady:
-        steady = steady[steady["test_accuracy"] >= STEADY]
+        steady = steady[steady["test_accuracy"] >= steady["test_accuracy"].quantile(STEADY)]
 
     def cost(run: str) -> float:
         return Bundle((replace(cells[run], epochs=1),)).core_seconds()
