@@ -145,7 +145,7 @@ def test_bundles_equal_those_of_the_reference(data_folder, tmp_path):
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_static_step_is_the_step_of_the_loop(rule, per_update, seed):
-    """Any schedules, epochs of several steps, ragged: the same weights, losses and state to the byte."""
+    """Any schedules, ragged epochs of several steps: the same weights and state to the byte."""
     rng, arrivals = np.random.default_rng(seed), 24
     task = quadratic_task(rng.uniform(0.5, 1.5, arrivals).tolist(), lambda s: [1.0 + s, -2.0])
     runs = []
