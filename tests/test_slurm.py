@@ -2,46 +2,23 @@
 
 import os
 import re
-import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import toy_slurm
-import yaml
+from checkout import DATA, ROOT, Checkout, until
 
 from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
 from stalegrad.data import fetch_dataset
-from stalegrad.plan import Plan
 
-ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
+# The profile as committed, but that it does not wait long to look.
+FLAGS = ["--profile", str(PROFILE), "--slurm-init-seconds-before-status-checks", "2"]
+FLAGS += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
 
 pytestmark = pytest.mark.alone
-
-
-def study(epochs: int, dimensions: Sequence[int]) -> dict:
-    """Runs of so many epochs, some ten a second, of a problem that needs no data set.
-
-    Of fewer than two hundred epochs a bundle would be short, and share a job with others.
-    """
-    cell = {
-        "problem": {
-            "name": "least_squares", "rows": 512, "epoch_samples": 51200
-        },
-        "rule": {"name": "sgd", "lr": 0.1},
-        "cluster": {"name": "constant_delay", "delay": 2},
-        "batch_size": 128,
-        "epochs": epochs,
-        "partition": "independent",
-    }  # fmt: skip
-    grids = {"one": {"cell": cell, "axes": {"problem.dimension": list(dimensions)}}}
-    return {"title": "A long run", "cite": "jain2018", "grids": grids}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,78 +28,9 @@ def cluster(tmp_path_factory) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Site:
-    """A checkout on the cluster."""
-
-    folder: Path
-
-    def has_one_study(self, epochs: int, dimensions: Sequence[int] = (20,)) -> None:
-        """Configuration of its own: a bundle of one run for each of `dimensions`."""
-        config = self.folder / "config"
-        for name, content in (
-            ("studies/long", study(epochs, dimensions)),
-            ("presets/smoke", {"title": "smoke", "seeds": 1, "bundle_size": 1}),
-        ):
-            (config / name).parent.mkdir(parents=True)
-            (config / name).with_suffix(".yaml").write_text(yaml.safe_dump(content))
-        shutil.copy(ROOT / "config" / "config.yaml", config)
-
-    def command(self, *arguments: str) -> list[str]:
-        """Snakemake with the profile as committed, but that it does not wait long to look."""
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        soon = ["--slurm-init-seconds-before-status-checks", "2"]
-        soon += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
-        return [*snakemake, "--profile", str(PROFILE), *soon, *arguments]
-
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=480,
-        )
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    @property
-    def bundles(self) -> list[Bundle]:
-        plan = Plan.load({"preset": "smoke"}, self.folder / "config")
-        return list(plan.bundles["long"].values())
-
-    def output(self, suffix: str = "") -> Path:
-        """Of the first bundle."""
-        folder = self.folder / "results" / "smoke" / "long" / "bundles"
-        return folder / f"{self.bundles[0].hash}.csv{suffix}"
-
-    def targets(self) -> list[str]:
-        """What a command that asks for the bundles alone ends with."""
-        names = [self.output().with_name(f"{bundle.hash}.csv") for bundle in self.bundles]
-        names = [str(name.relative_to(self.folder)) for name in names]
-        # Autograd, since the fused kernel would be done in no time.
-        return ["--config", "preset=smoke", "backend=torch", "--", *names]
-
-    def epochs_done(self) -> list[int]:
-        """What the last job on the first bundle says it had done."""
-        path = self.folder / f"results/smoke/logs/train_bundle/long-{self.bundles[0].hash}.log"
-        return [int(line.split()[0]) for line in path.read_text().splitlines() if " of " in line]
-
-
 @pytest.fixture
-def site(tmp_path) -> Site:
-    for name in ("src", "published", "paper", "workflow"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Checkout:
+    return Checkout.make(tmp_path, *FLAGS)
 
 
 def jobs(columns: str) -> list[list[str]]:
@@ -132,25 +40,20 @@ def jobs(columns: str) -> list[list[str]]:
     return [[word.strip() for word in line.split("|")] for line in said.splitlines()]
 
 
-def running_job(site: Site, process: subprocess.Popen) -> str:
+def running_job(site: Checkout, process: subprocess.Popen) -> str:
     """The number of the job that trains, once it has left a checkpoint."""
-    end = time.monotonic() + 120
-    while not site.output(".checkpoint.npz").exists():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
-        time.sleep(0.2)
+    until(site.output(".checkpoint.npz").exists, process)
     said = jobs("jobid:20|,state:20")
     return max((number for number, state in said if state == "RUNNING"), key=int)
 
 
 def test_smoke_runs_through_the_profile_to_the_pdf(site):
-    data = ROOT / "resources" / "data"
-    fetch_dataset("mnist", data)
-    (site.folder / "config").symlink_to(ROOT / "config")
-    done = site.run("--config", "preset=smoke", "studies=[jain2018]", f"data_folder={data}")
+    fetch_dataset("mnist", DATA)
+    site.has_all_studies()
+    done = site.run("--config", "preset=smoke", "studies=[jain2018]", f"data_folder={DATA}")
     assert done.returncode == 0, done.stdout[-5000:]
-    results = site.folder / "results" / "smoke"
-    assert (results / "report.pdf").read_bytes().startswith(b"%PDF")
-    assert len((results / "verdicts.csv").read_text().splitlines()) > 10
+    assert (site.results / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert len((site.results / "verdicts.csv").read_text().splitlines()) > 10
     rules, states, partitions = zip(*jobs("comment:80|,state:20|,partition:8"), strict=True)
     assert set(states) == {"COMPLETED"}
     # All bundles of smoke are short, and share a job that is worth no GPU.

@@ -28,6 +28,7 @@ from stalegrad.partitions import PARTITIONS, check_labels
 from stalegrad.problems import runs_in_step
 from stalegrad.schedule import Workload
 
+MOST_RUNS = 1_000_000  # of a grid; published ones have thousands
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
 # Of one core: LeNet-5's 61,706 weights at 65,000 samples a second, and a step of small problems.
@@ -326,6 +327,12 @@ def _matches(cell: Cell, keys: Mapping[str, Any]) -> bool:
 def _grid_cells(grid: Cases, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
     merged = at_preset(grid, preset_name)
     seeds = merged["seeds"] or preset.seeds
+    runs = seeds * len(merged["cases"]) * math.prod(map(len, merged["axes"].values()))
+    if runs > MOST_RUNS:
+        raise ConfigError(
+            f"{where}: 'axes', 'cases' and 'seeds' ({seeds}) make {runs:,} runs, more than the "
+            f"{MOST_RUNS:,} that a grid may have; leave some out."
+        )
     for keys in combinations(merged["axes"], merged["cases"]):
         values = with_keys(merged["cell"], keys, where)
         for seed in range(1, seeds + 1):

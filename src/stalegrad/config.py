@@ -21,6 +21,7 @@ from stalegrad import specs
 from stalegrad.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
+Seeds = Annotated[int, Field(ge=1, le=10_000)]
 
 
 def _scalar(value: Any) -> Any:
@@ -82,7 +83,7 @@ class Preset(_Model):
     """
 
     title: str
-    seeds: Count
+    seeds: Seeds
     bundle_size: Count
     bundle_memory: Count = 2_000
 
@@ -97,7 +98,7 @@ class Cases(_Model):
     cell: dict[str, Any] = {}
     axes: Axes = {}
     cases: CaseList = [{}]
-    seeds: Count | None = None
+    seeds: Seeds | None = None
 
 
 class Grid(Cases):

@@ -61,7 +61,7 @@ def replaced(path: Path) -> Iterator[Path]:
     or may not be written to; `path` is then as it was.
     """
     beside = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.part")
-    with _reported(path):
+    with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         try:
@@ -73,7 +73,8 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def reported(path: Path) -> Iterator[None]:
+    """A full disk, or one that may not be written to, as an OutputError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -118,7 +119,7 @@ def held(path: Path, wait: bool = False) -> Iterator[None]:
     both name that process. On a file system without locks nothing is held.
     """
     file = path.with_name(f".{path.name}.lock")
-    with _reported(path):
+    with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(file, path, wait)
     try:

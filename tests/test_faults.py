@@ -1,0 +1,305 @@
+"""Killed, interrupted, a full disk, a read-only one, twice at once, a clock that was set back.
+
+Always the same question: does the same command, given again, end with the very same files?
+"""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from checkout import DATA, Checkout, until
+from helpers import small_cell
+
+from stalegrad import data
+from stalegrad.bundles import Place, train_bundle
+from stalegrad.cells import Bundle
+from stalegrad.data import fetch_dataset
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    (tmp_path / "here").mkdir()
+    return Checkout.make(tmp_path / "here")
+
+
+def undisturbed(checkout: Checkout, folder: Path) -> bytes:
+    """What the one study's bundle gives where nothing goes wrong."""
+    output = folder / "undisturbed.csv"
+    train_bundle(checkout.bundles[0], output, Place(folder, "cpu", "torch"))
+    return output.read_bytes()
+
+
+# ---- processes, as the kernel knows them ----
+
+
+def session(process: subprocess.Popen) -> dict[int, str]:
+    """Command lines by number of all processes of a session that are not yet dead."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(state[3]) == process.pid and state[0] != "Z":
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(entry.name)] = command
+    return found
+
+
+def end_session(process: subprocess.Popen) -> None:
+    for number in session(process):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.communicate()
+
+
+EPOCHS = 100  # three seconds of training
+
+# ---- killed ----
+
+KILLS = 20
+STUDY = ("--config", "preset=smoke", "studies=[jain2018]", f"data_folder={DATA}")
+
+
+def csvs(checkout: Checkout) -> dict[str, bytes]:
+    """All CSVs that the pipeline gives."""
+    results = checkout.results
+    return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*.csv")}
+
+
+def kill(victim: str, process: subprocess.Popen, chance: random.Random) -> bool:
+    """Kill a job's process, Snakemake itself, or all at once; False where that was not there."""
+    there = session(process)
+    jobs = [number for number, command in there.items() if ".snakemake/scripts/" in command]
+    victims = {"job": jobs, "snakemake": [process.pid], "both": list(there)}[victim]
+    if not victims or process.poll() is not None:
+        return False
+    for number in [chance.choice(victims)] if victim == "job" else victims:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    return True
+
+
+def test_killed_at_random_moments_the_same_command_gives_the_same_bytes(tmp_path):
+    """Twenty times: the trainer or another job, Snakemake, or both; as often as it takes."""
+    fetch_dataset("mnist", DATA)
+    checkouts = []
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+        checkouts.append(Checkout.make(tmp_path / name))
+        checkouts[-1].has_all_studies()
+    calm, disturbed = checkouts
+    command = [*STUDY, "--", "results/smoke/verdicts.csv"]
+    began = time.monotonic()
+    done = calm.run(*command)
+    assert done.returncode == 0, done.stdout[-5000:]
+    takes = time.monotonic() - began
+    wanted = csvs(calm)
+    assert {"jain2018/runs.csv", "jain2018/history.csv", "verdicts.csv"} <= wanted.keys()
+
+    chance, kills, started = random.Random(9), 0, []
+    try:
+        while True:
+            started.append(disturbed.start(*command))
+            with suppress(subprocess.TimeoutExpired):
+                if kills < KILLS:
+                    started[-1].communicate(timeout=chance.uniform(0.1, 0.8) * takes)
+                else:
+                    started[-1].communicate(timeout=480)
+            if started[-1].poll() is None:
+                victim = chance.choice(["job", "job", "snakemake", "both"])
+                kills += kill(victim, started[-1], chance)
+                said, _ = started[-1].communicate(timeout=480)
+                assert "Traceback" not in said, said
+            if started[-1].returncode == 0:
+                assert csvs(disturbed) == wanted
+                if kills >= KILLS:
+                    break
+                shutil.rmtree(disturbed.results)
+    finally:
+        for process in started:
+            end_session(process)
+    leftovers = [p.name for p in disturbed.results.rglob("*") if p.name.endswith(".part")]
+    assert leftovers == []
+
+
+# ---- interrupted ----
+
+
+def interrupted(checkout: Checkout, send) -> str:
+    """What Snakemake says when it is sent a signal while a bundle is trained."""
+    process = checkout.start(*checkout.targets())
+    try:
+        until(checkout.output(".checkpoint.npz").exists, process)
+        send(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode != 0 and session(process) == {}, said
+    finally:
+        end_session(process)
+    assert "give the same command again" in said and "Traceback" not in said
+    return said
+
+
+def test_interrupt_of_snakemake_alone_leaves_no_orphan(checkout):
+    """It lets what runs come to its end, and starts nothing more."""
+    checkout.has_one_study(epochs=EPOCHS)
+    interrupted(checkout, os.kill)
+    assert checkout.output().exists()
+
+
+def test_control_c_ends_at_once_and_the_same_command_goes_on(checkout, tmp_path):
+    checkout.has_one_study(epochs=EPOCHS)
+    interrupted(checkout, os.killpg)  # as a terminal does
+    assert not checkout.output().exists()
+    done = checkout.run(*checkout.targets())
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert checkout.epochs_done()[0] > 1
+    assert checkout.output().read_bytes() == undisturbed(checkout, tmp_path)
+
+
+# ---- twice at once ----
+
+
+def test_second_run_on_the_same_results_is_refused_with_the_reason(checkout, tmp_path):
+    checkout.has_one_study(epochs=EPOCHS)
+    first = checkout.start(*checkout.targets())
+    try:
+        until(checkout.output(".checkpoint.npz").exists, first)
+        second = checkout.run(*checkout.targets())
+        assert second.returncode != 0
+        assert f"results/smoke is being worked on by process {first.pid} on " in second.stdout
+        assert "Traceback" not in second.stdout
+        elsewhere = ["results_folder=elsewhere", "preset=smoke"]
+        third = checkout.run("--config", *elsewhere, "--", "elsewhere/smoke/long/runs.csv")
+        assert third.returncode == 0, third.stdout
+        said, _ = first.communicate(timeout=120)
+        assert first.returncode == 0, said
+    finally:
+        end_session(first)
+    assert checkout.output().read_bytes() == undisturbed(checkout, tmp_path)
+
+
+def test_two_trainers_of_one_bundle_give_it_once(tmp_path, checkout):
+    checkout.has_one_study(epochs=EPOCHS)
+    bundle = checkout.bundles[0]
+    (tmp_path / "bundle.json").write_text(bundle.to_json())
+    command = [sys.executable, "-m", "stalegrad", "run-bundle", "bundle.json", "--output", "done"]
+    both = [
+        subprocess.Popen(
+            [*command, "--backend", "torch"], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    waited = [process.pid for process, text in zip(both, said, strict=True) if "waiting" in text]
+    assert len(waited) == 1, said
+    output = tmp_path / "done" / f"{bundle.hash}.csv"
+    assert sorted(p.name for p in output.parent.iterdir()) == [
+        output.name, f"{output.name}.provenance.json"
+    ]  # fmt: skip
+    assert output.read_bytes() == undisturbed(checkout, tmp_path)
+
+
+# ---- a disk that is full, or may not be written to ----
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+# Three epochs whose checkpoint, with sixty old weights for the delay, is some fifteen megabytes.
+LARGE = Bundle((small_cell(cluster__delay=60, batch_size=1),))
+
+
+@pytest.mark.parametrize("kind", ["full", "limited"])
+def test_full_disk_is_a_sentence_and_the_same_command_goes_on(tmp_path, data_folder, kind):
+    """As a disk of 1 MB, and as a limit on the size of files, which takes no root."""
+    (tmp_path / "bundle.json").write_text(LARGE.to_json())
+    code = "import json, sys; from stalegrad import cli, data\n"
+    code += "data.SHA256 = json.loads(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
+    hashes = json.dumps({"mnist": data.SHA256["mnist"]})
+    command = [sys.executable, "-c", code, hashes, "run-bundle", "bundle.json"]
+    command += ["--output", "done/x", "--data-folder", str(data_folder), "--threads", "1"]
+
+    def call(**keywords) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, **keywords)
+
+    def refused(done: subprocess.CompletedProcess, reason: str) -> None:
+        assert done.returncode == 2
+        said = rf"^stalegrad: done/x/.* cannot be written: {reason}\. "
+        assert re.search(said, done.stderr, re.MULTILINE), done.stderr
+        assert "Traceback" not in done.stderr
+        assert [path.name for path in (tmp_path / "done" / "x").iterdir()] == []
+
+    if kind == "full":
+        with mounted(tmp_path / "done", "size=1M"):
+            refused(call(), "No space left on device")
+            remount(tmp_path / "done", "size=100M")
+            assert call().returncode == 0
+            written = (tmp_path / "done" / "x" / f"{LARGE.hash}.csv").read_bytes()
+    else:
+        refused(call(preexec_fn=limit_files), "File too large")
+        assert call().returncode == 0
+        written = (tmp_path / "done" / "x" / f"{LARGE.hash}.csv").read_bytes()
+    train_bundle(LARGE, tmp_path / "alone.csv", Place(data_folder, "cpu"))
+    assert written == (tmp_path / "alone.csv").read_bytes()
+
+
+def test_full_disk_ends_the_pipeline_with_a_sentence(checkout):
+    checkout.has_one_study(epochs=EPOCHS)
+    with mounted(checkout.folder / "results", "size=8k"):
+        done = checkout.run(*checkout.targets())
+        assert done.returncode != 0 and "Traceback" not in done.stdout
+        assert re.search(r"error: results/smoke/\S* cannot be written: No space left", done.stdout)
+        assert not checkout.output().exists()
+        remount(checkout.folder / "results", "size=100M")
+        done = checkout.run(*checkout.targets())
+        assert done.returncode == 0, done.stdout[-5000:]
+
+
+def test_read_only_results_are_refused_before_any_work(checkout):
+    checkout.has_one_study(epochs=EPOCHS)
+    with mounted(checkout.folder / "results", "ro"):
+        done = checkout.run(*checkout.targets())
+    assert done.returncode != 0
+    assert "results/smoke cannot be written: Read-only file system. " in done.stdout
+    assert "Traceback" not in done.stdout and "rule train_bundle" not in done.stdout
+
+
+def test_finished_results_that_are_read_only_need_no_work(checkout):
+    checkout.has_one_study(epochs=EPOCHS)
+    with mounted(checkout.folder / "results", "size=100M"):
+        assert checkout.run(*checkout.targets()).returncode == 0
+        remount(checkout.folder / "results", "ro")
+        done = checkout.run(*checkout.targets())
+        assert done.returncode == 0 and "Nothing to be done" in done.stdout

