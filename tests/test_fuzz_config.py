@@ -31,6 +31,8 @@ STUDIES = {
     for path in sorted((CONFIG / "studies").glob("*.yaml"))
 }
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the first is ten times as fast
+
 VALUES = st.one_of(
     st.sampled_from([None, True, False, 0, -1, 1, 2, 0.0, -0.5, 0.5, 1e-300, 10**9]),
     st.sampled_from([math.nan, math.inf, "", " ", "1e-3", "sgd", "../up", "$(id)", "名", "a\nb"]),
@@ -81,13 +83,13 @@ def check(settings: dict, preset: dict, study: dict, changed_file: str) -> None:
         for name, content in (("presets/smoke", preset), ("studies/some", study)):
             path = Path(folder, name).with_suffix(".yaml")
             path.parent.mkdir()
-            path.write_text(yaml.safe_dump(content, allow_unicode=True))
+            path.write_text(yaml.dump(content, Dumper=DUMPER, allow_unicode=True))
         try:
             Plan.load(settings, Path(folder))
         except ConfigError as error:
             lines = str(error).splitlines()
             wanted = changed_file.format(folder)
-            assert lines and all(line.startswith(wanted) for line in lines), lines
+            assert lines and all(wanted in line.partition(": ")[0] for line in lines), lines
             assert all(map(names_a_key, lines)), lines
 
 
@@ -98,7 +100,7 @@ def examples(number: int):
 
 
 @pytest.mark.parametrize("study", STUDIES)
-@examples(100)
+@examples(30)
 @given(data=st.data())
 def test_any_change_of_a_study_expands_or_is_refused_by_file_and_key(study, data):
     tree, _ = data.draw(changed(STUDIES[study]))
@@ -108,21 +110,21 @@ def test_any_change_of_a_study_expands_or_is_refused_by_file_and_key(study, data
 SMALL = {"title": "x", "cite": "y", "grids": {"one": STUDIES["jain2018"]["grids"]["fig2"]}}
 
 
-@examples(150)
+@examples(60)
 @given(changed(PRESET))
 def test_any_change_of_a_preset_is_refused_by_file_and_key(change):
     tree, _ = change
     check(SETTINGS, tree, SMALL, "{}/presets/smoke.yaml")
 
 
-@examples(150)
+@examples(60)
 @given(changed({k: v for k, v in SETTINGS.items() if k != "preset"}))
 def test_any_change_of_the_settings_is_refused_by_file_and_key(change):
     tree, _ = change
     check({"preset": "smoke"} | tree, PRESET, SMALL, "config/config.yaml")
 
 
-@examples(300)
+@examples(100)
 @given(st.recursive(VALUES, lambda v: st.lists(v) | st.dictionaries(st.text(max_size=5), v)))
 def test_any_tree_in_place_of_a_file_is_refused(tree):
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +136,7 @@ def test_any_tree_in_place_of_a_file_is_refused(tree):
             assert str(error).startswith(f"{path}: ")
 
 
-@examples(300)
+@examples(100)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_in_place_of_a_file_are_refused(content):
     with tempfile.TemporaryDirectory() as folder:

@@ -159,7 +159,7 @@ def test_every_shell_command_quotes_what_it_is_given():
             assert fields and all(field.endswith(":q") for field in fields), f"{path}: {fields}"
 
 
-HOSTILE = "a folder; 'quoted' \"twice\" $(touch escaped) `touch escaped` & #"
+HOSTILE = "a folder; 'quoted' \"twice\" $(touch escaped) `touch escaped` & |"
 
 
 @pytest.mark.slow
@@ -169,17 +169,12 @@ def test_results_folder_with_a_hostile_name_runs_every_rule(tmp_path):
     checkout = Checkout.make(tmp_path)
     checkout.has_all_studies()
     settings = ["preset=smoke", "studies=[jain2018]", f"data_folder={DATA}"]
-    done = checkout.run("--config", *settings, f"results_folder={yaml_text(HOSTILE)}")
+    done = checkout.run("--config", *settings, f"results_folder={HOSTILE}")
     assert done.returncode == 0, done.stdout[-5000:]
     results = tmp_path / HOSTILE / "smoke"
     assert (results / "report.pdf").read_bytes().startswith(b"%PDF")
     assert (results / "notebooks" / "jain2018.html").exists()
     assert not list(tmp_path.rglob("escaped"))
-
-
-def yaml_text(text: str) -> str:
-    """What the command line must be given for this text: it is read as YAML."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 # ---- packages ----

@@ -98,7 +98,12 @@ class Plan:
         for name, grids in self.grids.items():
             known = self.archived(name)
             runs = [c for grid in grids.values() for c in grid if c.hash not in known]
-            out[name] = {bundle.hash: bundle for bundle in cells.bundles(runs, self.preset)}
+            try:
+                cut = cells.bundles(runs, self.preset)
+            except ConfigError as error:
+                preset = self.folder / "presets" / f"{self.settings.preset}.yaml"
+                raise ConfigError(f"{self._file(name)} with {preset}: {error}") from None
+            out[name] = {bundle.hash: bundle for bundle in cut}
         return out
 
     def short_bundles(self, study: str) -> dict[str, Bundle]:
