@@ -198,8 +198,19 @@ def test_measured_only_takes_the_seeds_that_are_there_in_full():
     assert only.grids["tiny"]["curves"] == [cell for cell in whole if cell.seed == 2]
 
 
-def test_measured_only_names_the_grids_that_are_not_there():
-    with pytest.raises(ConfigError, match="measured/tiny holds no seed of all the cells of curves"):
+def test_measured_only_leaves_out_a_grid_that_is_not_there():
+    add_to_archive("tiny", train(bundles_of(plan())))
+    more = json.loads(json.dumps(STUDY))
+    more["grids"]["later"] = more["grids"]["curves"] | {
+        "axes": {"rule.lr": [0.7], "cluster.delay": [0]}
+    }
+    Path("config/studies/tiny.yaml").write_text(yaml.safe_dump(more))
+    assert list(plan().grids["tiny"]) == ["curves", "later"]
+    assert list(plan(measured_only=True).grids["tiny"]) == ["curves"]
+
+
+def test_measured_only_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="measured/tiny holds no seed of all the cells of any"):
         plan(measured_only=True)
 
 

@@ -41,6 +41,25 @@ def test_one_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
     assert captions == dict.fromkeys(("some_first.rst", "some_third.rst"), "What is seen.\n")
 
 
+def test_what_is_not_there_is_stood_in_for_and_what_fails_is_not(tmp_path, monkeypatch, capsys):
+    def maker(kind, study, name, make):
+        def made(results):
+            if name == "lacking":
+                raise ResultError("runs.csv holds\nno run of it")
+            raise KeyError(name)
+
+        return made
+
+    monkeypatch.setattr(products, "maker", maker)
+    results = StudyResults("some", "paper", tmp_path / "some")
+    written = {}
+    with pytest.raises(ResultError, match="1 of 2 tables .* some_broken"):
+        names = dict.fromkeys(("lacking", "broken"), NAMED)
+        make_all("tables", results, names, written.__setitem__, "not there: {}".format)
+    there = tmp_path / "tables" / "some_lacking"
+    assert written == {there: "not there: runs.csv holds no run of it"}
+
+
 def test_only_its_own_code_makes_a_study_out_of_date(monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = Plan.load(load_settings(read_yaml(Path("config/config.yaml"))).model_dump())

@@ -50,6 +50,7 @@ class Settings(_Model):
     recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
     measured_only: make everything of the archived runs and train none, but for trajectories and
     landscapes that the archive lacks; of each grid, the seeds that it holds for all of its cells.
+    Figures and tables of a grid without such a seed say that it is not measured yet.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"

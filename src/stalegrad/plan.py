@@ -82,7 +82,7 @@ class Plan:
 
     @cached_property
     def grids(self) -> dict[str, dict[str, list[Cell]]]:
-        """Study -> grid -> its runs; with `measured_only`, those of the seeds measured in full."""
+        """Study -> grid -> its runs; with `measured_only`, the seeds and grids measured in full."""
         grids = {
             name: cells.study_cells(study, self.settings.preset, self.preset, self._file(name))
             for name, study in self.studies.items()
@@ -256,15 +256,16 @@ class Plan:
 def _measured(
     study: str, grids: Mapping[str, list[Cell]], known: set[str]
 ) -> dict[str, list[Cell]]:
-    """Of each grid, the runs of the seeds for which every cell is known."""
+    """Of each grid, the runs of the seeds for which every cell is known; no grid without any."""
     held = {}
     for name, grid in grids.items():
         lacking = {cell.seed for cell in grid if cell.hash not in known}
-        held[name] = [cell for cell in grid if cell.seed not in lacking]
-    if absent := [name for name, cells in held.items() if not cells]:
+        if whole := [cell for cell in grid if cell.seed not in lacking]:
+            held[name] = whole
+    if grids and not held:
         raise ConfigError(
             f"config/config.yaml: 'measured_only' is set, but measured/{study} holds no seed of "
-            f"all the cells of {', '.join(absent)}. measured/README.md says how they are made; or "
-            f"leave {study} out of 'studies'."
+            f"all the cells of any grid. measured/README.md says how they are made; or leave "
+            f"{study} out of 'studies'."
         )
     return held

@@ -32,11 +32,14 @@ def make_all(
     results: StudyResults,
     products: Mapping[str, Mapping[str, str | None]],
     write: Callable[[Path, Any], None],
+    stand_in: Callable[[str], Any] | None = None,
 ) -> None:
     """Make all figures or tables of a study, and beside each its caption (.rst).
 
     products: name -> `make` and `caption`, as in the study's configuration. write: called with a
-    path without suffix, `<results>/<kind>/<study>_<name>`, and what was made.
+    path without suffix, `<results>/<kind>/<study>_<name>`, and what was made. stand_in: makes,
+    of the reason, what is written for a product whose results are not there; without it, one that
+    has none has failed.
 
     One that fails does not keep the others from being made: its traceback is printed, and at the
     end a ResultError names those that failed.
@@ -45,7 +48,7 @@ def make_all(
     for name, product in products.items():
         path = results.folder.parent / kind / f"{results.study}_{name}"
         try:
-            write(path, maker(kind, results.study, name, product["make"])(results))
+            write(path, _made(maker(kind, results.study, name, product["make"]), results, stand_in))
             write_atomically(path.with_suffix(".rst"), f"{product['caption']}\n")
         except Exception as error:  # whatever it is, the others do not depend on it
             traceback.print_exc()
@@ -55,3 +58,16 @@ def make_all(
             f"{len(failed)} of {len(products)} {kind} of {results.study} could not be made: "
             f"{'; '.join(failed)}."
         )
+
+
+def _made(
+    make: Callable[[StudyResults], Any],
+    results: StudyResults,
+    stand_in: Callable[[str], Any] | None,
+) -> Any:
+    try:
+        return make(results)
+    except ResultError as error:
+        if stand_in is None:
+            raise
+        return stand_in(" ".join(str(error).split()))

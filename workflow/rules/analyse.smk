@@ -42,6 +42,7 @@ for study in PLAN.studies:
             "../../envs/analysis.yaml"
         params:
             study=study,
+            measured_only=SETTINGS.measured_only,
             tables=PLAN.products(study, "tables"),
         script:
             "../scripts/judge.py"
@@ -63,6 +64,7 @@ for study in PLAN.studies:
             "../../envs/analysis.yaml"
         params:
             study=study,
+            measured_only=SETTINGS.measured_only,
             figures=PLAN.products(study, "figures"),
         script:
             "../scripts/plot.py"

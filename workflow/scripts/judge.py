@@ -7,7 +7,7 @@ from stalegrad.files import write_atomically
 from stalegrad.logs import logged
 from stalegrad.products import make_all
 from stalegrad.results import StudyResults
-from stalegrad.tables import Table
+from stalegrad.tables import Table, not_measured
 
 
 def write(path: Path, table: Table) -> None:
@@ -21,4 +21,5 @@ with logged(snakemake.log[0]):
     results = StudyResults(snakemake.params.study, folder.parent.name, folder)
     verdicts = judge(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_atomically(output, verdicts)
-    make_all("tables", results, snakemake.params.tables, write)
+    stand_in = not_measured if snakemake.params.measured_only else None
+    make_all("tables", results, snakemake.params.tables, write, stand_in)

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from stalegrad.figures.style import save, style
+from stalegrad.figures.style import not_measured, save, style
 from stalegrad.logs import logged
 from stalegrad.products import make_all
 from stalegrad.results import StudyResults
@@ -20,4 +20,5 @@ def write(path: Path, figure: Figure) -> None:
 with logged(snakemake.log[0]), style():
     study, folder = snakemake.params.study, Path(snakemake.output[0]).parents[1]
     results = StudyResults(study, folder.name, folder / study)
-    make_all("figures", results, snakemake.params.figures, write)
+    stand_in = not_measured if snakemake.params.measured_only else None
+    make_all("figures", results, snakemake.params.figures, write, stand_in)

@@ -1,5 +1,6 @@
 """One look for all figures: sized for the report, in its font, colours everyone can tell apart."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,16 @@ def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, n
     from matplotlib import pyplot
 
     return pyplot.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, **options)
+
+
+def not_measured(reason: str) -> Figure:
+    """What stands for a figure whose results are not there: a sentence that says so."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(WIDTH, 0.6))
+    lines = textwrap.wrap(f"Not measured yet: {reason}", 110)
+    figure.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=GREY)
+    return figure
 
 
 def heatmap(

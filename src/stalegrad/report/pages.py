@@ -163,8 +163,13 @@ def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
     """What was run of each grid beside what is published."""
     runs = read_if_there(folder / study / "runs.csv")
     rows = []
-    for name, grid in plan.grids[study].items():
-        here, there = cells_frame(grid), cells_frame(published[study][name])
+    for name, in_full in published[study].items():
+        there = cells_frame(in_full)
+        if name not in plan.grids[study]:
+            cells, epochs = shown(_cells(there)), axis(list(there["epochs"].unique()))
+            rows.append([code(name), "0", cells, "--", epochs, "0", "0", "--"])
+            continue
+        here = cells_frame(plan.grids[study][name])
         found = runs[runs["grid"] == name] if "diverged" in runs else None
         rows.append(
             [
@@ -198,9 +203,10 @@ def _scale(plan: Plan, published: Grids) -> str:
         )
     if plan.settings.measured_only:
         return (
-            r"\scalenote{This report is made of archived runs.}{It has every cell of the full "
-            r"grids, with as many seeds as the archive holds for all cells of a grid: see "
-            r"the table that opens each study's section. No run was trained for it, and "
+            r"\scalenote{This report is made of archived runs.}{Of each grid it has every "
+            r"cell, with as many seeds as the archive holds for all of them: see the table that "
+            r"opens each study's section. A grid without any is said to be missing where it would "
+            r"be shown. No run was trained for this report, and "
             rf"{code('snakemake --cores all --config preset=paper')} trains the seeds that are "
             r"missing.}" + "\n"
         )

@@ -184,7 +184,7 @@ def read_verdicts(results_folder: Path) -> pd.DataFrame:
 
 def published_grids(plan: Plan) -> Grids:
     """Study -> grid -> its runs as published, whatever the preset of the plan."""
-    if plan.settings.preset == "paper":
+    if plan.settings.preset == "paper" and not plan.settings.measured_only:
         return plan.grids
     paper = load_preset("paper", plan.folder)
     return {

@@ -51,6 +51,11 @@ class Table:
         return _number(f"{value:.4g}") if isinstance(value, float) else _escape(str(value))
 
 
+def not_measured(reason: str) -> Table:
+    """What stands for a table whose results are not there: a row that says so."""
+    return Table(pd.DataFrame({"not measured yet": [reason]}))
+
+
 def _numeric(column: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
