@@ -261,6 +261,13 @@ def test_bad_setting_is_refused(path, value, parts):
         assert part in message
 
 
+def test_words_given_on_the_command_line_are_those_of_yaml():
+    given = {"recompute": "true", "studies": "null", "local_data": "null"}
+    assert load_settings(given) == Settings(recompute=True)
+    assert load_settings({"recompute": "false"}) == Settings()
+    assert "'yes'" in refusal(load_settings, {"recompute": "yes"})
+
+
 def test_unknown_study_and_preset_say_which_there_are():
     message = refusal(load_study, "jain2019", CONFIG)
     assert "jain2019.yaml: there is no such file" in message and "jain2018" in message

@@ -387,6 +387,19 @@ def test_landscape_of_other_content_is_not_taken_from_the_archive(recorded, fold
     assert here.kept("tiny", "trajectories", here.trajectories["tiny"]["curves"].hash) != ""
 
 
+def test_measured_only_leaves_out_landscapes_that_are_not_kept(recorded):
+    everything = {cell.hash for cell in plan().grids["tiny"]["curves"]}
+    Path("measured/tiny").mkdir(parents=True)
+    Path("measured/tiny/runs.txt").write_text("\n".join(everything))
+    only = plan(measured_only=True)
+    assert only.trajectories == only.landscapes == {"tiny": {}}
+    assert only.outputs("tiny") == ["runs.csv", "history.csv"]
+    main(["archive", "--study", "tiny", "--results", str(recorded)])
+    only = plan(measured_only=True)
+    assert list(only.trajectories["tiny"]) == ["curves"]
+    assert "landscapes/plane.npz" in only.outputs("tiny")
+
+
 def test_what_is_not_made_is_not_kept(recorded, capsys):
     (recorded / "tiny" / "trajectories" / "curves.csv").unlink()
     (recorded / "tiny" / "landscapes" / "plane_lines.csv").unlink()

@@ -48,9 +48,9 @@ class Settings(_Model):
     """`config/config.yaml`: nothing here changes a result, but which are made and where.
 
     recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
-    measured_only: make everything of the archived runs and train none, but for trajectories and
-    landscapes that the archive lacks; of each grid, the seeds that it holds for all of its cells.
-    Figures and tables of a grid without such a seed say that it is not measured yet.
+    measured_only: make everything of the archived runs, trajectories and landscapes, and train
+    none; of each grid, the seeds that the archive holds for all of its cells. Figures and tables of
+    what it does not hold say that it is not measured yet.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
@@ -229,8 +229,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_settings(values: Mapping[str, Any], where: str = "config/config.yaml") -> Settings:
-    """Settings from plain values, such as Snakemake's merged `config`."""
-    return specs.validate(Settings, dict(values), where=where)
+    """Settings from plain values, such as Snakemake's merged `config`.
+
+    Of the words of YAML, Snakemake's `--config` leaves those that are no number as text.
+    """
+    words = {"true": True, "false": False, "null": None}
+    plain = {k: words.get(v, v) if isinstance(v, str) else v for k, v in values.items()}
+    return specs.validate(Settings, plain, where=where)
 
 
 def load_preset(name: str, folder: Path = Path("config")) -> Preset:

@@ -145,19 +145,32 @@ class Plan:
     @cached_property
     def trajectories(self) -> dict[str, dict[str, Bundle]]:
         """Study -> trajectory -> its runs and how often they are recorded."""
-        return {
+        found = {
             name: cells.study_trajectories(
                 study, self.settings.preset, self.preset, self._file(name)
             )
             for name, study in self.studies.items()
         }
+        return self._measured_of("trajectories", found)
 
     @cached_property
     def landscapes(self) -> dict[str, dict[str, LandscapeCell]]:
         """Study -> landscape -> its runs and its grid."""
-        return {
+        found = {
             name: cells.study_landscapes(study, self.settings.preset, self.preset, self._file(name))
             for name, study in self.studies.items()
+        }
+        return self._measured_of("landscapes", found)
+
+    def _measured_of(
+        self, kind: str, found: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """With `measured_only`, those trajectories or landscapes that the archive keeps."""
+        if not self.settings.measured_only:
+            return found
+        return {
+            study: {name: one for name, one in of.items() if self.kept(study, kind, one.hash)}
+            for study, of in found.items()
         }
 
     @cached_property
@@ -182,10 +195,10 @@ class Plan:
         files = ["runs.csv", "history.csv"] if content.grids else []
         if content.simulations:
             files += ["staleness.csv", *(f"schedules/{name}.npz" for name in content.simulations)]
-        files += [f"{kind}/{name}.csv" for kind in ("traces", "trajectories", "landscapes")
-                  for name in getattr(content, kind)]  # fmt: skip
-        files += [f"landscapes/{name}.npz" for name in content.landscapes]
-        return files + [f"landscapes/{name}_lines.csv" for name in content.landscapes]
+        files += [f"traces/{name}.csv" for name in content.traces]
+        files += [f"trajectories/{name}.csv" for name in self.trajectories[study]]
+        kinds = (".npz", ".csv", "_lines.csv")
+        return files + [f"landscapes/{name}{k}" for name in self.landscapes[study] for k in kinds]
 
     def products_kept(self, study: str) -> dict[tuple[str, str], dict[str, str]]:
         """(kind, content hash) -> name in the archive -> file below `results/<preset>/<study>/`, of

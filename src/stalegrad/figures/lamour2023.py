@@ -82,8 +82,8 @@ def _component(grid: dict, number: int) -> str:
 
 
 def _surface(grid: dict, points: pd.DataFrame) -> Figure:
-    figure = pyplot.figure(figsize=(style.WIDTH, 4.2), layout="none")  # it knows no 3-D
-    ax = figure.add_axes((0.12, 0.1, 0.76, 0.9), projection="3d")
+    figure = pyplot.figure(figsize=(style.WIDTH, 4.4), layout="none")  # it knows no 3-D
+    ax = figure.add_axes((0.12, 0.14, 0.76, 0.86), projection="3d")
     ax.set_box_aspect(None, zoom=0.97)
     x, y = np.meshgrid(grid["x"], grid["y"])
     height = np.log10(grid["test_loss"])
