@@ -304,22 +304,31 @@ def test_checkpoint_of_other_content_is_reported_and_not_used(tmp_path, place, c
     assert_starts_again(bundle, tmp_path, place, capsys)
 
 
-@pytest.mark.parametrize("other", ["bundle", "backend"])
-def test_checkpoint_of_something_else_is_reported_and_not_used(tmp_path, place, capsys, other):
+@pytest.mark.parametrize("other", ["bundle", "backend", "device", "torch", "code"])
+def test_checkpoint_of_something_else_is_reported_and_not_used(
+    tmp_path, place, capsys, other, monkeypatch
+):
     bundle = Bundle(MIXED.cells[:2])
     place = Place(place.data_folder, "cpu", "torch")
     output = tmp_path / "a" / "out.csv"
-    if other == "bundle":
-        stopped_after(1, Bundle(MIXED.cells[2:4]), output, place)
-    else:
-        stopped_after(1, bundle, output, place)
-        checkpoint = output.with_name("out.csv.checkpoint.npz")
-        with np.load(checkpoint) as arrays:
-            stored = dict(arrays)
-        about = json.loads(str(stored.pop("about")))
-        about["identity"] = about["identity"].replace("torch", "cpu")
-        np.savez(checkpoint, about=np.array(json.dumps(about)), **stored)
+    with monkeypatch.context() as patch:
+        if other == "backend":
+            patch.setattr(VmapBackend, "name", "another")
+        elif other == "device":
+            patch.setattr(bundles.Checkpoint, "beside", on_cuda(bundles.Checkpoint.beside))
+        elif other == "torch":
+            patch.setattr(torch, "__version__", "0.4.1")
+        elif other == "code":
+            patch.setattr(bundles.Plan, "code_digest", lambda *_: "of yesterday")
+        stopped_after(1, Bundle(MIXED.cells[2:4]) if other == "bundle" else bundle, output, place)
     assert_starts_again(bundle, tmp_path, place, capsys)
+
+
+def on_cuda(beside):
+    """As if the state had been saved on a GPU."""
+    return lambda output, bundle, backend, keep: beside(
+        output, bundle, backend.replace("on cpu", "on cuda"), keep
+    )
 
 
 def assert_starts_again(bundle: Bundle, tmp_path: Path, place: Place, capsys) -> None:

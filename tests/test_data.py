@@ -72,12 +72,17 @@ class Server:
         self.cut: set[str] = set()  # announced whole, sent by half
         self.slow: set[str] = set()  # announced, never sent
         self.trickling: set[str] = set()  # a byte at a time, without end
+        self.moved: dict[str, str] = {}  # file -> where to
         self.closing = threading.Event()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 file = self.path.lstrip("/")
+                if file in outer.moved:
+                    self.send_response(302)
+                    self.send_header("Location", outer.moved[file])
+                    return self.end_headers()
                 if file not in outer.files:
                     return self.send_error(404)
                 content = outer.files[file]
@@ -240,6 +245,14 @@ def test_a_mirror_serves(server, tmp_path):
     assert complete(tmp_path)
 
 
+def test_a_mirror_that_has_moved_is_followed(server, tmp_path):
+    for file in list(server.files):
+        server.moved[file] = f"/elsewhere/{file}"
+        server.files[f"elsewhere/{file}"] = server.files.pop(file)
+    assert fetch(tmp_path, server.source()) == [f"mnist fetched from the mirror {server.url}."]
+    assert complete(tmp_path)
+
+
 def test_a_second_call_asks_no_source(tmp_path):
     fetch(tmp_path, GOOD)
     assert fetch(tmp_path) == []
@@ -309,6 +322,27 @@ def trickling(server: Server) -> dict:
     return {"deadline": 0.2}
 
 
+def in_circles(server: Server) -> dict:
+    server.moved = {f"{data.TEST_IMAGES}.gz": "/there", "there": f"/{data.TEST_IMAGES}.gz"}
+    return {}
+
+
+def moved_to_a_log_in_page(server: Server) -> dict:
+    server.moved = {f"{data.TEST_IMAGES}.gz": "/login"}
+    server.files["login"] = b"<html>Log in to the network first</html>"
+    return {}
+
+
+def moved_to_another_file(server: Server) -> dict:
+    server.moved = {f"{data.TEST_IMAGES}.gz": f"/{data.TRAIN_IMAGES}.gz"}
+    return {}
+
+
+def moved_to_this_machine(server: Server) -> dict:
+    server.moved = {f"{data.TEST_IMAGES}.gz": "file:///etc/passwd"}
+    return {}
+
+
 def too_large(server: Server) -> dict:
     return {"max_bytes": min(map(len, PACKED.values())) - 1}
 
@@ -331,6 +365,10 @@ def bomb(server: Server) -> dict:
         (truncated, "end-of-stream marker"),
         (silent, "timed out"),
         (trickling, "not complete after 0.2 s"),
+        (in_circles, "infinite loop"),
+        (moved_to_a_log_in_page, "Not a gzipped file"),
+        (moved_to_another_file, f"{data.TEST_IMAGES} has the SHA-256"),
+        (moved_to_this_machine, "is not allowed"),
         (too_large, "/: http://127.0.0.1"),  # the URL: refused while it comes, not when unpacked
         (bomb, "is larger than 100,000 bytes"),
     ],

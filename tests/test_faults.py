@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from checkout import DATA, Checkout, until
+from checkout import DATA, ROOT, Checkout, until
 from helpers import small_cell
 
 from stalegrad import data
@@ -114,7 +114,7 @@ def test_killed_at_random_moments_the_same_command_gives_the_same_bytes(tmp_path
             started.append(disturbed.start(*command))
             with suppress(subprocess.TimeoutExpired):
                 if kills < KILLS:
-                    started[-1].communicate(timeout=chance.uniform(0.1, 0.8) * takes)
+                    started[-1].communicate(timeout=chance.uniform(0.05, 0.5) * takes)
                 else:
                     started[-1].communicate(timeout=480)
             if started[-1].poll() is None:
@@ -303,3 +303,49 @@ def test_finished_results_that_are_read_only_need_no_work(checkout):
         remount(checkout.folder / "results", "ro")
         done = checkout.run(*checkout.targets())
         assert done.returncode == 0 and "Nothing to be done" in done.stdout
+
+
+# ---- a clock that was set back ----
+
+DAY = 86_400.0
+
+
+def shift(folder: Path, seconds: float) -> None:
+    """Move the dates of all files below `folder`."""
+    for path in folder.rglob("*"):
+        when = path.stat().st_mtime + seconds
+        os.utime(path, (when, when), follow_symlinks=False)
+
+
+def test_results_from_before_the_clock_was_set_back_are_not_made_again(checkout):
+    """Data and results stand in the future then, each after what it was made from."""
+    fetch_dataset("mnist", DATA)
+    shutil.copytree(DATA / "mnist", checkout.folder / "data" / "mnist")
+    checkout.has_all_studies()
+    settings = ["--config", "preset=smoke", "studies=[jain2018]", "data_folder=data"]
+    command = [*settings, "--", "results/smoke/jain2018/runs.csv"]
+    assert checkout.run(*command).returncode == 0
+    shift(checkout.folder / "data", 2 * DAY)
+    done = checkout.run("--dry-run", *command)
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout, done.stdout
+    shift(checkout.results, DAY)
+    done = checkout.run("--dry-run", *command)
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout, done.stdout
+
+
+def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout):
+    """Its date is before that of the results it puts out of date."""
+    (checkout.folder / "src").unlink()
+    shutil.copytree(ROOT / "src", checkout.folder / "src")
+    own = {"PYTHONPATH": str(checkout.folder / "src")}
+    checkout.has_one_study(epochs=2)
+    command = ["--config", "preset=smoke", "--", "results/smoke/long/runs.csv"]
+    assert checkout.run(*command, **own).returncode == 0
+    done = checkout.run("--dry-run", *command, **own)
+    assert "Nothing to be done" in done.stdout, done.stdout
+    engine = checkout.folder / "src" / "stalegrad" / "replay.py"
+    engine.write_text(engine.read_text() + "# changed\n")
+    shift(checkout.folder / "src", -DAY)
+    done = checkout.run("--dry-run", *command, **own)
+    assert re.search(r"^rule train_short_long:", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^rule collect_runs:", done.stdout, re.MULTILINE), done.stdout

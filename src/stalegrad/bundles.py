@@ -1,6 +1,5 @@
 """Train a bundle: from cells to one CSV, safe to kill, the same bytes every time."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -43,7 +42,7 @@ from stalegrad.partitions import (
     generator,
     split,
 )
-from stalegrad.plan import ENGINE, Plan
+from stalegrad.plan import Plan
 from stalegrad.problems import Task
 from stalegrad.replay import Run, State
 
@@ -428,7 +427,7 @@ class Checkpoint:
     @classmethod
     def beside(cls, output: Path, bundle: Bundle, backend: str, keep: bool) -> "Checkpoint":
         identity = f"{bundle.hash} {backend}{' with weights' if keep else ''}"
-        identity += f", torch {torch.__version__}, code {_code(bundle)}"
+        identity += f", torch {torch.__version__}, code {Plan.code_digest(bundle)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
     def write(self, parts: list[Part], seconds: float) -> None:
@@ -520,14 +519,6 @@ class _Saving:
         self._checkpoint.write(parts, seconds)
         self._ended = time.monotonic()
         self._took = self._ended - start
-
-
-def _code(bundle: Bundle) -> str:
-    """A digest of the source files that decide what training `bundle` gives."""
-    digest = hashlib.sha256()
-    for name in (*ENGINE, *Plan.modules(bundle)):
-        digest.update((Path(stalegrad.__file__).parent / name).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

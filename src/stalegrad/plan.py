@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +221,11 @@ class Plan:
         }
 
     def digest(self, study: str) -> str:
-        """Changes with the runs of a study or with the grids they stand in."""
+        """Changes with the runs of a study, the grids they stand in, and the code of training."""
         runs = {name: [cell.hash for cell in grid] for name, grid in self.grids[study].items()}
-        return hashlib.sha256(json.dumps([runs, sorted(self.archived(study))]).encode()).hexdigest()
+        code = [self.code_digest(bundle) for bundle in self.bundles[study].values()]
+        content = json.dumps([runs, sorted(self.archived(study)), code])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def datasets(self, bundle: Bundle) -> list[str]:
         return sorted({d for cell in bundle.cells for d in cell.problem.datasets()})
@@ -238,6 +240,17 @@ class Plan:
                 for kind in ("problem", "rule", "cluster")
             }
         )
+
+    @classmethod
+    def code_digest(cls, *bundles: Bundle) -> str:
+        """Changes with the content of the source files that decide what training gives.
+
+        Snakemake alone would go by their dates, which a clock that was set back, or a copy that
+        keeps dates, makes older than the results of the code before.
+        """
+        names = {*ENGINE, *(module for bundle in bundles for module in cls.modules(bundle))}
+        content = "".join(map(_file_digest, sorted(names)))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def products(self, study: str, kind: str) -> dict[str, dict[str, str | None]]:
         """The figures or tables of a study as plain values."""
@@ -264,6 +277,12 @@ class Plan:
 
     def _file(self, study: str) -> str:
         return str(self.folder / "studies" / f"{study}.yaml")
+
+
+@cache
+def _file_digest(name: str) -> str:
+    """Of a source file, named relative to the package."""
+    return hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest()
 
 
 def _measured(

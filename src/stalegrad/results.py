@@ -143,7 +143,13 @@ class StudyResults:
         return _chosen(self.history, names)
 
     def published(self, name: str) -> pd.DataFrame:
-        return read_csv(self.published_folder / f"{name}.csv")
+        path = self.published_folder / f"{name}.csv"
+        if not path.exists():
+            raise ResultError(
+                f"{path} is not there; the papers' numbers are part of the repository "
+                f"(`git checkout -- {self.published_folder}` brings it back)."
+            )
+        return read_csv(path)
 
 
 def _carried_on(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -105,9 +105,10 @@ def recorded_weights(wildcards):
 
 
 def data_of(*bundles):
-    """The verified files of the data sets that bundles read."""
+    """The verified files of the data sets that bundles read, whatever their date: they are known
+    by their hashes."""
     return [
-        f"{DATA}/{dataset}/{part}"
+        ancient(f"{DATA}/{dataset}/{part}")
         for dataset in sorted({name for bundle in bundles for name in PLAN.datasets(bundle)})
         for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     ]

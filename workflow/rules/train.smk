@@ -23,6 +23,7 @@ rule train_bundle:
         mem_mb=lambda wildcards, attempt: attempt * bundle_of(wildcards).megabytes(),
     params:
         bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
+        code=lambda wildcards: PLAN.code_digest(bundle_of(wildcards)),
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:
@@ -56,6 +57,7 @@ for study, short in SHORT_BUNDLES.items():
             ),
         params:
             bundles=[bundle.to_json() for bundle in short.values()],
+            code=PLAN.code_digest(*short.values()),
             device=SETTINGS.device,
             backend=SETTINGS.backend,
         script:
@@ -75,6 +77,7 @@ rule trace_runs:
         "../../envs/train.yaml"
     params:
         cells=lambda wildcards: repr(PLAN.traces[wildcards.study][wildcards.trace]),
+        code=lambda wildcards: PLAN.code_digest(trace_of(wildcards)),
         data_folder=DATA,
     script:
         "../scripts/trace_runs.py"
