@@ -58,7 +58,7 @@ def test_step_counts_what_the_network_makes_of_a_minibatch(data_folder):
     small, large = (small_cell(batch_size=size) for size in (20, 80))
     task = task_of(small, data_folder)
     needs = [need(task, [p.run]).step for p in plan_runs([small, large], task.train[1].numpy())]
-    assert needs[1] - needs[0] == pytest.approx(110 * LeNet5.network.activations * 4 / 1e6)
+    assert needs[1] - needs[0] == pytest.approx(60 * LeNet5.network.activations * 4 / 1e6)
 
 
 def test_free_memory_is_told():
