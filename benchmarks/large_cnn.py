@@ -21,24 +21,26 @@ from torch import nn
 
 from stalegrad.backends import make_backend
 from stalegrad.partitions import minibatch_noise
+from stalegrad.problems._network import Network
 from stalegrad.problems.large_cnn import NETWORK, LargeCNN
 
+BATCH = 32
 SIDE = 1024  # of the matrices multiplied
 POOLED = 4  # numbers of which the pooling keeps one
 
 
-def forward_flop() -> list[int]:
+def forward_flop(network: Network = NETWORK) -> list[int]:
     """Multiplications and additions of each layer with weights, for one sample."""
     return [
         2 * math.prod(weights[0]) * math.prod(output[1:])
-        for layer, shape, output in NETWORK.walk()
+        for layer, shape, output in network.walk()
         if (weights := layer.weights(shape))
     ]
 
 
-def training_flop() -> int:
+def training_flop(network: Network = NETWORK) -> int:
     """Forward, weight gradients, and input gradients of all layers but the first."""
-    forward = forward_flop()
+    forward = forward_flop(network)
     return 3 * sum(forward) - forward[0]
 
 
@@ -54,16 +56,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    size = options.batch_size
+def rates(data_folder: Path, size: int, repeats: int) -> dict[str, float]:
+    """Samples a second of each, minibatches of `size`."""
     problem = LargeCNN(dataset="fashion_mnist", normalize=True, train_samples=size)
-    task = problem.load(options.data_folder, torch.device("cpu"), torch.float32)
+    task = problem.load(data_folder, torch.device("cpu"), torch.float32)
     images, labels = task.train
 
     model = nn.Sequential(
@@ -87,22 +83,34 @@ def main() -> None:
     for work in works.values():
         work()
     times = {name: [] for name in works}
-    for _ in range(options.repeats):
+    for _ in range(repeats):
         for name, work in works.items():
             times[name].append(seconds(work))
     median = {name: statistics.median(values) for name, values in times.items()}
     flops = 2 * SIDE**3 / median["product"]
-    rates = {
+    return {
         f"backend {backend.name}": size / median["ours"],
         "plain PyTorch": size / median["plain"],
         "limit": flops / training_flop(),
         "limit without zeros": flops / sparse_flop(),
     }
-    print(f"{training_flop() / 1e6:.1f} MFLOP a sample, minibatches of {size}, one core")
-    for name, rate in rates.items():
-        compared = rate / rates["plain PyTorch"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
+    parser.add_argument("--batch-size", type=int, default=BATCH)
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = rates(options.data_folder, options.batch_size, options.repeats)
+    print(
+        f"{training_flop() / 1e6:.1f} MFLOP a sample, minibatches of {options.batch_size}, one core"
+    )
+    for name, rate in found.items():
+        compared = rate / found["plain PyTorch"]
         print(f"{name:26}{rate:8.0f} samples/s {compared:6.2f} x plain")
-    print(f"matrix product {flops / 1e9:.0f} GFLOP/s")
+    print(f"matrix product {found['limit'] * training_flop() / 1e9:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Plain PyTorch is what one would write for a single run: a module, an optimizer, backward. Bundles
 go through `stalegrad.replay` for whole epochs, update rule, stale weights and data order included.
+On a machine with a GPU both are measured there too, and the ratio is that of runs an hour.
 All are measured in turn, again and again, and medians taken: the speed of a shared machine wanders,
 so the ratios of one call say more than its rates. Needs MNIST (`stalegrad data mnist`).
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stalegrad import replay
+from stalegrad import captured, replay
 from stalegrad.backends import Backend, cpu, make_backend
 from stalegrad.bundles import describe_machine, plan_run
 from stalegrad.cells import parse_cell
@@ -56,15 +57,21 @@ class Contender:
     prepare: Callable[[int], Callable[[], object]]
     torch_threads: int = 1
 
-    def rate(self, steps: int) -> float:
-        """Samples a second over `steps` minibatches of each run."""
+    def rate(self, steps: int, wall: bool = False) -> float:
+        """Samples a second over `steps` minibatches of each run.
+
+        On one core the processor's time counts, which other programs change little; `wall` and
+        all else go by the clock.
+        """
+        one_core = self.device == "cpu" and self.threads == 1 and not wall
+        clock = time.process_time if one_core else time.perf_counter
         with torch_threads(self.torch_threads):
             timed = self.prepare(steps)
-            begin = time.perf_counter()
+            begin = clock()
             timed()
             if self.device == "cuda":
                 torch.cuda.synchronize()
-            seconds = time.perf_counter() - begin
+            seconds = clock() - begin
         return self.runs * steps * self.batch_size / seconds
 
 
@@ -125,7 +132,7 @@ def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: in
         def train() -> None:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(
-                    lambda part, state: replay.advance(task, part, state, backend), parts, states
+                    lambda part, state: captured.advance(task, part, state, backend), parts, states
                 ):
                     pass
 
@@ -166,19 +173,49 @@ def gradients(task: Task, backend: Backend, batch_size: int, threads: int = 1) -
     return Contender(name, task.train[0].device.type, threads, batch_size, threads, prepare)
 
 
-def measure(contenders: Sequence[Contender], seconds: float, repeats: int) -> list[float]:
+def evaluation(task: Task, backend: Backend) -> Contender:
+    """Of one run on the test set, which is one minibatch."""
+    weights = task.initial_weights(1).float()[None]
+
+    def prepare(steps: int) -> Callable[[], object]:
+        return lambda: [backend.metrics(weights) for _ in range(steps)]
+
+    device, size = task.train[0].device.type, len(task.test[1])
+    return Contender(f"backend {backend.name}", device, 1, size, 1, prepare)
+
+
+def plain_evaluation(task: Task) -> Contender:
+    model, labels = PlainLeNet5().to(task.test[0].device), task.test[1]
+    images = task.test[0].unsqueeze(1).float() / 255
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        for some, wanted in zip(images.split(1000), labels.split(1000), strict=True):
+            outputs = model(some)
+            nn.functional.cross_entropy(outputs, wanted).item()
+            (outputs.argmax(dim=1) == wanted).sum().item()
+
+    def prepare(steps: int) -> Callable[[], object]:
+        return lambda: [evaluate() for _ in range(steps)]
+
+    return Contender(PLAIN, labels.device.type, 1, len(labels), 1, prepare)
+
+
+def measure(
+    contenders: Sequence[Contender], seconds: float, repeats: int, wall: bool = False
+) -> list[float]:
     """Median samples a second of each, measured in turn, each time for about `seconds`."""
     steps = []
     for each in contenders:
         least = math.ceil(LEAST_SAMPLES / each.batch_size)
         samples = each.runs * each.batch_size
-        rate = each.rate(least)  # warms up as well
+        rate = each.rate(least, wall)  # warms up as well
         if samples * least / rate < seconds:
-            rate = each.rate(least)
+            rate = each.rate(least, wall)
         wanted = rate * seconds / samples
-        most = 60_000 // each.batch_size - DELAY  # one epoch of MNIST
+        most = max(60_000 // each.batch_size - DELAY, least)  # one epoch of MNIST
         steps.append(min(max(round(wanted), least), most))
-    rates = [[each.rate(n) for each, n in zip(contenders, steps, strict=True)]
+    rates = [[each.rate(n, wall) for each, n in zip(contenders, steps, strict=True)]
              for _ in range(repeats)]  # fmt: skip
     return [statistics.median(column) for column in zip(*rates, strict=True)]
 
@@ -210,7 +247,10 @@ def backends_of(task: Task) -> list[Backend]:
     reason = cpu.reason_against(task)
     if reason is not None and task.train[0].device.type == "cpu":
         print(f"The cpu backend is left out: {reason}.\n")
-    return [make_backend(name, task) for name in ("torch", "cpu") if name == "torch" or not reason]
+    names = ["torch", *([] if reason else ["cpu"])]
+    if task.train[0].device.type == "cuda":
+        names += ["batched", "batched_tf32"]
+    return [make_backend(name, task) for name in names]
 
 
 def compare_bundles(tasks: Sequence[Task], options: argparse.Namespace) -> None:
