@@ -118,7 +118,7 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'New results', non-convex", full_grid=True, seeds=3)
+@claim(where="slide 'New results', non-convex", full_grid=True)
 def rate_non_convex(results: StudyResults) -> Finding:
     """'Smooth nonconvex problems: min over k <= K of E |grad f(x_k)|^2 =
     O(sigma / sqrt(K) + M / K)'
@@ -130,7 +130,7 @@ def rate_non_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[0])
 
 
-@claim(where="slide 'New results', convex", full_grid=True, seeds=3)
+@claim(where="slide 'New results', convex", full_grid=True)
 def rate_convex(results: StudyResults) -> Finding:
     """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
 
@@ -139,7 +139,7 @@ def rate_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[1])
 
 
-@claim(where="slide 'New results', strongly convex", full_grid=True, seeds=3)
+@claim(where="slide 'New results', strongly convex", full_grid=True)
 def rate_strongly_convex(results: StudyResults) -> Finding:
     """'Smooth strongly convex problems: min over k <= K of E [f(x_k) - f*] =
     O(sigma^2 / (mu K) + exp(- K / (kappa M)))'
@@ -151,6 +151,7 @@ def rate_strongly_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[2])
 
 
+# Claims on `slopes` ask for no number of seeds: where nothing is random, its grids have one.
 def _rate(results: StudyResults, convexity: str) -> Finding:
     table = slopes(results).frame
     table = table[table["convexity"] == convexity]
@@ -178,7 +179,7 @@ def _intervals(rows: pd.DataFrame) -> str:
     )
 
 
-@claim(where="slides 'Motivating example' and 'New results'", full_grid=True, seeds=3)
+@claim(where="slides 'Motivating example' and 'New results'", full_grid=True)
 def workers_not_longest_delay(results: StudyResults) -> Finding:
     """'One extremely slow worker: tau = K ... Rate is O(M)'
 
@@ -388,9 +389,14 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
 
     LeNet-5 with the split labels of lamour2023, ten workers of which one is 10 or 100 times slower:
     asynchronous SGD ends at least 0.01 of accuracy below what it reaches with the data set split
-    at random, and minibatch SGD loses less than 0.01.
+    at random, and minibatch SGD loses less than 0.01. Where it does not reach 0.5 on the data set
+    split at random, labels are not what stops it, and nothing can be told. (This was added when it
+    had been seen to happen; without it the claim would pass on runs that have not trained.)
     """
     table = limitations(results).frame.query("limitation == 'labels' and slowest > 1")
+    if (least := table["kept"].min()) < 0.5:
+        why = f"With the data set split at random the mean accuracy is {least:.2f} in one case."
+        return Finding(CANNOT_TELL, "least mean accuracy on a random split", least, "0.5", why)
     loss = (table["kept"] - table["broken"]).groupby(table["method"])
     broken, kept = loss.get_group(ASYNCHRONOUS), loss.get_group(MINIBATCH)
     return Finding(

@@ -248,9 +248,9 @@ def workers(results: StudyResults) -> Figure:
             rows = rows.sort_values("workers")
             ax.plot(rows["workers"], rows["error"], **options)
             if convexity == STRONGLY and pattern == SLOW:
-                ax.annotate(rf"$\mu={modulus:g}$", (rows["workers"].min(), rows["error"].iloc[0]),
+                ax.annotate(rf"$\mu={modulus:g}$", (rows["workers"].max(), rows["error"].iloc[-1]),
                             fontsize=7, xytext=(0, -4), textcoords="offset points",
-                            va="top")  # fmt: skip
+                            va="top", ha="right")  # fmt: skip
         if convexity != STRONGLY:
             first = here.sort_values("workers").iloc[0]
             values = np.array(sorted(here["workers"].unique()))

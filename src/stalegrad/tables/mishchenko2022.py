@@ -181,8 +181,10 @@ def slowing_runs(results: StudyResults) -> pd.DataFrame:
 
 
 def horizon_runs(results: StudyResults) -> pd.DataFrame:
-    """Tuned runs of `updates` K each."""
-    return tuned(least_errors(results, "horizon"), ["convexity", "noise", "updates"])
+    """Tuned runs of `updates` K each, which is also the K of those that diverged before."""
+    runs = least_errors(results, "horizon")
+    runs["updates"] = runs["epochs"] * runs["epoch_samples"] // runs["batch_size"]
+    return tuned(runs, ["convexity", "noise", "updates"])
 
 
 def worker_runs(results: StudyResults) -> pd.DataFrame:
@@ -204,7 +206,7 @@ def slopes(results: StudyResults) -> Table:
     """Powers of tau, K and M that the least error follows, beside those of the theorems.
 
     For M and strongly convex problems that of -log(error over error at the start), over the M whose
-    error is not within reach of rounding.
+    error is not within reach of rounding; nothing where fewer than three are left.
     """
     rows = []
     for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"]):
@@ -220,6 +222,8 @@ def slopes(results: StudyResults) -> Table:
             relative = here["error"] / _excess_at_start(here)
             here = here[relative > ROUNDING]
             decay, where = -np.log(relative[relative > ROUNDING]), f"{pattern}, mu = {modulus:g}"
+        if len(here) < 3:
+            continue
         found = slope(here["workers"], decay)
         rows.append(("M", convexity, where, POWER_OF_M[convexity], *found))
     columns = ["of", "convexity", "where", "theorem", "slope", "low", "high"]
