@@ -16,6 +16,7 @@ from stalegrad import specs
 from stalegrad.config import (
     Cases,
     Count,
+    Grid,
     Landscape,
     Preset,
     Simulation,
@@ -225,19 +226,22 @@ def study_cells(
     study: Study, preset_name: str, preset: Preset, where: str
 ) -> dict[str, list[Cell]]:
     """The runs of each grid of a study at a preset, seeds included, in the order of the grid."""
-    return {
-        name: list(_grid_cells(grid, preset_name, preset, f"{where}, grids.{name}"))
-        for name, grid in study.grids.items()
-    }
+    return _by_name(study.grids, preset_name, preset, f"{where}, grids")
 
 
 def study_traces(
     study: Study, preset_name: str, preset: Preset, where: str
 ) -> dict[str, list[Cell]]:
     """The runs of each trace of a study at a preset."""
+    return _by_name(study.traces, preset_name, preset, f"{where}, traces")
+
+
+def _by_name(
+    grids: Mapping[str, Grid], preset_name: str, preset: Preset, where: str
+) -> dict[str, list[Cell]]:
     return {
-        name: list(_grid_cells(grid, preset_name, preset, f"{where}, traces.{name}"))
-        for name, grid in study.traces.items()
+        name: list(_grid_cells(grid, preset_name, preset, f"{where}.{name}"))
+        for name, grid in grids.items()
     }
 
 

@@ -83,13 +83,17 @@ class Plan:
     @cached_property
     def grids(self) -> dict[str, dict[str, list[Cell]]]:
         """Study -> grid -> its runs; with `measured_only`, the seeds and grids measured in full."""
-        grids = {
-            name: cells.study_cells(study, self.settings.preset, self.preset, self._file(name))
-            for name, study in self.studies.items()
-        }
+        grids = self.grids_at(self.settings.preset, self.preset)
         if not self.settings.measured_only:
             return grids
         return {name: _measured(name, study, archived_runs(name)) for name, study in grids.items()}
+
+    def grids_at(self, name: str, preset: Preset) -> dict[str, dict[str, list[Cell]]]:
+        """Study -> grid -> all its runs at a preset, which need not be the plan's own."""
+        return {
+            study: cells.study_cells(content, name, preset, self._file(study))
+            for study, content in self.studies.items()
+        }
 
     @cached_property
     def bundles(self) -> dict[str, dict[str, Bundle]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,14 @@ class Reporter:
         write_atomically(_note(self._output), note)
         now = time.time()
         if progress.seconds >= SECONDS_BETWEEN and now - self._last() >= SECONDS_BETWEEN:
-            line = str(overview(Plan.load(self._settings), self._results, now))
+            line = str(overview(self._plan, self._results, now))
             write_atomically(self._said, f"{line}\n")
             print(line, file=sys.__stderr__, flush=True)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        """Of all studies, which takes a second at `paper`: expanded when first spoken of."""
+        return Plan.load(self._settings)
 
     def _last(self) -> float:
         """When a job last said something."""

@@ -9,6 +9,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class SyntheticProblem:
+    """What `Problem` asks for that follows from the fields `dimension` and `epoch_samples`."""
+
+    dimension: int
+    epoch_samples: int
+
+    def datasets(self) -> tuple[str, ...]:
+        return ()
+
+    def samples(self) -> int:
+        return self.epoch_samples
+
+    def parameters(self) -> int:
+        return self.dimension
+
+
 def synthetic_task(
     name: str,
     dimension: int,

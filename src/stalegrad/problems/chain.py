@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
-from stalegrad.problems._synthetic import synthetic_task
+from stalegrad.problems._synthetic import SyntheticProblem, synthetic_task
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ STEEPEST = 9 / (16 * np.sqrt(3))
 
 
 @spec
-class Chain:
+class Chain(SyntheticProblem):
     """f(x) = (L - mu)/4 sum_i phi(x_i - x_{i+1}) + mu/2 |x|^2 from x = 0, i = 0..d, with x_0 = 1
     and x_{d+1} = 0; a sample adds the linear term xi.x, so that its gradient has additive noise.
 
@@ -59,17 +59,8 @@ class Chain:
                 "kinds must divide noise_samples, and be even where kind_shift is not 0"
             )
 
-    def datasets(self) -> tuple[str, ...]:
-        return ()
-
-    def samples(self) -> int:
-        return self.epoch_samples
-
     def classes(self) -> int:
         return self.kinds
-
-    def parameters(self) -> int:
-        return self.dimension
 
     def curvature(self) -> np.ndarray:
         """The Hessian [d, d] of `square`."""

@@ -9,7 +9,12 @@ from pydantic import Field
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
-from stalegrad.problems._synthetic import linear_gradients, linear_loss, synthetic_task
+from stalegrad.problems._synthetic import (
+    SyntheticProblem,
+    linear_gradients,
+    linear_loss,
+    synthetic_task,
+)
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @spec
-class LeastSquares:
+class LeastSquares(SyntheticProblem):
     """F(x) = |A x - b|^2 / (2 n) from x = 0, with stochastic gradients on rows of A.
 
     A [rows, dimension] is uniform in [0, 1] / sqrt(dimension), x* standard normal and
@@ -33,15 +38,6 @@ class LeastSquares:
     noise: Annotated[float, Field(ge=0)] = 1e-5
     data_seed: Annotated[int, Field(ge=0)] = 1
     epoch_samples: Annotated[int, Field(ge=1)] = 10_000
-
-    def datasets(self) -> tuple[str, ...]:
-        return ()
-
-    def samples(self) -> int:
-        return self.epoch_samples
-
-    def parameters(self) -> int:
-        return self.dimension
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """A [rows, dimension] and b [rows]."""

@@ -8,7 +8,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from stalegrad.partitions import SYNTHETIC, generator
 from stalegrad.problems import Task
-from stalegrad.problems._synthetic import linear_gradients, linear_loss, synthetic_task
+from stalegrad.problems._synthetic import (
+    SyntheticProblem,
+    linear_gradients,
+    linear_loss,
+    synthetic_task,
+)
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @spec
-class LinearRegression:
+class LinearRegression(SyntheticProblem):
     """Half the mean squared error of a linear model, (x.w - y)^2 / 2.
 
     Inputs x and the true coefficients w* are standard normal, y = x.w* + noise e with e standard
@@ -46,15 +51,6 @@ class LinearRegression:
                 f"{dimension}"
             )
         return value
-
-    def datasets(self) -> tuple[str, ...]:
-        return ()
-
-    def samples(self) -> int:
-        return self.epoch_samples
-
-    def parameters(self) -> int:
-        return self.dimension
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs [train + test samples, dimension] and targets, those for training first."""

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stalegrad import cells
 from stalegrad.cells import Cell
 from stalegrad.claims import VERDICTS
 from stalegrad.config import load_preset
@@ -186,11 +185,7 @@ def published_grids(plan: Plan) -> Grids:
     """Study -> grid -> its runs as published, whatever the preset of the plan."""
     if plan.settings.preset == "paper" and not plan.settings.measured_only:
         return plan.grids
-    paper = load_preset("paper", plan.folder)
-    return {
-        name: cells.study_cells(study, "paper", paper, str(plan.folder / "studies" / name))
-        for name, study in plan.studies.items()
-    }
+    return plan.grids_at("paper", load_preset("paper", plan.folder))
 
 
 def cells_frame(grid: list[Cell]) -> pd.DataFrame:
