@@ -33,6 +33,7 @@ class ParameterServer:
     service_ms: the server takes this for a gradient and serves one at a time, in the order of
         arrival.
     pull: whether the weights a worker gets back are those after or before its own update.
+    start_ms: each worker reads its first weights this long after the one before it.
     synchronous: every worker waits until all have been served, and one update is made of all.
     run_on: a worker that has done its epochs stops and the others train on; false stops all of them
         with the first.
@@ -49,6 +50,7 @@ class ParameterServer:
     network_ms: Milliseconds = 0.0
     service_ms: Milliseconds = 0.0
     pull: Literal["after", "before"] = "after"
+    start_ms: Milliseconds = 0.0
     synchronous: bool = False
     run_on: bool = True
 
@@ -94,6 +96,7 @@ class ParameterServer:
             self.network_ms,
             self.service_ms,
             self.pull == "after",
+            self.start_ms * np.arange(self.workers),
             self.synchronous,
         )
         number = count_within(worker, self.workers)
@@ -150,6 +153,7 @@ def _simulate(
     network,
     service,
     pull_after,
+    start,
     synchronous,
 ):
     """Worker, time and version read of the first `total` gradients served; times in milliseconds.
@@ -157,7 +161,8 @@ def _simulate(
     rounds [n]: gradients each worker computes before it stops. work [n]: mean milliseconds of a
     computation undisturbed; k computations at once are each slowed down by max(1, k * machine).
     jitter, deviations: factor of the computation and deviation of the delay, in the order in which
-    computations start. delayed [n]: factor of the delay, its deviation included.
+    computations start. delayed [n]: factor of the delay, its deviation included. start [n]: when
+    each worker reads its first weights.
 
     Of events at the same moment, the worker with the lowest number comes first.
     """
@@ -166,7 +171,7 @@ def _simulate(
     time_out = np.empty(total)
     version_out = np.empty(total, np.int64)
     phase = np.full(workers, _TO_WORKER)
-    until = np.zeros(workers)  # when the phase ends; not of a computation, whose rate changes
+    until = start.copy()  # when the phase ends; not of a computation, whose rate changes
     left = np.zeros(workers)  # undisturbed milliseconds left of the computation
     held_up = np.zeros(workers)  # delay of the gradient being computed
     reading = np.zeros(workers, np.int64)
@@ -196,6 +201,8 @@ def _simulate(
             if started[w] == rounds[w]:
                 phase[w] = _STOPPED
                 continue
+            if started[w] == 0:
+                reading[w] = version
             started[w] += 1
             phase[w] = _COMPUTING
             computing += 1

@@ -244,16 +244,16 @@ def _cell(ax: Axes, x: float, seeds: pd.Series, cell: pd.DataFrame) -> None:
 
 
 def _case(runs: pd.DataFrame) -> pd.Series:
-    """Split-labels cases by name: workers, and whether worker 1 is slow."""
+    """Cases of one partition by name: workers, and whether worker 1 is slow."""
     slow = (runs["delayed"] == "one") & (runs["delay_ms"] > 0)
     kind = slow.map({True: f"{SLOW} (90 ms)", False: "no delay"})
     return runs["workers"].astype(str) + " workers, " + kind
 
 
-def _published_case(results: StudyResults) -> pd.Series:
-    """The printed split-labels cells of those cases, by name."""
+def _published_case(results: StudyResults, partition: str = "labels") -> pd.Series:
+    """The printed cells of those cases, by name."""
     cells = results.published("lamour2023_table2").rename(columns={"delayed_workers": "delayed"})
-    cells = cells[(cells["partition"] == "labels") & (cells["mode"] == "async")]
+    cells = cells[(cells["partition"] == partition) & (cells["mode"] == "async")]
     plain = cells["delay_ms"] == 0
     cells = cells[plain | ((cells["delayed"] == "one") & (cells["delay_ms"] == 90))]
     return cells.set_index(_case(cells))["test_accuracy_percent"]
@@ -281,6 +281,31 @@ def spread(results: StudyResults) -> Figure:
         ax.set_ylabel("test accuracy, %")
     for ax in axes[-1]:
         ax.set_xlabel("spread of worker speeds, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    return figure
+
+
+def start(results: StudyResults) -> Figure:
+    """Split-dataset accuracy against the time between the starts of one worker and the next."""
+    runs = in_percent(results.grid("start"))
+    cases = list(dict.fromkeys(_case(runs)))
+    published = _published_case(results, "dataset")
+    figure, axes = style.panels(1, len(cases), 2.1, sharey=True)
+    times = sorted(runs["start_ms"].unique())
+    for case, ax in zip(cases, axes.flat, strict=True):
+        here = runs[_case(runs) == case]
+        at = here["start_ms"].map(times.index)
+        means = here.groupby(at)["accuracy"].mean()
+        ax.plot(means.index, means, color=OURS, label="mean")
+        ax.plot(at, here["accuracy"], ".", color=OURS, label="seeds")
+        ax.axhline(published[case], color=style.PUBLISHED, label="published")
+        ax.axhline(10, **CHANCE)
+        ax.set_title(case)
+        ax.set_ylim(0, 100)
+        ax.set_xlabel("time between starts, s")
+        ax.set_xticks(range(len(times)), [f"{time / 1_000:g}" for time in times])
+    axes[0, 0].set_ylabel("test accuracy, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
     return figure
