@@ -284,6 +284,14 @@ def test_bundles_keep_within_memory():
     assert max(len(b.cells) for b in tight) == 2
 
 
+def test_samples_of_a_run_are_those_of_whole_minibatches_and_of_every_worker():
+    assert cell(batch_size=512).samples() == 3 * 117 * 512
+    server = {"name": "parameter_server", "workers": 5, "compute_ms": 5.0}
+    everything = cell(cluster=server, partition="none", batch_size=512)
+    assert everything.samples() == everything.workload().total * 512 == 5 * 3 * 117 * 512
+    assert cell(cluster=server, partition="dataset").samples() == cell().samples()
+
+
 def test_cost_of_a_bundle():
     """LeNet-5 as it was measured, and every worker's own pass where each has all the data."""
     lenet = Bundle((cell(), cell(seed=2)))

@@ -16,6 +16,8 @@ from helpers import small_cell
 from stalegrad import bundles, cli, data
 from stalegrad.cells import Bundle, study_cells
 from stalegrad.cells import bundles as cut
+from stalegrad.cli.cell_flags import cell_of, field_texts
+from stalegrad.cli.flags import named_by_flag
 from stalegrad.config import Preset, load_preset, load_study
 from stalegrad.errors import ConfigError
 from stalegrad.measured import archived_history, archived_runs
@@ -102,8 +104,8 @@ def test_the_examples_of_run_are_cells(workplace, capsys):
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert len(lines) >= 3
     for _, *arguments in lines:
-        options = cli._parser(arguments).parse_args(arguments)
-        assert cli._cell(options).batch_size == 64
+        options = cli.parser_for(arguments).parse_args(arguments)
+        assert cell_of(options).batch_size == 64
 
 
 def test_help_and_listing_import_nothing_heavy():
@@ -241,10 +243,10 @@ def test_a_listed_cell_is_run_by_the_start_of_its_hash(workplace, call):
     _, listing, _ = call("cells", "--study", "jain2018", "--preset", "smoke", "--csv")
     listed = [row for row in csv.DictReader(io.StringIO(listing)) if row["rule"] == "adam"][0]
     arguments = ["run", "--study", "jain2018", "--preset", "smoke", "--hash", listed["hash"][:10]]
-    options = cli._parser(arguments).parse_args(arguments)
-    assert cli._cell(options).hash == listed["hash"]
+    options = cli.parser_for(arguments).parse_args(arguments)
+    assert cell_of(options).hash == listed["hash"]
     arguments += ["--beta1", "0.5", "--train-samples", "64"]
-    changed = cli._cell(cli._parser(arguments).parse_args(arguments))
+    changed = cell_of(cli.parser_for(arguments).parse_args(arguments))
     assert changed.rule.beta1 == 0.5 and changed.problem.train_samples == 64
     assert changed.cluster.delay == int(listed["delay"])
 
@@ -263,7 +265,7 @@ def test_a_listed_cell_is_run_by_the_start_of_its_hash(workplace, call):
 )
 def test_flags_become_the_values_of_a_cell(arguments, wanted):
     arguments = ["run", *CELL, *arguments]
-    values = cli._cell(cli._parser(arguments).parse_args(arguments)).as_dict()
+    values = cell_of(cli.parser_for(arguments).parse_args(arguments)).as_dict()
     for key, value in wanted.items():
         part, _, field = key.rpartition(".")
         assert (values[part] if part else values)[field] == value
@@ -275,7 +277,7 @@ def test_nested_fields_take_json_or_dotted_keys():
     as_json = [*start, "--compute-time", '{"name": "gamma", "a": 2.5}']
     dotted = [*start, "--set", "cluster.compute_time.name=gamma"]
     dotted += ["--set", "cluster.compute_time.a=2.5"]
-    cells = [cli._cell(cli._parser(each).parse_args(each)) for each in (as_json, dotted)]
+    cells = [cell_of(cli.parser_for(each).parse_args(each)) for each in (as_json, dotted)]
     assert cells[0] == cells[1] and cells[0].cluster.compute_time.a == 2.5
 
 
@@ -291,7 +293,7 @@ def test_a_new_rule_brings_its_flags(tmp_path, monkeypatch, capsys):
     arguments = ["run", *SMALL, "--rule", "signed", "--lr", "0.1", "--stretch", "2"]
     arguments += ["--delay", "0", "--batch-size", "20", "--epochs", "1"]
     try:
-        assert cli._cell(cli._parser(arguments).parse_args(arguments)).rule.stretch == 2
+        assert cell_of(cli.parser_for(arguments).parse_args(arguments)).rule.stretch == 2
         with pytest.raises(SystemExit):
             cli.main(["run", "--rule", "signed", "--help"])
         assert "how much longer, 10% say (default: 1.5)" in " ".join(
@@ -384,7 +386,7 @@ def test_bundles_say_how_much_work_they_are(workplace, call):
     _, said, _ = call("bundles", *arguments)
     # Whole minibatches of 60,000 images, times 6 delays, 10 rates, 2 seeds and 30 epochs.
     samples = sum(60_000 // b * b for b in (64, 128, 256, 512, 1024)) * 60 * 2 * 30
-    assert "600 runs in 6 bundles" in said and f"{samples:,} samples: 299 h 04 min" in said
+    assert "600 runs in 6 bundles" in said and f"{samples:,} samples: 299 h 4 min" in said
     assert all(len(bundle.cells) == 100 for bundle in read_all(Path("w")))
     assert {c.seed for bundle in read_all(Path("w")) for c in bundle.cells} == {1, 3}
 
@@ -416,7 +418,7 @@ def test_run_bundle_trains_every_file_once(workplace, call, monkeypatch):
 
 
 def test_run_bundle_shows_epochs_done_of_all(workplace, call, monkeypatch):
-    monkeypatch.setattr(cli, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(cli.bundles, "LINE_SECONDS", 0.0)
     files = bundle_files(workplace / "work")
     _, said, _ = call("run-bundle", *files, "--output", "done")
     lines = re.findall(r"bundle (\d) of 2: (\d+) of 12 epochs, [\d,]+ samples/s, .* left", said)
@@ -441,7 +443,7 @@ def test_run_bundle_goes_on_where_it_was_interrupted(workplace, call, monkeypatc
         patch.setattr(bundles, "train_bundle", interrupted)
         assert call("run-bundle", file, "--output", "cut")[0] == 130
     assert not list(Path("cut").glob("*.csv"))
-    monkeypatch.setattr(cli, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(cli.bundles, "LINE_SECONDS", 0.0)
     _, said, _ = call("run-bundle", file, "--output", "cut")
     assert re.findall(r"(\d) of 6 epochs", said) == ["4", "6"]  # the first epoch is not done again
     (whole,), (cut_short,) = Path("whole").glob("*.csv"), Path("cut").glob("*.csv")
@@ -532,7 +534,7 @@ def test_figures_that_cannot_be_drawn_are_refused(workplace, call):
 def test_field_texts_come_from_docstrings():
     from stalegrad.rules.adam import Adam
 
-    texts = cli._field_texts(Adam)
+    texts = field_texts(Adam)
     assert texts["beta1"] == texts["beta2"] == "decay of the two means"
     assert texts["epsilon"] == "added to the root of the second"
     assert texts["lr"] == "learning rate"
@@ -540,7 +542,7 @@ def test_field_texts_come_from_docstrings():
 
 def test_errors_keep_their_kind_when_flags_are_named():
     with pytest.raises(ConfigError, match="'--lr' is wrong"):
-        with cli._named_by_flag({"rule.lr": "--lr"}):
+        with named_by_flag({"rule.lr": "--lr"}):
             raise ConfigError("'rule.lr' is wrong.")
 
 

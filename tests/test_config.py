@@ -378,7 +378,7 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 # of its own package. Modules on one line know nothing of each other.
 ORDER = [
     ["errors"],
-    ["specs", "schedule", "files", "compiled"],
+    ["specs", "schedule", "files", "compiled", "wording"],
     ["logs"],
     ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],
     ["clusters", "rules", "problems"],

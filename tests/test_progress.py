@@ -11,6 +11,7 @@ from helpers import small_cell
 from stalegrad import progress
 from stalegrad.cells import Bundle
 from stalegrad.progress import Overview, Reporter, overview
+from stalegrad.wording import duration
 
 # Of equal cost.
 BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]
@@ -72,7 +73,16 @@ def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypa
 
 
 @pytest.mark.parametrize(
-    "seconds, said", [(8, "about 8 s"), (200, "about 3 min"), (9000, "about 2.5 h")]
+    "seconds, said",
+    [
+        (8.3, "8 s"),
+        (119, "119 s"),
+        (200, "3 min"),
+        (7140, "119 min"),
+        (9060, "2 h 31 min"),
+        (7_200_000, "2,000 h 0 min"),
+    ],
 )
 def test_durations(seconds, said):
-    assert str(Overview(2.0, 1.0, 1 / seconds)) == f"training: 50 % done, {said} left"
+    assert duration(seconds) == said
+    assert str(Overview(2.0, 1.0, 1 / seconds)) == f"training: 50 % done, about {said} left"

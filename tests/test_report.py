@@ -22,7 +22,6 @@ from stalegrad.report.latex import code, escape
 from stalegrad.report.values import (
     axis,
     collect_values,
-    duration,
     published_grids,
     shown,
     used_keys,
@@ -221,11 +220,10 @@ def test_values_are_shown_as_text_has_them(value, latex):
     assert shown(value) == latex
 
 
-def test_axes_and_durations_in_words():
+def test_axes_in_words():
     assert axis([8]) == "8"
     assert axis([4, 0, 1]) == "0, 1 and 4"
     assert axis([10.0**-k for k in range(3, -6, -1)]) == "9 values from 0.001 to 100,000"
-    assert [duration(s) for s in (48.2, 700, 9060)] == ["48 s", "12 min", "2 h 31 min"]
 
 
 # ---- Values ----------------------------------------------------------------------------------

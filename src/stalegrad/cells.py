@@ -71,6 +71,16 @@ class Cell:
             return None
         return Workload((samples // self.batch_size,) * streams, self.epochs)
 
+    def samples(self) -> int:
+        """About how many training samples its epochs go over, as often as they are gone over.
+
+        With partition `none` every worker goes over all of them. Those past the last full minibatch
+        are left out; of what a partition cuts off its parts, nothing is.
+        """
+        passes = self.cluster.streams() if self.partition == "none" else 1
+        whole = self.problem.samples() // self.batch_size * self.batch_size
+        return whole * passes * self.epochs
+
     def as_dict(self) -> dict[str, Any]:
         """The cell as plain values; `parse_cell` is the inverse."""
         return self._plain(specs.describe)
@@ -191,8 +201,8 @@ class Bundle:
         A sample takes a time for each of the weights, and a step one for each call that steps runs
         together, however small.
         """
-        samples = sum(c.problem.samples() * c.epochs * _passes(c) for c in self.cells)
-        steps = sum(c.problem.samples() * c.epochs * _passes(c) / c.batch_size for c in self.cells)
+        samples = sum(cell.samples() for cell in self.cells)
+        steps = sum(cell.samples() // cell.batch_size for cell in self.cells)
         parameters = self.cells[0].problem.parameters()
         calls = steps / min(runs_in_step(parameters), len(self.cells))
         return samples * parameters * _SECONDS_A_WEIGHT + calls * _SECONDS_A_STEP
@@ -395,11 +405,6 @@ def lockstep_key(cell: Cell) -> str:
     switches = {k: v if isinstance(v, bool) else None for k, v in cell.rule.numbers().items()}
     rule, grouping = specs.name_of(cell.rule), cell.cluster.arrivals_per_update()
     return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
-
-
-def _passes(cell: Cell) -> int:
-    """How often an epoch goes over the data: with partition `none` every worker does."""
-    return cell.cluster.streams() if cell.partition == "none" else 1
 
 
 def _megabytes(cell: Cell) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from stalegrad.files import write_atomically
 from stalegrad.plan import Plan
+from stalegrad.wording import duration
 
 SECONDS_BETWEEN = 10.0  # two lines on the terminal
 SECONDS_SILENT = 300.0  # a job that has noted nothing for so long is taken to have stopped
@@ -38,9 +39,8 @@ class Overview:
         share = 100 * self.done / self.total if self.total else 100.0
         if not self.rate:
             return f"training: {share:.0f} % done"
-        return (
-            f"training: {share:.0f} % done, {_duration((self.total - self.done) / self.rate)} left"
-        )
+        left = duration((self.total - self.done) / self.rate)
+        return f"training: {share:.0f} % done, about {left} left"
 
 
 def overview(plan: Plan, results: Path, now: float) -> Overview:
@@ -106,10 +106,3 @@ class Reporter:
 
 def _note(output: Path) -> Path:
     return output.with_name(f"{output.name}.progress")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.1f} h"

@@ -14,13 +14,13 @@ from stalegrad.report.values import (
     Grids,
     axis,
     cells_frame,
-    duration,
     provenance,
     read_if_there,
     read_verdicts,
     short,
     shown,
 )
+from stalegrad.wording import duration
 
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is

@@ -28,6 +28,7 @@ from stalegrad.files import ARCHIVE, provenance_path
 from stalegrad.plan import Plan
 from stalegrad.report.latex import code, escape
 from stalegrad.results import read_csv
+from stalegrad.wording import duration
 
 Grids = Mapping[str, Mapping[str, list[Cell]]]
 
@@ -138,14 +139,6 @@ def _shown_float(value: float) -> str:
 
 def _signed(text: str) -> str:
     return text.replace("-", "$-$", 1)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: '48 s', '12 min', '2 h 31 min'."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def used_keys(texts: Iterable[str]) -> list[str]:

@@ -1,0 +1,109 @@
+"""`stalegrad archive` and `gather`: trained runs into `measured/`, and tables out of it."""
+
+import argparse
+from pathlib import Path
+
+from stalegrad.cli.flags import (
+    add_archive_flag,
+    add_config_flag,
+    add_grid_flag,
+    distinct,
+    examples,
+    grids_of,
+)
+from stalegrad.errors import ConfigError, ResultError
+
+
+def add_archive(commands) -> None:
+    parser = commands.add_parser(
+        "archive",
+        help="keep trained bundles, so that the paper preset need not train them again",
+        description="Add the runs of trained bundles to the archive, with where they come from.",
+        epilog=examples(
+            "stalegrad archive --study jain2018 done/*.csv",
+            "stalegrad archive --study lamour2023 --results results/paper",
+        ),
+    )
+    parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
+    parser.add_argument("files", nargs="*", type=Path, metavar="CSV")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="of the paper preset: keep the trajectories and loss landscapes that are there",
+    )
+    add_config_flag(parser)
+    add_archive_flag(parser)
+    parser.set_defaults(act=_archive)
+
+
+def _archive(options: argparse.Namespace) -> None:
+    from stalegrad.files import provenance_path
+    from stalegrad.measured import add_to_archive, archived_runs
+    from stalegrad.results import read_csv
+
+    if options.results:
+        _archive_products(options)
+    if not options.files:
+        if not options.results:
+            raise ConfigError("nothing to archive: name the CSV files of bundles, or --results.")
+        return
+    known = distinct(grids_of(options, preset="paper"))
+    for file in options.files:
+        foreign = set(read_csv(file)["run"]) - known.keys()
+        if foreign:
+            raise ResultError(
+                f"{file}: the run {min(foreign)} is none of {options.study} at the preset 'paper', "
+                f"which alone uses the archive; `stalegrad cells` lists those that are."
+            )
+        if not provenance_path(file).exists():
+            raise ResultError(
+                f"{file}: {provenance_path(file).name} is not beside it; bring both files, as "
+                f"`stalegrad run-bundle` writes them."
+            )
+    added = add_to_archive(options.study, options.files, options.archive_folder)
+    held = len(archived_runs(options.study, options.archive_folder))
+    print(f"{added:,} runs added to {options.archive_folder / options.study}, {held:,} now there")
+
+
+def _archive_products(options: argparse.Namespace) -> None:
+    from stalegrad.files import archived_folder
+    from stalegrad.measured import keep
+    from stalegrad.plan import Plan
+
+    settings = {"preset": "paper", "studies": [options.study]}
+    plan = Plan.load(settings, options.config_folder)
+    for (kind, content), files in plan.products_kept(options.study).items():
+        paths = {name: options.results / options.study / file for name, file in files.items()}
+        first = next(iter(paths.values()))
+        if not first.exists():
+            print(f"{first} is not there, and is left out")
+            continue
+        folder = archived_folder(options.study, kind, content, options.archive_folder)
+        print(f"{first}: {'kept in' if keep(folder, paths) else 'was already in'} {folder}")
+
+
+def add_gather(commands) -> None:
+    parser = commands.add_parser(
+        "gather",
+        help="tables of what the archive holds of a study",
+        description="Write runs.csv and history.csv of the archived runs of a study.",
+        epilog=examples(
+            "stalegrad gather --study jain2018 --grid fig2 --output results/measured/jain2018",
+            "stalegrad figure jain2018_fig2 --results results/measured --output fig2.png",
+        ),
+    )
+    parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
+    add_grid_flag(parser)
+    add_config_flag(parser)
+    add_archive_flag(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.set_defaults(act=_gather)
+
+
+def _gather(options: argparse.Namespace) -> None:
+    from stalegrad.measured import gather
+
+    grids = grids_of(options, "paper")
+    count = gather(options.study, grids, options.output, options.archive_folder)
+    print(f"{count:,} archived runs of {options.study} gathered in {options.output}")

@@ -1,0 +1,155 @@
+"""A cell as flags: one for every field of its problem, rule and cluster, under the field's name.
+
+Which there are depends on the parts that are chosen, by name or by the hash of a listed cell.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from stalegrad.cli.flags import distinct, grids_of, named_by_flag
+from stalegrad.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stalegrad.cells import Cell
+
+# The parts of a cell that are chosen by name, where the choices are, and what is taken unsaid.
+PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
+USUAL = {"problem": "lenet5", "rule": "sgd", "cluster": "constant_delay"}
+
+
+def add_choices(choice: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """Add the flags that choose problem, rule and cluster; the cell as chosen so far.
+
+    Plain values, as `Cell.as_dict` gives them: those of the listed cell where `--hash` names one.
+    """
+    from stalegrad import specs
+
+    group = choice.add_argument_group("a cell by its parts")
+    for part, kind in PARTS.items():
+        there = specs.names(kind)
+        usual = f"{', '.join(there)}; default: {USUAL[part]}"
+        group.add_argument(f"--{part}", choices=there, metavar="NAME", help=usual)
+    options, _ = choice.parse_known_args(arguments)
+    values = {part: {"name": name} for part, name in USUAL.items()}
+    if options.hash is not None:
+        values = _listed_cell(options).as_dict()
+    elif options.study is not None:
+        raise ConfigError("'--study' is given without '--hash', which says which of its cells.")
+    for part in PARTS:
+        name = getattr(options, part)
+        if name is not None and name != values[part]["name"]:
+            values[part] = {"name": name}
+    return values
+
+
+def _listed_cell(options: argparse.Namespace) -> "Cell":
+    if options.study is None:
+        raise ConfigError("'--hash' names a cell of a study; say which with '--study'.")
+    found = [c for h, c in distinct(grids_of(options)).items() if h.startswith(options.hash)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"'--hash' is {options.hash!r}, with which {len(found) or 'no'} runs of "
+            f"{options.study} at {options.preset} begin; `stalegrad cells --study {options.study} "
+            f"--preset {options.preset}` lists them."
+        )
+    return found[0]
+
+
+def add_cell_flags(parser: argparse.ArgumentParser, chosen: Mapping[str, Any]) -> None:
+    """A flag for every field of a cell and of its parts, under the field's name."""
+    from stalegrad import specs
+    from stalegrad.cells import Cell
+
+    _add_fields(parser.add_argument_group("numbers of the cell"), Cell, "", skip=PARTS)
+    for part, kind in PARTS.items():
+        name = chosen[part]["name"]
+        group = parser.add_argument_group(f"{part} {name}")
+        _add_fields(group, specs.spec_class(kind, name), f"{part}.")
+    parser.add_argument_group("anything").add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key by its full name, such as rule.momentum=0.9; values may be JSON",
+    )
+
+
+def _add_fields(group, cls: type, prefix: str, skip: Iterable[str] = ()) -> None:
+    texts = field_texts(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in skip:
+            continue
+        text = texts.get(field.name, "")
+        if field.default is not dataclasses.MISSING:
+            text = f"{text} (default: {json.dumps(field.default, default=str)})".strip()
+        keywords: dict[str, Any] = {"type": _value, "metavar": "VALUE"}
+        if field.type is bool:
+            keywords = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(
+            _flag(field.name),
+            dest=prefix + field.name,
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+            **keywords,
+        )
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of its fields, as `name, name: text`."""
+    names = "|".join(re.escape(field.name) for field in dataclasses.fields(cls))
+    texts: dict[str, str] = {}
+    for each in cls.__mro__:
+        parts = re.split(
+            rf"\b((?:{names})(?:, (?:{names}))*): ", inspect.cleandoc(each.__doc__ or "")
+        )
+        for mentioned, text in zip(parts[1::2], parts[2::2], strict=True):
+            text = " ".join(text.partition("\n\n")[0].split()).rstrip(".;")
+            texts = {name: text for name in mentioned.split(", ")} | texts
+    return texts
+
+
+def _value(text: str) -> Any:
+    """A typed value: JSON where it is JSON (1e-3, true, null, {...}), a number, else text."""
+    for read in (json.loads, float):
+        with suppress(ValueError):
+            return read(text)
+    return text
+
+
+def cell_of(options: argparse.Namespace) -> "Cell":
+    """The cell that the flags of `run` describe. Raises ConfigError naming the flags."""
+    from stalegrad.cells import Cell, parse_cell, with_keys
+
+    given = vars(options)
+    fields = {f.name for f in dataclasses.fields(Cell)} - PARTS.keys()
+    keys = {k: v for k, v in given.items() if k in fields or "." in k}
+    for setting in options.set:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"'--set' is {setting!r}; it must be KEY=VALUE.")
+        keys[key] = _value(text)
+    where = "command line"
+    with named_by_flag(_flags_of(options.chosen)):
+        return parse_cell(with_keys(options.chosen, keys, where), where)
+
+
+def _flags_of(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Key as an error names it -> flag."""
+    from stalegrad import specs
+    from stalegrad.cells import Cell
+
+    flags = {f.name: _flag(f.name) for f in dataclasses.fields(Cell)}
+    for part, kind in PARTS.items():
+        cls = specs.spec_class(kind, chosen[part]["name"])
+        flags |= {f"{part}.{f.name}": _flag(f.name) for f in dataclasses.fields(cls)}
+    return flags

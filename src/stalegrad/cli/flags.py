@@ -1,0 +1,144 @@
+"""Flags that several commands have, and what they stand for."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stalegrad.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stalegrad.bundles import Place
+    from stalegrad.cells import Cell
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses with one sentence in place of a page of usage."""
+
+    def __init__(self, **keywords):
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **keywords
+        )
+
+    def error(self, message: str):
+        raise ConfigError(f"{message}; `{self.prog} --help` shows what there is.")
+
+
+def examples(*lines: str) -> str:
+    return "examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def count(text: str) -> int:
+    with suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+
+
+def counts(text: str) -> set[int]:
+    return {count(part) for part in text.split(",")}
+
+
+def add_study_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--study", required=required, metavar="NAME", help="such as jain2018")
+    parser.add_argument(
+        "--preset", default="quick", metavar="NAME", help="smoke, quick (default) or paper"
+    )
+    add_config_flag(parser)
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-folder", type=Path, default=Path("config"), metavar="DIR", help="default: config"
+    )
+
+
+def add_grid_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid", action="append", metavar="NAME", help="this grid only; may be given again"
+    )
+
+
+def grids_of(options: argparse.Namespace, preset: str | None = None) -> dict[str, list["Cell"]]:
+    """The runs of each grid of the study (of those that `--grid` names, where there is one)."""
+    from stalegrad.cells import study_cells
+    from stalegrad.config import load_preset, load_study
+
+    preset, folder = preset or options.preset, options.config_folder
+    where = str(folder / "studies" / f"{options.study}.yaml")
+    study = load_study(options.study, folder)
+    grids = study_cells(study, preset, load_preset(preset, folder), where)
+    wanted = getattr(options, "grid", None) or list(grids)
+    for name in wanted:
+        if name not in grids:
+            raise ConfigError(f"{where}: there is no grid {name!r}; there are {', '.join(grids)}.")
+    return {name: grids[name] for name in dict.fromkeys(wanted)}
+
+
+def distinct(grids: Mapping[str, list["Cell"]]) -> dict[str, "Cell"]:
+    """Hash -> run, once where several grids have it."""
+    return {cell.hash: cell for cells in grids.values() for cell in cells}
+
+
+def add_archive_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--archive-folder",
+        type=Path,
+        default=Path("measured"),
+        metavar="DIR",
+        help="default: measured",
+    )
+
+
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-folder",
+        type=Path,
+        default=Path("resources/data"),
+        metavar="DIR",
+        help="default: resources/data",
+    )
+
+
+def add_place_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where", "None of these decides what is trained.")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument(
+        "--backend",
+        choices=("auto", "cpu", "torch", "batched", "batched_tf32"),
+        default="auto",
+        help="cpu: fused kernels; torch: any problem, any device; batched: networks on a GPU",
+    )
+    group.add_argument("--threads", type=count, metavar="N", help="default: all cores; 1 on a GPU")
+    add_data_flag(group)
+
+
+def place_of(options: argparse.Namespace) -> "Place":
+    from stalegrad.backends import resolve_device
+    from stalegrad.bundles import Place
+
+    with named_by_flag({"device": "--device"}):
+        device = resolve_device(options.device)
+    threads = options.threads or (_cores() if device.type == "cpu" else 1)
+    return Place(options.data_folder, device.type, options.backend, threads)
+
+
+def _cores() -> int:
+    """Those this process may use, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def named_by_flag(flags: Mapping[str, str]) -> Iterator[None]:
+    """Errors inside that name a configuration key name the flag in its place."""
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for key, flag in flags.items():
+            message = message.replace(f"'{key}'", f"'{flag}'")
+        raise ConfigError(message) from None

@@ -1,0 +1,140 @@
+"""`stalegrad run`: one run, trained while one looks on."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stalegrad.cli.cell_flags import add_cell_flags, add_choices, cell_of
+from stalegrad.cli.cells import as_text
+from stalegrad.cli.flags import (
+    Parser,
+    add_place_flags,
+    add_study_flags,
+    examples,
+    named_by_flag,
+    place_of,
+)
+from stalegrad.errors import ResultError
+from stalegrad.wording import rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stalegrad.cells import Cell
+
+
+def add_run(commands, arguments: Sequence[str] | None) -> None:
+    """arguments: those after `run`, or None where another command was called."""
+    choice = Parser(prog="stalegrad run", add_help=False)
+    listed = choice.add_argument_group("a cell of a study", "Other flags then change it.")
+    listed.add_argument("--hash", help="as `stalegrad cells` lists it, or the start of it")
+    add_study_flags(listed, required=False)
+    chosen = None
+    if arguments is not None:
+        chosen = add_choices(choice, arguments)
+    parser = commands.add_parser(
+        "run",
+        parents=[choice],
+        help="train one run, given by flags or by its hash",
+        description=(
+            "Train one run, show its accuracy after each epoch, and write its history as CSV.\n"
+            "Each problem, update rule and cluster has flags of its own:\n"
+            "`stalegrad run --rule adam --help` shows those of Adam."
+        ),
+        epilog=examples(
+            "stalegrad run --dataset mnist --lr 0.01 --momentum 0.9 --delay 4 \\",
+            "    --batch-size 64 --epochs 2",
+            "stalegrad run --dataset mnist --rule adam --lr 0.0001 --delay 32 \\",
+            "    --batch-size 64 --epochs 5 --seed 2 --output adam.csv",
+            "stalegrad run --study jain2018 --preset quick --hash 497a --epochs 1",
+            "stalegrad run --dataset mnist --lr 0.01 --batch-size 64 --epochs 2 \\",
+            "    --cluster hub_and_spoke --workers 8 --set cluster.compute_time.name=expon",
+        ),
+    )
+    if chosen is not None:
+        add_cell_flags(parser, chosen)
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: results/cells/<hash>.csv"
+    )
+    add_place_flags(parser)
+    parser.set_defaults(act=_run, chosen=chosen)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from stalegrad.bundles import train_bundle
+    from stalegrad.cells import Bundle
+    from stalegrad.files import is_trained
+
+    cell = cell_of(options)
+    output = options.output or Path("results") / "cells" / f"{cell.hash}.csv"
+    columns = " ".join(f"{k}={as_text(v)}" for k, v in cell.columns().items() if v is not None)
+    print(f"run {cell.hash}: {columns}", flush=True)
+    with _EpochLines(cell.epochs) as lines:
+        if is_trained(output):
+            lines.show(_history_of(cell, output))
+        else:
+            place = place_of(options)
+            with named_by_flag({"backend": "--backend"}):
+                train_bundle(Bundle((cell,)), output, place, lambda p: lines.show(p.history))
+    print(_summary(output))
+
+
+def _history_of(cell: "Cell", output: Path) -> "pd.DataFrame":
+    from stalegrad.results import read_csv
+
+    history = read_csv(output)
+    if set(history["run"]) != {cell.hash}:
+        raise ResultError(f"{output} holds another run; name another file with '--output'.")
+    return history
+
+
+class _EpochLines:
+    """One line an epoch as it comes, above a bar where there is a terminal."""
+
+    def __init__(self, epochs: int):
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=epochs, unit="epoch", disable=None, leave=False)
+        self._epochs = epochs
+
+    def __enter__(self):
+        self._shown = 0
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def show(self, history: "pd.DataFrame") -> None:
+        """Print the epochs of one run that have not been."""
+        new = history.iloc[self._shown :]
+        for (_, row), (_, metrics) in zip(new.iterrows(), _metrics(new).iterrows(), strict=True):
+            text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            ends = "  diverged" if row["diverged"] else ""
+            with self._bar.external_write_mode():
+                print(f"epoch {row['epoch']:3} of {self._epochs}  {text}{ends}", flush=True)
+        self._bar.update(len(new))
+        self._shown = len(history)
+
+
+def _metrics(history: "pd.DataFrame") -> "pd.DataFrame":
+    """The training loss and what the problem records each epoch."""
+    return history.loc[:, "train_loss":"diverged"].iloc[:, :-1]
+
+
+def _summary(output: Path) -> str:
+    from stalegrad.files import provenance_path
+    from stalegrad.results import read_csv
+
+    last = read_csv(output).iloc[-1]
+    about = json.loads(provenance_path(output).read_text(encoding="utf-8"))
+    outcome = f"{'diverged in' if last['diverged'] else 'finished after'} epoch {last['epoch']}"
+    if "test_accuracy" in last:
+        outcome += f" with test accuracy {last['test_accuracy']:.4f}"
+    return (
+        f"{outcome}: {last['updates']:,} updates of mean staleness "
+        f"{last['mean_staleness']:.4g}; {about['samples']:,} samples in "
+        f"{about['wall_seconds']:.1f} s ({rate(about['samples'], about['wall_seconds'])}, "
+        f"backend {about['backend']}); written to {output}"
+    )
