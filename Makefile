@@ -54,5 +54,5 @@ system:
 lock:
 	uv pip compile pyproject.toml --all-extras --constraint requirements-torch.lock \
 	    --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-package torch --no-emit-package torchvision \
+	    --no-emit-package torch --no-emit-package torchvision --no-emit-package pip \
 	    --no-header --no-annotate --quiet --output-file requirements.lock
