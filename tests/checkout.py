@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,11 @@ def long_study(epochs: int, dimensions: Sequence[int]) -> dict:
     }
     grids = {"one": {"cell": cell, "axes": {"problem.dimension": list(dimensions)}}}
     return {"title": "A long run", "cite": "jain2018", "grids": grids}
+
+
+def heed_interrupts() -> None:
+    """As from a terminal; a shell's background job, and all it starts, would ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
 
     @property

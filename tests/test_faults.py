@@ -333,6 +333,18 @@ def test_results_from_before_the_clock_was_set_back_are_not_made_again(checkout)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout, done.stdout
 
 
+def test_data_that_are_older_than_the_script_that_fetches_them_are_used(checkout):
+    """They were copied here, or the script has changed since: that keeps no job from its run."""
+    fetch_dataset("mnist", DATA)
+    shutil.copytree(DATA / "mnist", checkout.folder / "data" / "mnist")
+    shift(checkout.folder / "data", -10_000 * DAY)
+    checkout.has_all_studies()
+    settings = ["--config", "preset=smoke", "studies=[jain2018]", "data_folder=data"]
+    done = checkout.run("--dry-run", *settings, "--", "results/smoke/jain2018/runs.csv")
+    assert re.search(r"^rule collect_runs:", done.stdout, re.MULTILINE), done.stdout
+    assert "fetch_dataset" not in done.stdout
+
+
 def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout):
     """Its date is before that of the results it puts out of date."""
     (checkout.folder / "src").unlink()

@@ -104,13 +104,27 @@ def recorded_weights(wildcards):
     return [f"{beside}.csv", f"{beside}.npz"]
 
 
+# The files of a data set, and the data sets of which all are there.
+PARTS = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+FETCHED = [
+    folder.name
+    for folder in Path(DATA).glob("*")
+    if all((folder / part).exists() for part in PARTS)
+]
+
+
 def data_of(*bundles):
     """The verified files of the data sets that bundles read, whatever their date: they are known
     by their hashes."""
     return [
         ancient(f"{DATA}/{dataset}/{part}")
         for dataset in sorted({name for bundle in bundles for name in PLAN.datasets(bundle)})
-        for part in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+        for part in PARTS
     ]
 
 
