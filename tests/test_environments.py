@@ -1,11 +1,16 @@
 """The lock files, the conda files and pyproject.toml say the same, and every named file exists."""
 
 import re
+import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import packages
 import pytest
 import yaml
+from checkout import until
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -114,6 +119,36 @@ def test_every_named_environment_exists():
     named = {path for rule_file in RULE_FILES for path in named_environments(rule_file)}
     assert named, "no rule names a conda environment"
     assert named <= set(ENVIRONMENTS)
+
+
+def test_tests_install_packages_in_ci_alone(monkeypatch):
+    monkeypatch.setattr(packages.subprocess, "run", None)
+    packages.need(["sh"], "dash")
+    monkeypatch.delenv("TEST_PACKAGES", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="TEST_PACKAGES=install lets root"):
+        packages.need(["no-such-command"], "no-such-package")
+    assert "export TEST_PACKAGES=install" in (ROOT / ".ci" / "run").read_text()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import toy_slurm
+toy_slurm.ETC = Path(sys.argv[1])
+with toy_slurm.linked(Path(sys.argv[2])):
+    assert len(os.listdir(toy_slurm.ETC)) == 2
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_test_leaves_no_configuration_of_slurm(tmp_path):
+    etc, folder = tmp_path / "etc", tmp_path / "cluster"
+    etc.mkdir(), folder.mkdir()
+    (etc / "gres.conf").symlink_to("nothing")
+    command = [sys.executable, "-c", KILLED, str(etc), str(folder)]
+    done = subprocess.run(command, cwd=ROOT / "tests")
+    assert done.returncode == -signal.SIGKILL
+    until(lambda: not list(etc.iterdir()))
 
 
 def test_every_environment_is_used_by_a_rule():

@@ -4,13 +4,13 @@ The lanes of the kernel are the compiler's vector type, which it splits to what 
 build for one is another program. Each is held to autograd in float64, as the native one is.
 """
 
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import packages
 import pytest
 import torch
 
@@ -24,26 +24,20 @@ RUNS, BATCH = 2, 21  # a full tile of sixteen images and one that is not full
 
 @dataclass(frozen=True)
 class Build:
-    """A processor: compiler, the flag that names it, what runs the program, and what it needs of
-    /proc/cpuinfo where nothing does."""
+    """A processor: the flag that names it, compiler and emulator with the packages they are in, or
+    what it needs of /proc/cpuinfo where nothing emulates it."""
 
-    compiler: str
     flag: str
+    compiler: str = "g++"
     emulator: Sequence[str] = ()
+    packages: Sequence[str] = ("g++",)
     instructions: str = ""
 
-    def reason_against(self) -> str | None:
-        for command in (self.compiler, *self.emulator[:1]):
-            if shutil.which(command) is None:
-                return f"needs {command}, which is not installed"
-        if self.instructions and self.instructions not in Path("/proc/cpuinfo").read_text().split():
-            return f"this processor has no {self.instructions}"
-        return None
 
-
+ARM = ("g++-aarch64-linux-gnu", "qemu-user")
 BUILDS = {
-    "AVX2": Build("g++", "-march=haswell", instructions="avx2"),
-    "64-bit Arm": Build("aarch64-linux-gnu-g++", "-march=armv8-a", ("qemu-aarch64",)),
+    "AVX2": Build("-march=haswell", instructions="avx2"),
+    "64-bit Arm": Build("-march=armv8-a", "aarch64-linux-gnu-g++", ("qemu-aarch64",), ARM),
 }
 
 
@@ -51,8 +45,9 @@ BUILDS = {
 def program(request, tmp_path_factory) -> list[str]:
     """The command that runs the kernel's driver in one build."""
     build = BUILDS[request.param]
-    if reason := build.reason_against():
-        pytest.skip(reason)
+    packages.need([build.compiler, *build.emulator], *build.packages)
+    if build.instructions and build.instructions not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this processor has no {build.instructions}")
     made = str(tmp_path_factory.mktemp("build") / "program")
     command = [build.compiler, *kernels.FLAGS, build.flag, "-static", str(KERNEL), str(DRIVER)]
     subprocess.run([*command, "-o", made], check=True)

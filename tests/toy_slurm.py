@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import packages
 import pytest
 
 ETC = Path("/etc/slurm")
@@ -50,48 +51,28 @@ GRES_CONF = """\
 NodeName=localhost Name=gpu File=/dev/null
 NodeName=localhost Name=gpu File=/dev/zero
 """
+CONFIGURATION = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF}
 
 
 def install() -> None:
-    """Install SLURM where that is possible; skip the test, saying why, where it is not."""
+    """Skip the test, saying why, where there can be no SLURM of its own."""
     if os.geteuid() != 0:
         pytest.skip("starts the daemons of SLURM, which takes root")
     if os.environ.get("PYTEST_XDIST_WORKER"):
         pytest.skip("starts daemons of which a machine can have one set: run it without -n")
-    for file in ("slurm.conf", "gres.conf"):
-        if _left_by_a_killed_test(ETC / file):
-            (ETC / file).unlink()
-        elif os.path.lexists(ETC / file):
+    for file in CONFIGURATION:
+        if (ETC / file).exists():
             pytest.skip(f"{ETC / file} is there: this machine has a SLURM that is not the test's")
-    if all(map(shutil.which, DAEMONS)):
-        return
-    if not shutil.which("apt-get"):
-        pytest.skip("SLURM is not installed, and there is no apt-get to install it with")
-    packages = ["slurm-wlm", "munge"]
-    command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-q"], capture_output=True)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        pytest.skip(f"SLURM cannot be installed: {' '.join(done.stderr.split())[-300:]}")
-
-
-def _left_by_a_killed_test(link: Path) -> bool:
-    """The daemons of a killed test end with it, but its links stay."""
-    running = subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0
-    return not running and link.is_symlink() and (link.readlink().parent / "toy").exists()
+    packages.need(DAEMONS, "slurm-wlm", "munge")
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[None]:
     """Start the daemons with their state in `folder`; stop them and all jobs at the end."""
-    for name in ("toy", "state", "spool"):
+    for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     with ExitStack() as stack:
-        for name, text in (("slurm.conf", SLURM_CONF), ("gres.conf", GRES_CONF)):
-            (folder / name).write_text(text.format(folder=folder, cpus=os.cpu_count()))
-            stack.callback((ETC / name).unlink)
-            (ETC / name).symlink_to(folder / name)
+        stack.enter_context(linked(folder))
         if subprocess.run(["munge", "-n"], capture_output=True).returncode:
             os.makedirs("/run/munge", exist_ok=True)
             shutil.chown("/run/munge", "munge", "munge")
@@ -101,6 +82,22 @@ def cluster(folder: Path) -> Iterator[None]:
         stack.enter_context(_daemon(["slurmd", "-D", "-N", "localhost"]))
         stack.callback(_end_jobs)
         _until(lambda: _said("sinfo", "--noheader", "--format=%T") == "idle")
+        yield
+
+
+@contextmanager
+def linked(folder: Path) -> Iterator[None]:
+    """The configuration, in `folder`, as that of the machine.
+
+    What takes the links away is a process of its own, told by the end of a pipe, which comes
+    whatever ends this one.
+    """
+    remove = ["sh", "-c", 'read -r end; rm -f "$@"', "sh", *(str(ETC / f) for f in CONFIGURATION)]
+    with subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True):
+        for name, text in CONFIGURATION.items():
+            (folder / name).write_text(text.format(folder=folder, cpus=os.cpu_count()))
+            (ETC / name).unlink(missing_ok=True)  # a link to nothing, left by a crash
+            (ETC / name).symlink_to(folder / name)
         yield
 
 
