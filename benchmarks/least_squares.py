@@ -32,7 +32,7 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import kernels, replay  # noqa: E402
+from stalegrad import kernels, replay, stepping  # noqa: E402
 from stalegrad.backends import make_backend  # noqa: E402
 from stalegrad.clusters.heterogeneous import Heterogeneous  # noqa: E402
 from stalegrad.partitions import CLUSTER, IndependentOrder, generator  # noqa: E402
@@ -125,7 +125,8 @@ def in_bundle(name: str, task: Task, runs: list[Run], dtype: torch.dtype) -> np.
     backend, out = make_backend(name, task), []
     for i in range(0, len(runs), size):
         part = runs[i : i + size]
-        out.append(replay.advance(task, part, replay.start(task, part, dtype), backend)[0].weights)
+        start = replay.start(task, part, dtype)
+        out.append(stepping.advance(task, part, start, backend)[0].weights)
     return torch.cat(out).numpy()
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stalegrad import captured, replay
+from stalegrad import replay, stepping
 from stalegrad.backends import Backend, cpu, make_backend
 from stalegrad.bundles import describe_machine, plan_run
 from stalegrad.cells import parse_cell
@@ -132,7 +132,7 @@ def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: in
         def train() -> None:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(
-                    lambda part, state: captured.advance(task, part, state, backend), parts, states
+                    lambda part, state: stepping.advance(task, part, state, backend), parts, states
                 ):
                     pass
 

@@ -1,6 +1,5 @@
 """What several test files build: tasks small enough to work out by hand, and references."""
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stalegrad import captured, replay
+from stalegrad import captured, fused, replay
 from stalegrad.backends import Backend
 from stalegrad.cells import Cell, parse_cell
 from stalegrad.partitions import DataOrder
@@ -74,26 +73,29 @@ def trajectory(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Weights [R, P] and mean losses [R] after every epoch.
 
-    Computed twice, as replay steps and as a GPU is made to, and both must agree to rounding.
+    Computed in all the ways there are, as replay steps, as a GPU is made to and inside a kernel,
+    and all must agree to rounding.
     """
-    loop = _trajectory(task, runs, backend, dtype)
+    ways = [replay.advance]
     if not backend.fetches and not task.noise:  # which no step that is captured can draw
-        static = copy.copy(backend)
-        static.static = True
-        captured_step = _trajectory(task, runs, static, dtype)
-        rtol = 1e-12 if dtype == torch.float64 else 1e-5
-        for one, other in zip(loop, captured_step, strict=True):
-            torch.testing.assert_close(one, other, rtol=rtol, atol=rtol, equal_nan=True)
+        ways.append(captured.advance)
+    if fused.can_advance(runs, backend):
+        ways.append(lambda task, *arguments: fused.advance(*arguments))
+    loop, *others = (_trajectory(task, runs, backend, dtype, way) for way in ways)
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    for other in others:
+        for one, same in zip(loop, other, strict=True):
+            torch.testing.assert_close(one, same, rtol=rtol, atol=rtol, equal_nan=True)
     return loop
 
 
 def _trajectory(
-    task: Task, runs: list[Run], backend: Backend, dtype: torch.dtype
+    task: Task, runs: list[Run], backend: Backend, dtype: torch.dtype, advance: Callable
 ) -> tuple[list[Tensor], list[Tensor]]:
     state = replay.start(task, runs, dtype)
     weights, losses = [], []
     for _ in runs[0].schedule.epoch_ends:
-        state, loss = captured.advance(task, runs, state, backend)
+        state, loss = advance(task, runs, state, backend)
         weights.append(state.weights.clone())
         losses.append(loss)
     return weights, losses

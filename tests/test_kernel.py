@@ -7,14 +7,17 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import quadratic_task
+from helpers import InOrder, make_schedule, plan, quadratic_task
 from torch import Tensor
 
-from stalegrad import kernels
+from stalegrad import fused, kernels, replay
 from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.errors import ConfigError
 from stalegrad.problems.lenet5 import NETWORK
+from stalegrad.rules.dc_asgd import DelayCompensation
+from stalegrad.rules.delay_adaptive import DelayAdaptive
+from stalegrad.rules.sgd import SGD
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 LAYERS = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for kind in "wb"]
@@ -314,3 +317,46 @@ def test_no_kernel_for_other_problems():
     assert make_backend("auto", task).name == "torch"
     with pytest.raises(ConfigError, match="no kernel for the problem 'quadratic'"):
         make_backend("cpu", task)
+
+
+RULES = {
+    "momentum": SGD(lr=0.05, momentum=0.9),
+    "nesterov": SGD(lr=0.05, momentum=0.5, nesterov=True),
+    "compensated": DelayCompensation(lr=0.05, compensation=2.0, adaptive=True),
+    "as published": DelayCompensation(lr=0.05, momentum=0.9, compensation=2.0, as_published=True),
+    "adaptive": DelayAdaptive(lr=0.05, concurrency=2, warmup_epochs=1.0),
+}
+
+
+@pytest.mark.parametrize("per_update", [1, 2])
+@pytest.mark.parametrize("rule", RULES)
+def test_whole_stretches_are_the_steps_of_the_loop(lenet, rule, per_update):
+    """Two epochs of two runs of different schedules: the same losses, weights and state."""
+    rng, arrivals, runs = np.random.default_rng(1), 9, []
+    for run in range(2):
+        versions = np.arange(arrivals) // per_update
+        read = rng.integers(np.maximum(versions - 3, 0), versions + 1)
+        schedule = make_schedule(read, [5 - run, arrivals], per_update)
+        runs.append(plan(RULES[rule], schedule, InOrder(17), seed=run))
+    backend = cpu.CpuBackend(lenet)
+    assert fused.can_advance(runs, backend)
+    one, other = (replay.start(lenet, runs, torch.float64) for _ in range(2))
+    for _ in range(2):
+        one, wanted = replay.advance(lenet, runs, one, backend)
+        other, losses = fused.advance(runs, other, backend)
+        torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0)
+        for name, value in one.tensors().items():
+            torch.testing.assert_close(other.tensors()[name], value, rtol=1e-11, atol=1e-13)
+
+
+def test_compensation_as_published_changes_no_bit(lenet):
+    """Its backup is the live weights; inside the kernel too, whatever the compiler contracts."""
+    schedule = make_schedule([0, 0, 0, 1, 2, 2, 4, 5], [8])
+    off = SGD(lr=0.05, momentum=0.9)
+    on = DelayCompensation(lr=0.05, momentum=0.9, compensation=5.0, as_published=True)
+    backend, found = cpu.CpuBackend(lenet), []
+    for rule in (off, on):
+        runs = [plan(rule, schedule, InOrder(16))]
+        state, losses = fused.advance(runs, replay.start(lenet, runs), backend)
+        found.append((state.weights, losses))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

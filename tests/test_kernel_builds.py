@@ -1,24 +1,34 @@
-"""The LeNet-5 kernel built for other processors than this one, and run: under emulation if need be.
+"""The kernels built for other processors than this one, and run: under emulation if need be.
 
-The lanes of the kernel are the compiler's vector type, which it splits to what a processor has; a
+The lanes of a kernel are the compiler's vector type, which it splits to what a processor has; a
 build for one is another program. Each is held to autograd in float64, as the native one is.
 """
 
+import functools
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import packages
 import pytest
 import torch
+from helpers import assert_close
 
-from stalegrad import kernels
+from stalegrad import kernels, replay
+from stalegrad.backends import cpu
+from stalegrad.backends.vmap import VmapBackend
+from stalegrad.clusters.heterogeneous import Heterogeneous
+from stalegrad.partitions import IndependentOrder
+from stalegrad.problems.chain import Chain
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
+from stalegrad.problems.linear_regression import LinearRegression
+from stalegrad.replay import Run
+from stalegrad.rules.sgd import SGD
 
-KERNEL = Path(kernels.__file__).with_name("lenet5.cpp")
-DRIVER = Path(__file__).with_name("kernel_driver.cpp")
+KERNELS = Path(kernels.__file__).parent
+DRIVERS = Path(__file__).parent
 RUNS, BATCH = 2, 21  # a full tile of sixteen images and one that is not full
 
 
@@ -42,21 +52,38 @@ BUILDS = {
 
 
 @pytest.fixture(scope="module", params=BUILDS)
-def program(request, tmp_path_factory) -> list[str]:
-    """The command that runs the kernel's driver in one build."""
+def compiler(request, tmp_path_factory):
+    """(kernel, driver) -> the command that runs the kernel's driver in one build."""
     build = BUILDS[request.param]
     packages.need([build.compiler, *build.emulator], *build.packages)
     if build.instructions and build.instructions not in Path("/proc/cpuinfo").read_text().split():
         pytest.skip(f"this processor has no {build.instructions}")
-    made = str(tmp_path_factory.mktemp("build") / "program")
-    command = [build.compiler, *kernels.FLAGS, build.flag, "-static", str(KERNEL), str(DRIVER)]
-    subprocess.run([*command, "-o", made], check=True)
-    return [*build.emulator, made]
+
+    @functools.cache
+    def program(kernel: str, driver: str) -> list[str]:
+        made = str(tmp_path_factory.mktemp("build") / "program")
+        sources = [str(KERNELS / f"{kernel}.cpp"), str(DRIVERS / driver)]
+        flags = [*kernels.FLAGS, build.flag, f"-DKERNEL={kernel}", f"-I{KERNELS}", "-static"]
+        subprocess.run([build.compiler, *flags, *sources, "-o", made], check=True)
+        return [*build.emulator, made]
+
+    return program
+
+
+def outcome(program: list[str], dtype, case: Sequence[np.ndarray]) -> bytes:
+    """What the program makes of a case."""
+    done = subprocess.run(
+        [*program, np.dtype(dtype).name],
+        input=b"".join(part.tobytes() for part in case),
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 1e-12)])
-def test_build_equals_autograd(program, lenet_in_01, dtype, tolerance):
+def test_build_of_lenet5_equals_autograd(compiler, lenet_in_01, dtype, tolerance):
     task = lenet_in_01
     chosen = np.random.default_rng(1).integers(len(task.train[0]), size=(RUNS, BATCH))
     images, labels = (part[chosen].numpy() for part in task.train)
@@ -65,13 +92,8 @@ def test_build_equals_autograd(program, lenet_in_01, dtype, tolerance):
 
     scale = np.array([task.options["scale"], task.options["shift"]], dtype)
     case = [np.array([RUNS, BATCH]), scale, weights, images, labels]
-    done = subprocess.run(
-        [*program, np.dtype(dtype).name],
-        input=b"".join(part.tobytes() for part in case),
-        capture_output=True,
-        check=True,
-    )
-    parts = np.split(np.frombuffer(done.stdout, np.uint8), _ends(dtype))
+    found = outcome(compiler("lenet5", "lenet5_driver.cpp"), dtype, case)
+    parts = np.split(np.frombuffer(found, np.uint8), _ends(dtype))
     kinds = (dtype, dtype, np.float64, np.int64)
     gradients, losses, test_losses, classes = map(np.ndarray.view, parts, kinds)
 
@@ -103,3 +125,51 @@ def _ends(dtype) -> list[int]:
 @pytest.fixture
 def lenet_in_01(data_folder):
     return LeNet5(dataset="mnist").load(data_folder, torch.device("cpu"), torch.float64)
+
+
+PROBLEMS = {
+    "chain": Chain(dimension=37, noise=0.5, noise_samples=30),
+    "chain, bounded": Chain(dimension=37, noise=0.5, noise_samples=30, penalty="geman_mcclure"),
+    "linear model": LinearRegression(dimension=10, train_samples=30),
+}
+STEPS = 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 1e-12)])
+def test_build_replays_as_the_reference_does(compiler, problem, dtype, tolerance):
+    task = PROBLEMS[problem].load(Path(), torch.device("cpu"), torch.float64)
+    reference, kernel = VmapBackend(task), cpu.KERNELS[task.name]
+    order = IndependentOrder(30, STEPS * 3, 3, seed=1)
+    schedule = Heterogeneous(workers=4, slowest=5.0).simulate(order.workload(1), None)
+    runs = [Run.plan(SGD(lr=lr), schedule, order, 1) for lr in (0.03, 0.1)]
+    plan, rows = runs[0].snapshots, order.indices(schedule.stream, schedule.batch)
+    start = np.random.default_rng(1).standard_normal((len(runs), task.parameters)).astype(dtype)
+
+    inputs, targets = task.train
+    width = -(-task.parameters // 16) * 16
+    inputs = np.pad(inputs.numpy(), [(0, 0), (0, width - task.parameters)]).astype(dtype)
+    targets = targets.numpy().astype(dtype) if kernel == "linear_model" else targets.numpy()
+    options = np.array([*task.options.values(), 0.0])
+    sizes = [3, task.parameters, width, 30, targets.itemsize, len(options), len(runs), STEPS]
+    case = [np.array([*sizes, plan.slots]), options, inputs, targets, rows, plan.read, plan.write]
+    case += [np.array([run.rule.lr for run in runs], dtype), start]
+    found = outcome(compiler(kernel, "replay_driver.cpp"), dtype, case)
+
+    number, size = np.dtype(dtype).itemsize, len(runs) * task.parameters
+    ends = np.cumsum([size * number, len(runs) * number, size * number])
+    parts = np.split(np.frombuffer(found, np.uint8), ends)
+    kinds = (dtype, dtype, dtype, np.float64)
+    gradients, losses, weights, sums = (p.view(k) for p, k in zip(parts, kinds, strict=True))
+    exact = torch.from_numpy(start.astype(float))
+    minibatch = (part[torch.from_numpy(rows[:1])] for part in task.train)
+    wanted, wanted_losses = reference.gradients(exact, *minibatch)
+    assert_close(torch.from_numpy(gradients.astype(float)).view(wanted.shape), wanted, tolerance)
+    assert losses == pytest.approx(wanted_losses.numpy(), rel=10 * tolerance)
+    state = replace(replay.start(task, runs, torch.float64), weights=exact.clone())
+    state, means = replay.advance(task, runs, state, reference)
+    assert_close(
+        torch.from_numpy(weights.astype(float)).view(state.weights.shape), state.weights, tolerance
+    )
+    assert sums / STEPS == pytest.approx(means.numpy(), rel=10 * tolerance)

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 import stalegrad
-from stalegrad import captured, memory, replay
+from stalegrad import memory, replay, stepping
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.errors import ConfigError
@@ -318,7 +318,7 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     if part.state is None:
         part = _begin(task, backend, bundle, part)
     here = part.running
-    state, losses = captured.advance(task, [p.run for p in here], part.state, backend)
+    state, losses = stepping.advance(task, [p.run for p in here], part.state, backend)
     finite = torch.isfinite(state.weights).all(dim=1).tolist()
     # A run that no gradient has reached in this epoch has no loss, and has not diverged.
     survives = [

@@ -35,6 +35,8 @@ ENGINE = (
     "bundles.py",
     "replay.py",
     "captured.py",
+    "fused.py",
+    "stepping.py",
     "schedule.py",
     "snapshots.py",
     "partitions.py",
@@ -51,9 +53,13 @@ ENGINE = (
     "backends/batched.py",
     "backends/vmap.py",
     "backends/cpu.py",
-    "backends/cpu_linear.py",
+    "backends/cpu_synthetic.py",
+    "kernels/calls.py",
+    "kernels/vectors.h",
+    "kernels/replay.h",
     "kernels/lenet5.cpp",
     "kernels/linear_model.cpp",
+    "kernels/chain.cpp",
 )
 
 

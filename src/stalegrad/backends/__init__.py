@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.errors import ConfigError
+from stalegrad.kernels.calls import Stretch
 from stalegrad.problems import Task
 
 NAMES = ("torch", "cpu", "batched", "batched_tf32")
@@ -42,6 +43,13 @@ class Backend(Protocol):
         """The same at samples [G, B] of the training set, those of group g for the runs from
         bounds[g] to bounds[g + 1]; only where `fetches`."""
 
+    def steps_alone(self, batch_size: int) -> bool:
+        """Whether it has a kernel that takes a run through many arrivals alone, with `replay`, and
+        that is the fastest way for minibatches of this size (see `stalegrad.fused`)."""
+
+    def replay(self, stretch: Stretch, dtype: torch.dtype) -> None:
+        """Change what `stretch` points at, of this precision; only where `steps_alone`."""
+
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         """weights [R, P] -> metrics over the test set, each [R] in float64."""
 
@@ -64,7 +72,7 @@ def make_backend(name: str, task: Task) -> Backend:
     Raises ConfigError where a backend that was asked for by name cannot do the task.
     """
     from stalegrad.backends import batched, cpu
-    from stalegrad.backends.cpu_linear import LinearModelBackend
+    from stalegrad.backends.cpu_synthetic import SyntheticBackend
     from stalegrad.backends.vmap import VmapBackend
 
     if name == "torch":
@@ -79,8 +87,8 @@ def make_backend(name: str, task: Task) -> Backend:
         return VmapBackend(task)
     reason = cpu.reason_against(task)
     if reason is None:
-        linear = cpu.KERNELS[task.name] == LinearModelBackend.kernel
-        return LinearModelBackend(task) if linear else cpu.CpuBackend(task)
+        kernel = cpu.KERNELS[task.name]
+        return cpu.CpuBackend(task) if kernel == "lenet5" else SyntheticBackend(task, kernel)
     if name == "cpu":
         raise ConfigError(f"config: 'backend' is 'cpu', but {reason}; use 'auto' or 'torch'.")
     if task.train[0].device.type == "cpu" and task.name in cpu.KERNELS:

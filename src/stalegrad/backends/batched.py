@@ -48,6 +48,9 @@ class BatchedBackend:
             (gradients,) = torch.autograd.grad(losses.sum(), weights)
         return gradients, losses.detach()
 
+    def steps_alone(self, batch_size: int) -> bool:
+        return False
+
     @torch.no_grad()
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         inputs, targets = self._task.test

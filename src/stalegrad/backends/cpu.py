@@ -1,16 +1,19 @@
 """The fused LeNet-5 kernel (`kernels/lenet5.cpp`): one thread a call, float32 or float64."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stalegrad import kernels
+from stalegrad.kernels.calls import Kernel, Stretch, address
 from stalegrad.problems import Task
 
 # The kernel of each problem that has one.
 KERNELS = {
     "lenet5": "lenet5",
+    "chain": "chain",
     "least_squares": "linear_model",
     "linear_regression": "linear_model",
 }
@@ -38,48 +41,59 @@ class CpuBackend:
     static = False
 
     def __init__(self, task: Task):
-        self._library = kernels.load("lenet5")
+        self._kernel = Kernel("lenet5")
         self._scale, self._shift = task.options["scale"], task.options["shift"]
         self._details = task.details
         self._test = tuple(tensor.contiguous() for tensor in task.test)
+        self._options = torch.tensor([self._scale, self._shift], dtype=torch.float64)
+        self._parameters = task.parameters
+        self._train = self._laid_out(*task.train)
 
     def gradients(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: None = None
     ) -> tuple[Tensor, Tensor]:
-        out, losses = weights.new_empty(weights.shape), weights.new_empty(len(weights))
-        # The kernel takes one minibatch a run, shared or not.
-        inputs, targets = (part.expand(len(weights), *part.shape[1:]) for part in (inputs, targets))
-        self._call("gradients", weights, inputs, targets, targets.shape[1], out, losses)
-        return out, losses
+        rows = torch.arange(targets.numel()).view(targets.shape)
+        bounds = [0, len(weights)] if len(inputs) == 1 else range(len(weights) + 1)
+        flat = self._laid_out(inputs.reshape(-1, *inputs.shape[2:]), targets.reshape(-1))
+        return self._kernel.gradients(weights, rows, torch.tensor(bounds), flat)
+
+    def steps_alone(self, batch_size: int) -> bool:
+        return True
+
+    def replay(self, stretch: Stretch, dtype: torch.dtype) -> None:
+        self._kernel.replay(stretch, dtype, self._train)
+
+    def _laid_out(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        return {
+            "inputs": images.contiguous(),
+            "targets": labels.contiguous(),
+            "dimension": self._parameters,
+            "width": self._parameters,
+            "options": self._options,
+        }
 
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         images, labels = self._test
         losses = torch.empty((len(weights), len(labels)), dtype=torch.float64)
         classes = torch.empty((len(weights), len(labels)), dtype=torch.int64)
-        self._call("predictions", weights, images, labels, len(labels), losses, classes)
+        self._predict(weights, images, labels, losses, classes)
         correct = (classes == labels).double()
         means = {"test_loss": losses.mean(dim=1), "test_accuracy": correct.mean(dim=1)}
         return means | (self._details(weights, classes, labels) if self._details else {})
 
-    def _call(
-        self,
-        function: str,
-        weights: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        count: int,
-        *outputs: Tensor,
+    def _predict(
+        self, weights: Tensor, images: Tensor, labels: Tensor, losses: Tensor, classes: Tensor
     ) -> None:
         scalar = _SCALARS[weights.dtype]
         precision = str(weights.dtype).removeprefix("torch.")
-        tensors = (weights.contiguous(), images.contiguous(), labels.contiguous())
-        failed = getattr(self._library, f"lenet5_{function}_{precision}")(
+        weights = weights.contiguous()
+        failed = getattr(self._kernel.library, f"lenet5_predictions_{precision}")(
             ctypes.c_int64(len(weights)),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
-            ctypes.c_int64(count),
+            *(ctypes.c_void_p(address(tensor)) for tensor in (weights, images, labels)),
+            ctypes.c_int64(len(labels)),
             scalar(self._scale),
             scalar(self._shift),
-            *(ctypes.c_void_p(tensor.data_ptr()) for tensor in outputs),
+            *(ctypes.c_void_p(address(tensor)) for tensor in (losses, classes)),
         )
         if failed:
             raise MemoryError("The LeNet-5 kernel could not allocate its scratch space.")

@@ -11,6 +11,9 @@ class VmapBackend:
     fetches = False
     static = False
 
+    def steps_alone(self, batch_size: int) -> bool:
+        return False
+
     def __init__(self, task: Task):
         self._task = task
         self._gradients = torch.func.vmap(torch.func.grad_and_value(task.loss))

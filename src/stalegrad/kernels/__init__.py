@@ -23,8 +23,9 @@ class KernelUnavailable(RuntimeError):
 def load(name: str) -> ctypes.CDLL:
     """The library compiled from `<name>.cpp` beside this file.
 
-    Compiled once for each source, compiler and processor, and kept in the user's cache folder
-    (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises KernelUnavailable.
+    Compiled once for each source (headers and all), compiler and processor, and kept in the user's
+    cache folder (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises
+    KernelUnavailable.
     """
     source = Path(__file__).with_name(f"{name}.cpp")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -54,7 +55,8 @@ def _compile(command: list[str], source: Path, library: Path) -> None:
 
 def _fingerprint(source: Path, command: list[str]) -> str:
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
-    parts = [source.read_text(), " ".join(command), version, _processor()]
+    sources = [source, *sorted(source.parent.glob("*.h"))]
+    parts = [*(each.read_text() for each in sources), " ".join(command), version, _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

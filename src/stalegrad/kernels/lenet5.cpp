@@ -17,13 +17,16 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <utility>
+
+#include "replay.h"
 
 #define INLINE __attribute__((always_inline))
 
 namespace {
 
-constexpr int LANES = 16;
+constexpr int TILE = 16;  // images
 constexpr int CLASSES = 10;
 constexpr int PIXELS = 28 * 28;
 constexpr int PADDED = 32;            // 28 and a border of two on either side
@@ -48,25 +51,23 @@ INLINE inline void unroll(F&& body) {
     }(std::make_integer_sequence<int, N>{});
 }
 
-constexpr int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Which of the four positions of a pooling window won (0-3), or -1 where the unit is dead.
-using Winner = int8_t __attribute__((vector_size(LANES)));
+using Winner = int8_t __attribute__((vector_size(TILE)));
 
 template <typename T>
-struct Vector;
+struct TileOf;
 template <>
-struct Vector<float> {
-    typedef float type __attribute__((vector_size(LANES * sizeof(float))));
+struct TileOf<float> {
+    typedef float type __attribute__((vector_size(TILE * sizeof(float))));
 };
 template <>
-struct Vector<double> {
-    typedef double type __attribute__((vector_size(LANES * sizeof(double))));
+struct TileOf<double> {
+    typedef double type __attribute__((vector_size(TILE * sizeof(double))));
 };
 
 template <typename T>
 struct Lenet5 {
-    using V = typename Vector<T>::type;
+    using V = typename TileOf<T>::type;
     using Mask = decltype(V{} < V{});
 
     static Mask all(int value) { return Mask{} + value; }
@@ -85,10 +86,10 @@ struct Lenet5 {
     V sum_conv2[MAPS2 * MAPS1 * KERNEL], sum_conv2_b[MAPS2];
     V sum_fc1_b[HIDDEN1], sum_fc2_b[HIDDEN2], sum_fc3_b[CLASSES];
     // Row lengths are padded to whole vectors.
-    T sum_fc1[HIDDEN1 * round_up(FLAT, LANES)];
-    T sum_fc2[HIDDEN2 * round_up(HIDDEN1, LANES)];
-    T sum_fc3[CLASSES * round_up(HIDDEN2, LANES)];
-    T transposed[LANES * round_up(FLAT, LANES)];
+    T sum_fc1[HIDDEN1 * round_up(FLAT, TILE)];
+    T sum_fc2[HIDDEN2 * round_up(HIDDEN1, TILE)];
+    T sum_fc3[CLASSES * round_up(HIDDEN2, TILE)];
+    T transposed[TILE * round_up(FLAT, TILE)];
     T conv1_taps[KERNEL * MAPS1], conv2_taps[MAPS1 * KERNEL * MAPS2];  // [in][tap][out]
 
     // ---- layers ----
@@ -229,22 +230,22 @@ struct Lenet5 {
     // sums += d_out x^T summed over the sixteen lanes, as rank-16 updates of ROWS x COLS vectors.
     template <int IN, int OUT, int ROWS, int COLS>
     void connect_weight_gradient(const V* x, const V* d_out, T* sums) {
-        constexpr int WIDTH = round_up(IN, LANES);
-        static_assert(OUT % ROWS == 0 && WIDTH / LANES % COLS == 0);
+        constexpr int WIDTH = round_up(IN, TILE);
+        static_assert(OUT % ROWS == 0 && WIDTH / TILE % COLS == 0);
         for (int i = 0; i < IN; ++i)
-            for (int lane = 0; lane < LANES; ++lane) transposed[lane * WIDTH + i] = x[i][lane];
-        for (int lane = 0; lane < LANES; ++lane)
+            for (int lane = 0; lane < TILE; ++lane) transposed[lane * WIDTH + i] = x[i][lane];
+        for (int lane = 0; lane < TILE; ++lane)
             for (int i = IN; i < WIDTH; ++i) transposed[lane * WIDTH + i] = 0;
         for (int o = 0; o < OUT; o += ROWS)
-            for (int i = 0; i < WIDTH; i += COLS * LANES) {
+            for (int i = 0; i < WIDTH; i += COLS * TILE) {
                 V acc[ROWS][COLS];
                 unroll<ROWS>([&](auto r) INLINE {
                     unroll<COLS>([&](auto c) INLINE { acc[r][c] = V{}; });
                 });
-                for (int lane = 0; lane < LANES; ++lane) {
+                for (int lane = 0; lane < TILE; ++lane) {
                     V xs[COLS];
                     unroll<COLS>([&](auto c) INLINE {
-                        xs[c] = *(const V*)(transposed + lane * WIDTH + i + c * LANES);
+                        xs[c] = *(const V*)(transposed + lane * WIDTH + i + c * TILE);
                     });
                     unroll<ROWS>([&](auto r) INLINE {
                         const T d = ((const T*)(d_out + o + r))[lane];
@@ -253,7 +254,7 @@ struct Lenet5 {
                 }
                 unroll<ROWS>([&](auto r) INLINE {
                     unroll<COLS>([&](auto c) INLINE {
-                        *(V*)(sums + (o + r) * WIDTH + i + c * LANES) += acc[r][c];
+                        *(V*)(sums + (o + r) * WIDTH + i + c * TILE) += acc[r][c];
                     });
                 });
             }
@@ -271,15 +272,15 @@ struct Lenet5 {
         std::memset((void*)input, 0, sizeof input);
     }
 
-    // Lanes past `count` repeat the last image; whoever reads them masks them.
-    void load(const uint8_t* images, int count, T scale, T shift) {
-        const uint8_t* image[LANES];
-        for (int lane = 0; lane < LANES; ++lane)
-            image[lane] = images + std::min(lane, count - 1) * (int64_t)PIXELS;
+    // The images `rows` [count]. Lanes past `count` repeat the last; whoever reads them masks them.
+    void load(const uint8_t* images, const int64_t* rows, int count, T scale, T shift) {
+        const uint8_t* image[TILE];
+        for (int lane = 0; lane < TILE; ++lane)
+            image[lane] = images + rows[std::min(lane, count - 1)] * PIXELS;
         for (int y = 0; y < 28; ++y)
             for (int x = 0; x < 28; ++x) {
                 V pixel;
-                for (int lane = 0; lane < LANES; ++lane) pixel[lane] = image[lane][y * 28 + x];
+                for (int lane = 0; lane < TILE; ++lane) pixel[lane] = image[lane][y * 28 + x];
                 input[(y + 2) * PADDED + x + 2] = pixel * scale + shift;
             }
     }
@@ -356,7 +357,7 @@ struct Lenet5 {
     static void add_lanes(const V* sums, int count, T* out) {
         for (int i = 0; i < count; ++i) {
             T total = 0;
-            for (int lane = 0; lane < LANES; ++lane) total += sums[i][lane];
+            for (int lane = 0; lane < TILE; ++lane) total += sums[i][lane];
             out[i] = total;
         }
     }
@@ -364,23 +365,25 @@ struct Lenet5 {
     template <int IN, int OUT>
     static void copy_rows(const T* sums, T* out) {
         for (int o = 0; o < OUT; ++o)
-            std::memcpy(out + o * IN, sums + o * round_up(IN, LANES), IN * sizeof(T));
+            std::memcpy(out + o * IN, sums + o * round_up(IN, TILE), IN * sizeof(T));
     }
 
-    T gradient(const T* w, const uint8_t* images, const int64_t* labels, int batch, T scale,
-               T shift, T* out) {
+    // Of the samples `rows` [batch]: their mean loss, its gradient in `out`.
+    T gradient(const T* w, const uint8_t* images, const int64_t* labels, const int64_t* rows,
+               int batch, T scale, T shift, T* out) {
         T loss = 0;
         prepare(w);
         clear_sums();
-        for (int start = 0; start < batch; start += LANES) {
-            const int count = std::min(LANES, batch - start);
-            load(images + start * (int64_t)PIXELS, count, scale, shift);
+        for (int start = 0; start < batch; start += TILE) {
+            const int count = std::min(TILE, batch - start);
+            load(images, rows + start, count, scale, shift);
             forward(w);
-            for (int lane = 0; lane < LANES; ++lane) {
+            for (int lane = 0; lane < TILE; ++lane) {
                 T p[CLASSES] = {};
                 if (lane < count) {
-                    loss += lane_loss(lane, labels[start + lane], p);
-                    p[labels[start + lane]] -= 1;
+                    const int64_t label = labels[rows[start + lane]];
+                    loss += lane_loss(lane, label, p);
+                    p[label] -= 1;
                 }
                 for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / batch;
             }
@@ -402,9 +405,11 @@ struct Lenet5 {
     void predict(const T* w, const uint8_t* images, const int64_t* labels, int64_t count, T scale,
                  T shift, double* losses, int64_t* classes) {
         prepare(w);
-        for (int64_t start = 0; start < count; start += LANES) {
-            const int here = (int)std::min<int64_t>(LANES, count - start);
-            load(images + start * PIXELS, here, scale, shift);
+        int64_t rows[TILE];
+        for (int64_t start = 0; start < count; start += TILE) {
+            const int here = (int)std::min<int64_t>(TILE, count - start);
+            std::iota(rows, rows + TILE, start);
+            load(images, rows, here, scale, shift);
             forward(w);
             for (int lane = 0; lane < here; ++lane) {
                 T p[CLASSES];
@@ -415,29 +420,61 @@ struct Lenet5 {
     }
 };
 
+// One a thread, kept from call to call.
 template <typename T>
-std::unique_ptr<Lenet5<T>> scratch() {
-    return std::unique_ptr<Lenet5<T>>(new (std::nothrow) Lenet5<T>);
+Lenet5<T>* network() {
+    thread_local std::unique_ptr<Lenet5<T>> net(new (std::nothrow) Lenet5<T>);
+    return net.get();
 }
 
-// Both return 0, or 1 where there is no memory for the scratch space.
+// As `replay` asks for it.
+template <typename T>
+struct Trained {
+    Lenet5<T>& net;
+    const Stretch& all;
+    T* out;  // [PARAMETERS], up to a whole vector
+    T last_loss = 0;
+
+    void expect(const int64_t*) const {}  // a minibatch takes longer than its images
+
+    void start(const T* weights, const int64_t* rows) {
+        last_loss = net.gradient(weights, (const uint8_t*)all.inputs, (const int64_t*)all.targets,
+                                 rows, (int)all.batch, (T)all.options[0], (T)all.options[1], out);
+    }
+
+    Vector<T> gradient(int64_t j) const { return load(out + j); }
+    T loss() const { return last_loss; }
+};
+
+// All return 0, or 1 where there is no memory for the scratch space.
 
 template <typename T>
-int gradients(int64_t runs, const T* weights, const uint8_t* images, const int64_t* labels,
-              int64_t batch, T scale, T shift, T* out, T* losses) {
-    auto net = scratch<T>();
+int lenet5_gradients(const Minibatches& all) {
+    auto* net = network<T>();
     if (!net) return 1;
-    for (int64_t r = 0; r < runs; ++r)
-        losses[r] = net->gradient(weights + r * PARAMETERS, images + r * batch * PIXELS,
-                                  labels + r * batch, (int)batch, scale, shift,
-                                  out + r * PARAMETERS);
+    for (int64_t g = 0; g < all.groups; ++g)
+        for (int64_t r = all.bounds[g]; r < all.bounds[g + 1]; ++r)
+            ((T*)all.losses)[r] = net->gradient(
+                (const T*)all.weights + r * PARAMETERS, (const uint8_t*)all.inputs,
+                (const int64_t*)all.targets, all.rows + g * all.batch, (int)all.batch,
+                (T)all.options[0], (T)all.options[1], (T*)all.gradients + r * PARAMETERS);
+    return 0;
+}
+
+template <typename T>
+int lenet5_replay(const Stretch& all) {
+    auto* net = network<T>();
+    T* out = scratch<T>(round_up(PARAMETERS, LANES<T>));
+    if (!net || !out) return 1;
+    Trained<T> problem{*net, all, out};
+    replay_in_place<T>(problem, all);
     return 0;
 }
 
 template <typename T>
 int predictions(int64_t runs, const T* weights, const uint8_t* images, const int64_t* labels,
                 int64_t count, T scale, T shift, double* losses, int64_t* classes) {
-    auto net = scratch<T>();
+    auto* net = network<T>();
     if (!net) return 1;
     for (int64_t r = 0; r < runs; ++r)
         net->predict(weights + r * PARAMETERS, images, labels, count, scale, shift,
@@ -447,12 +484,7 @@ int predictions(int64_t runs, const T* weights, const uint8_t* images, const int
 
 }  // namespace
 
-#define EXPORT(T, NAME)                                                                          \
-    extern "C" int lenet5_gradients_##NAME(int64_t runs, const T* weights,                       \
-                                           const uint8_t* images, const int64_t* labels,         \
-                                           int64_t batch, T scale, T shift, T* out, T* losses) { \
-        return gradients<T>(runs, weights, images, labels, batch, scale, shift, out, losses);    \
-    }                                                                                            \
+#define EXPORT_PREDICTIONS(T, NAME)                                                              \
     extern "C" int lenet5_predictions_##NAME(                                                    \
         int64_t runs, const T* weights, const uint8_t* images, const int64_t* labels,            \
         int64_t count, T scale, T shift, double* losses, int64_t* classes) {                     \
@@ -460,5 +492,7 @@ int predictions(int64_t runs, const T* weights, const uint8_t* images, const int
                               classes);                                                          \
     }
 
-EXPORT(float, float32)
-EXPORT(double, float64)
+EXPORT(lenet5, float, float32)
+EXPORT(lenet5, double, float64)
+EXPORT_PREDICTIONS(float, float32)
+EXPORT_PREDICTIONS(double, float64)

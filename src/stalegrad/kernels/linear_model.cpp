@@ -8,74 +8,34 @@
 // template.
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <new>
+
+#include "replay.h"
 
 namespace {
 
-constexpr int BYTES = 64;  // of a vector; where registers are shorter the compiler splits it
 constexpr int SAMPLES = 2, RUNS = 8, COLUMNS = 3;
 
 template <typename T>
-struct Vector;
-template <>
-struct Vector<float> {
-    typedef float type __attribute__((vector_size(BYTES)));
-    typedef int32_t index __attribute__((vector_size(BYTES)));
-};
-template <>
-struct Vector<double> {
-    typedef double type __attribute__((vector_size(BYTES)));
-    typedef int64_t index __attribute__((vector_size(BYTES)));
-};
-
-template <typename T>
 struct LinearModel {
-    using V = typename Vector<T>::type;
-    using Index = typename Vector<T>::index;
-    static constexpr int LANES = BYTES / sizeof(T);
+    using V = Vector<T>;
+    static constexpr int LANES = ::LANES<T>;
     static_assert(SAMPLES * RUNS % LANES == 0);
 
-    int64_t batch, dimension;
+    int64_t batch, dimension, width;
     T* inputs;     // [batch, dimension]
     T* targets;    // [batch]
     T* residuals;  // [batch, RUNS]
 
     // The samples `rows` [batch] of a training set, side by side: they are read many times.
     void fetch(const T* all_inputs, const T* all_targets, const int64_t* rows) {
-        constexpr int64_t LINE = 64 / sizeof(T), AHEAD = 4;
+        constexpr int64_t LINE = 64 / sizeof(T);
         for (int64_t b = 0; b < batch; ++b) {
-            const T* later = all_inputs + rows[std::min(b + AHEAD, batch - 1)] * dimension;
+            const T* later = all_inputs + rows[std::min(b + AHEAD, batch - 1)] * width;
             for (int64_t j = 0; j < dimension; j += LINE) __builtin_prefetch(later + j);
-            std::memcpy(inputs + b * dimension, all_inputs + rows[b] * dimension,
+            std::memcpy(inputs + b * dimension, all_inputs + rows[b] * width,
                         dimension * sizeof(T));
             targets[b] = all_targets[rows[b]];
         }
-    }
-
-    // The first `count` lanes from memory, zeros in the others.
-    static V load(const T* from, int count) {
-        V out{};
-        std::memcpy(&out, from, count * sizeof(T));
-        return out;
-    }
-    static V load(const T* from) {
-        V out;
-        std::memcpy(&out, from, sizeof(V));
-        return out;
-    }
-
-    // Lane i of the result is the sum over the lanes of v[i]; v is used up.
-    static V sums(V (&v)[LANES]) {
-        Index even, odd;
-        for (int i = 0; i < LANES; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
-        for (int n = LANES / 2; n > 0; n /= 2)
-            for (int i = 0; i < n; ++i)
-                v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) +
-                       __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
-        return v[0];
     }
 
     // X w - y of R runs [R, dimension].
@@ -103,7 +63,7 @@ struct LinearModel {
             for (int i = 0; i < SAMPLES * RUNS; i += LANES) {
                 V some[LANES];
                 for (int k = 0; k < LANES; ++k) some[k] = sum[(i + k) / RUNS][(i + k) % RUNS];
-                const V total = sums(some);
+                const V total = sums<T>(some);
                 std::memcpy(products + i, &total, sizeof(V));
             }
             for (int s = 0; s < SAMPLES && b + s < batch; ++s)
@@ -174,50 +134,78 @@ struct LinearModel {
     }
 };
 
-// Room for `count` numbers, kept from call to call: fresh pages would cost as much as they are used.
+// The same of one run, as `replay` asks for it: for minibatches so small that the calls around a step
+// would take longer than the step.
 template <typename T>
-T* scratch(int64_t count) {
-    thread_local std::unique_ptr<T[]> room;
-    thread_local int64_t size = 0;
-    if (count > size) {
-        size = 0;
-        room.reset(new (std::nothrow) T[count]);
-        if (room) size = count;
-    }
-    return room.get();
-}
+struct SmallModel {
+    using V = Vector<T>;
+    static constexpr int L = LANES<T>;
 
-// Inputs [samples, dimension] and targets [samples] are the whole training set. Runs come in groups,
-// of which group g takes the samples `rows` [groups, batch] and has the runs from bounds[g] to
-// bounds[g + 1] of weights and gradients [runs, dimension]. Returns 0, or 1 where there is no memory
-// for the scratch space.
+    int64_t batch, width;
+    const T* inputs;   // [samples, width]
+    const T* targets;  // [samples]
+    T* residuals;      // [batch], up to a whole vector
+    const int64_t* rows = nullptr;
+    V squares{};
+
+    void expect(const int64_t* later) const {
+        for (int64_t b = 0; b < batch; ++b)
+            for (int64_t j = 0; j < width; j += L)
+                __builtin_prefetch(inputs + later[b] * width + j);
+    }
+
+    void start(const T* x, const int64_t* minibatch) {
+        rows = minibatch;
+        squares = V{};
+        for (int64_t first = 0; first < batch; first += L) {
+            const int here = (int)std::min<int64_t>(L, batch - first);
+            V products[L]{};
+            V wanted{};
+            for (int b = 0; b < here; ++b) {
+                const T* row = inputs + rows[first + b] * width;
+                for (int64_t j = 0; j < width; j += L) products[b] += load(row + j) * load(x + j);
+                wanted[b] = targets[rows[first + b]];
+            }
+            const V residual = sums<T>(products) - wanted;
+            store(residuals + first, residual);
+            squares += residual * residual;
+        }
+    }
+
+    V gradient(int64_t j) const {
+        V total{};
+        for (int64_t b = 0; b < batch; ++b) total += load(inputs + rows[b] * width + j) * residuals[b];
+        return total / (T)batch;
+    }
+
+    T loss() const { return sum<T>(squares) / (2 * (T)batch); }
+};
+
 template <typename T>
-int gradients(int64_t groups, const int64_t* bounds, const int64_t* rows, int64_t batch,
-              const T* inputs, const T* targets, int64_t dimension, const T* weights, T* out,
-              T* losses) {
-    T* copies = scratch<T>(batch * (dimension + 1 + RUNS));
+int linear_model_gradients(const Minibatches& all) {
+    T* copies = scratch<T>(all.batch * (all.dimension + 1 + RUNS));
     if (!copies) return 1;
-    T* rest = copies + batch * dimension;
-    LinearModel<T> model{batch, dimension, copies, rest, rest + batch};
-    for (int64_t g = 0; g < groups; ++g) {
-        const int64_t first = bounds[g];
-        model.fetch(inputs, targets, rows + g * batch);
-        model.gradients(bounds[g + 1] - first, weights + first * dimension,
-                        out + first * dimension, losses + first);
+    T* rest = copies + all.batch * all.dimension;
+    LinearModel<T> model{all.batch, all.dimension, all.width, copies, rest, rest + all.batch};
+    for (int64_t g = 0; g < all.groups; ++g) {
+        const int64_t first = all.bounds[g] * all.dimension;
+        model.fetch((const T*)all.inputs, (const T*)all.targets, all.rows + g * all.batch);
+        model.gradients(all.bounds[g + 1] - all.bounds[g], (const T*)all.weights + first,
+                        (T*)all.gradients + first, (T*)all.losses + all.bounds[g]);
     }
     return 0;
 }
 
+template <typename T>
+int linear_model_replay(const Stretch& all) {
+    T* residuals = scratch<T, 1>(round_up(all.batch, LANES<T>));
+    if (!residuals) return 1;
+    SmallModel<T> model{all.batch, all.width, (const T*)all.inputs, (const T*)all.targets,
+                        residuals};
+    return replay_nearby<T>(model, all);
+}
+
 }  // namespace
 
-#define EXPORT(T, NAME)                                                                      \
-    extern "C" int linear_model_gradients_##NAME(                                            \
-        int64_t groups, const int64_t* bounds, const int64_t* rows, int64_t batch,           \
-        const T* inputs, const T* targets, int64_t dimension, const T* weights, T* out,      \
-        T* losses) {                                                                         \
-        return gradients<T>(groups, bounds, rows, batch, inputs, targets, dimension, weights, \
-                            out, losses);                                                    \
-    }
-
-EXPORT(float, float32)
-EXPORT(double, float64)
+EXPORT(linear_model, float, float32)
+EXPORT(linear_model, double, float64)

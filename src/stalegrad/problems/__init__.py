@@ -26,7 +26,8 @@ class Task:
     metrics: (weights [P], inputs [N, ...], targets [N]) -> what is recorded of the test set each
         epoch, as means over its samples in float64.
     train, test: (inputs, targets) on the device; images as uint8.
-    options: what a fused kernel must know beside the data (pixel scale and shift).
+    options: what a fused kernel must know beside the data (pixel scale and shift), in
+        the order in which it takes them.
     details: (weights [..., P], predicted classes [..., N], labels [N]) -> more of `metrics`, for a
         backend that computes these itself; None where there are none.
     gradients: (weights [..., R, P], inputs [..., B, ...], targets [..., B]) -> gradients

@@ -1,6 +1,6 @@
 """What problems on made-up data have in common: they start at 0, and their gradient is known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stalegrad.problems import Task
@@ -33,10 +33,12 @@ def synthetic_task(
     metrics: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]],
     train: tuple["Tensor", "Tensor"],
     test: tuple["Tensor", "Tensor"] | None = None,
+    options: Mapping[str, float] | None = None,
 ) -> Task:
     """The task whose weights [dimension] start at 0, whatever the seed.
 
-    loss, gradients, metrics, train, test: as in `Task`; without `test` the metrics need no samples.
+    loss, gradients, metrics, train, test, options: as in `Task`; without `test` the metrics need no
+    samples.
     """
     import torch
 
@@ -48,7 +50,7 @@ def synthetic_task(
         metrics=metrics,
         train=train,
         test=test or tuple(part[:1] for part in train),
-        options={},
+        options=options or {},
         gradients=gradients,
     )
 

@@ -154,4 +154,7 @@ class Chain(SyntheticProblem):
         noise, kind = self.samples_of_noise()
         inputs = torch.from_numpy(noise).to(device, dtype)
         train = inputs, torch.from_numpy(kind).to(device)
-        return synthetic_task("chain", self.dimension, loss, gradients, metrics, train)
+        options = {"scale": scale, "strong_convexity": mu, "square": float(square)}
+        return synthetic_task(
+            "chain", self.dimension, loss, gradients, metrics, train, options=options
+        )

@@ -7,19 +7,19 @@
 // Out: gradients [runs, P], losses [runs] (T); then, of the first run's images as a test set,
 //      losses [runs, batch] (double) and classes [runs, batch] (int64).
 
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <numeric>
 #include <vector>
 
-#define KERNEL(T, NAME)                                                                          \
-    extern "C" int lenet5_gradients_##NAME(int64_t, const T*, const uint8_t*, const int64_t*,    \
-                                           int64_t, T, T, T*, T*);                               \
+#include "replay.h"
+
+#define FUNCTIONS(T, NAME)                                                                       \
+    extern "C" int lenet5_gradients_##NAME(const Minibatches*);                                  \
     extern "C" int lenet5_predictions_##NAME(int64_t, const T*, const uint8_t*, const int64_t*,  \
                                              int64_t, T, T, double*, int64_t*);
-KERNEL(float, float32)
-KERNEL(double, float64)
+FUNCTIONS(float, float32)
+FUNCTIONS(double, float64)
 
 template <class U>
 std::vector<U> read(size_t count) {
@@ -45,8 +45,17 @@ int run(Gradients compute, Predictions predict) {
     std::vector<T> gradients(runs * parameters), losses(runs);
     std::vector<double> test_losses(runs * batch);
     std::vector<int64_t> classes(runs * batch);
-    if (compute(runs, weights.data(), images.data(), labels.data(), batch, map[0], map[1],
-                gradients.data(), losses.data()) ||
+    std::vector<int64_t> rows(runs * batch), bounds(runs + 1);
+    std::iota(rows.begin(), rows.end(), 0);
+    std::iota(bounds.begin(), bounds.end(), 0);
+    const double options[] = {map[0], map[1]};
+    Minibatches minibatches{};
+    minibatches.groups = runs, minibatches.batch = batch;
+    minibatches.bounds = bounds.data(), minibatches.rows = rows.data();
+    minibatches.inputs = images.data(), minibatches.targets = labels.data();
+    minibatches.options = options, minibatches.weights = weights.data();
+    minibatches.gradients = gradients.data(), minibatches.losses = losses.data();
+    if (compute(&minibatches) ||
         predict(runs, weights.data(), images.data(), labels.data(), batch, map[0], map[1],
                 test_losses.data(), classes.data()))
         return 1;

@@ -1,0 +1,111 @@
+"""Replay in machine code: all arrivals of a run up to its next stop, update rule and all, at once.
+
+A step of a small problem takes less time than one call of PyTorch, of which `stalegrad.replay`
+makes dozens; and steps of a large one, on several threads, wait for each other at every call.
+Where the backend has a kernel for it and the rule is a form of SGD, a run goes through its arrivals
+inside the kernel, alone: nothing is aligned with other runs, so that neither their number nor what
+they do changes a byte. It is held to `replay.advance`, whose numbers it computes.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import torch
+
+from stalegrad.backends import Backend
+from stalegrad.kernels.calls import Stretch
+from stalegrad.replay import Run, State, stack_numbers
+from stalegrad.rules import Rule
+from stalegrad.rules.dc_asgd import DelayCompensation
+from stalegrad.rules.sgd import SGD
+
+
+def can_advance(runs: list[Run], backend: Backend) -> bool:
+    """Whether there is a kernel for these runs, which share rule class and minibatch size."""
+    rule = type(runs[0].rule)
+    known = any(
+        all(getattr(rule, step) is getattr(base, step) for step in ("init", "correct", "update"))
+        for base in (SGD, DelayCompensation)
+    )
+    return (
+        known
+        and backend.steps_alone(runs[0].order.batch_size)
+        and all(run.rule.clip_norm is None for run in runs)
+    )
+
+
+def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, torch.Tensor]:
+    """`replay.advance` of runs for which `can_advance` is true."""
+    weights, saved = state.weights.contiguous(), state.saved.contiguous()
+    pending = None if state.pending is None else state.pending.contiguous()
+    rule = {name: value.contiguous() for name, value in state.rule.items()}
+    losses = torch.zeros(len(runs), dtype=torch.float64)
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for rows in _groups(runs):
+        group = runs[rows]
+        run, per_update = group[0], group[0].schedule.arrivals_per_update
+        first, stop = run.stretch(state.epoch)
+        key = id(run.order), id(run.schedule)
+        if key not in drawn:
+            taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
+            drawn[key] = run.order.indices(*taken)
+        numbers = stack_numbers([run.rule for run in group], weights)
+        factors = run.rule.step_factors(run.schedule)
+        stretch = Stretch(
+            count=stop - first,
+            batch=run.order.batch_size,
+            rows=drawn[key],
+            read=run.snapshots.read[first:stop],
+            write=run.snapshots.write[first:stop],
+            factors=None if factors is None else weights.new_tensor(factors[first:stop]),
+            per_update=per_update,
+            waiting=first % per_update,
+            rates=numbers["lr"],
+            momentum=run.rule.momentum,
+            nesterov=run.rule.nesterov,
+            **_compensation(run.rule, rule.get("mean_square"), rows),
+            runs=len(group),
+            weights=weights[rows],
+            velocity=None if numbers["plain"] else rule["velocity"][rows],
+            pending=None if pending is None else pending[rows],
+            saved=saved[:, rows],
+            slots=run.snapshots.slots,
+            apart=saved.stride(0),
+            losses=losses[rows],
+        )
+        backend.replay(stretch, weights.dtype)
+    arrivals = [stop - first for first, stop in (run.stretch(state.epoch) for run in runs)]
+    means = losses / torch.tensor(arrivals, dtype=torch.float64)
+    return State(weights, rule, saved, pending, state.epoch + 1), means
+
+
+def _compensation(
+    rule: Rule, mean_square: torch.Tensor | None, rows: slice
+) -> dict[str, float | torch.Tensor]:
+    if not isinstance(rule, DelayCompensation):
+        return {}
+    return {
+        "compensates": True,
+        "compensation": rule.compensation,
+        "adaptive": rule.adaptive,
+        "decay": rule.decay,
+        "epsilon": rule.epsilon,
+        "aliased": rule.as_published,
+        "mean_square": mean_square[rows],
+    }
+
+
+def _groups(runs: list[Run]) -> list[slice]:
+    """Neighbours that differ in their learning rate at most, as slices that cover all."""
+    starts = [i for i in range(len(runs)) if not i or not _alike(runs[i - 1], runs[i])]
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(runs)])]
+
+
+def _alike(one: Run, other: Run) -> bool:
+    same = one.schedule is other.schedule and one.order is other.order
+    return same and _but_lr(one.rule) == _but_lr(other.rule)
+
+
+def _but_lr(rule: Rule) -> list:
+    return [getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name != "lr"]

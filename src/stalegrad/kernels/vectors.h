@@ -1,0 +1,104 @@
+// Vectors of 64 bytes, which the compiler splits where registers are shorter, and scratch space.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace {
+
+constexpr int BYTES = 64;
+
+template <typename T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(BYTES)));
+    typedef int32_t index __attribute__((vector_size(BYTES)));
+};
+template <>
+struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(BYTES)));
+    typedef int64_t index __attribute__((vector_size(BYTES)));
+};
+
+template <typename T>
+using Vector = typename VectorOf<T>::type;
+template <typename T>
+using Index = typename VectorOf<T>::index;
+template <typename T>
+constexpr int LANES = BYTES / sizeof(T);
+
+template <typename T>
+Vector<T> load(const T* from) {
+    Vector<T> out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+// The first `count` lanes from memory, zeros in the others.
+template <typename T>
+Vector<T> load(const T* from, int count) {
+    Vector<T> out{};
+    std::memcpy(&out, from, count * sizeof(T));
+    return out;
+}
+
+template <typename T>
+void store(T* to, const Vector<T>& v) {
+    std::memcpy(to, &v, sizeof v);
+}
+
+template <typename T>
+void store(T* to, const Vector<T>& v, int count) {
+    std::memcpy(to, &v, count * sizeof(T));
+}
+
+// Lane i of the result is the sum over the lanes of v[i]; v is used up.
+template <typename T>
+Vector<T> sums(Vector<T> (&v)[LANES<T>]) {
+    Index<T> even, odd;
+    for (int i = 0; i < LANES<T>; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+    for (int n = LANES<T> / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; ++i)
+            v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) +
+                   __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+    return v[0];
+}
+
+// The sum over the lanes of v.
+template <typename T>
+T sum(Vector<T> v) {
+    for (int apart = LANES<T> / 2; apart > 0; apart /= 2) {
+        Index<T> other;
+        for (int i = 0; i < LANES<T>; ++i) other[i] = i ^ apart;
+        v += __builtin_shuffle(v, other);
+    }
+    return v[0];
+}
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+// Room for `count` numbers on a line of the cache, kept from call to call: fresh pages would cost as
+// much as they are used. Null where there is no memory. Rooms of another number are others.
+template <typename T, int NUMBER = 0>
+T* scratch(int64_t count) {
+    struct Free {
+        void operator()(T* room) const { operator delete[](room, std::align_val_t{BYTES}); }
+    };
+    thread_local std::unique_ptr<T, Free> room;
+    thread_local int64_t size = 0;
+    if (count > size) {
+        size = 0;
+        void* fresh = operator new[](count * sizeof(T), std::align_val_t{BYTES}, std::nothrow);
+        room.reset(static_cast<T*>(fresh));
+        if (room) size = count;
+    }
+    return room.get();
+}
+
+}  // namespace
