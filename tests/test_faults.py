@@ -317,20 +317,30 @@ def shift(folder: Path, seconds: float) -> None:
         os.utime(path, (when, when), follow_symlinks=False)
 
 
+def asked_for(checkout: Checkout, *command: str, **environment: str) -> set[str]:
+    """The rules that Snakemake would run."""
+    done = checkout.run("--dry-run", *command, **environment)
+    assert done.returncode == 0, done.stdout
+    return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE))
+
+
 def test_results_from_before_the_clock_was_set_back_are_not_made_again(checkout):
-    """Data and results stand in the future then, each after what it was made from."""
+    """Data and results stand in the future then, each after what it was made from; what is yet to
+    be made of them is older than they are."""
     fetch_dataset("mnist", DATA)
     shutil.copytree(DATA / "mnist", checkout.folder / "data" / "mnist")
     checkout.has_all_studies()
-    settings = ["--config", "preset=smoke", "studies=[jain2018]", "data_folder=data"]
-    command = [*settings, "--", "results/smoke/jain2018/runs.csv"]
-    assert checkout.run(*command).returncode == 0
+    settings = ["--config", "preset=smoke", "studies=[jain2018]", "data_folder=data", "--"]
+    runs, verdicts = "results/smoke/jain2018/runs.csv", "results/smoke/jain2018/verdicts.csv"
+    assert checkout.run(*settings, runs).returncode == 0
     shift(checkout.folder / "data", 2 * DAY)
-    done = checkout.run("--dry-run", *command)
-    assert done.returncode == 0 and "Nothing to be done" in done.stdout, done.stdout
+    assert asked_for(checkout, *settings, runs) == set()
     shift(checkout.results, DAY)
-    done = checkout.run("--dry-run", *command)
-    assert done.returncode == 0 and "Nothing to be done" in done.stdout, done.stdout
+    assert asked_for(checkout, *settings, runs) == set()
+    done = checkout.run(*settings, verdicts)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "judge_jain2018" in done.stdout and "rule train_" not in done.stdout
+    assert asked_for(checkout, *settings, runs, verdicts) == set()
 
 
 def test_data_that_are_older_than_the_script_that_fetches_them_are_used(checkout):
@@ -340,24 +350,66 @@ def test_data_that_are_older_than_the_script_that_fetches_them_are_used(checkout
     shift(checkout.folder / "data", -10_000 * DAY)
     checkout.has_all_studies()
     settings = ["--config", "preset=smoke", "studies=[jain2018]", "data_folder=data"]
-    done = checkout.run("--dry-run", *settings, "--", "results/smoke/jain2018/runs.csv")
-    assert re.search(r"^rule collect_runs:", done.stdout, re.MULTILINE), done.stdout
-    assert "fetch_dataset" not in done.stdout
+    asked = asked_for(checkout, *settings, "--", "results/smoke/jain2018/runs.csv")
+    assert "collect_runs" in asked and "fetch_dataset" not in asked
 
 
-def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout):
+@pytest.fixture
+def own(checkout) -> dict[str, str]:
+    """The checkout gets sources that can be changed; the environment to run it in."""
+    for name in ("src", "published"):
+        (checkout.folder / name).unlink()
+        shutil.copytree(ROOT / name, checkout.folder / name)
+    return {"PYTHONPATH": str(checkout.folder / "src")}
+
+
+def change(checkout: Checkout, file: str) -> None:
+    """A source file is changed while the clock stands a day before the results."""
+    path = checkout.folder / file
+    path.write_text(path.read_text() + "# changed\n")
+    when = time.time() - DAY
+    os.utime(path, (when, when))
+
+
+def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout, own):
     """Its date is before that of the results it puts out of date."""
-    (checkout.folder / "src").unlink()
-    shutil.copytree(ROOT / "src", checkout.folder / "src")
-    own = {"PYTHONPATH": str(checkout.folder / "src")}
     checkout.has_one_study(epochs=2)
     command = ["--config", "preset=smoke", "--", "results/smoke/long/runs.csv"]
     assert checkout.run(*command, **own).returncode == 0
-    done = checkout.run("--dry-run", *command, **own)
-    assert "Nothing to be done" in done.stdout, done.stdout
-    engine = checkout.folder / "src" / "stalegrad" / "replay.py"
-    engine.write_text(engine.read_text() + "# changed\n")
-    shift(checkout.folder / "src", -DAY)
-    done = checkout.run("--dry-run", *command, **own)
-    assert re.search(r"^rule train_short_long:", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^rule collect_runs:", done.stdout, re.MULTILINE), done.stdout
+    assert asked_for(checkout, *command, **own) == set()
+    change(checkout, "src/stalegrad/replay.py")
+    assert asked_for(checkout, *command, **own) == {"train_short_long", "collect_runs"}
+
+
+STUDY_2020 = ("--config", "preset=smoke", "studies=[allawati2020]", "--")
+MADE_2020 = ("results/smoke/verdicts.csv", "results/smoke/figures/allawati2020_fig3.pdf")
+JUDGED, PLOTTED = {"judge_allawati2020", "collect_verdicts"}, {"plot_allawati2020"}
+
+
+def test_changes_after_the_clock_was_set_back_reach_verdicts_and_figures(checkout, own):
+    checkout.has_all_studies()
+    command = [*STUDY_2020, *MADE_2020]
+    done = checkout.run(*command, **own)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert asked_for(checkout, *command, **own) == set()
+    for file, wanted in (
+        ("src/stalegrad/claims/allawati2020.py", JUDGED),
+        ("src/stalegrad/figures/style.py", PLOTTED),
+        ("src/stalegrad/tables/allawati2020.py", JUDGED | PLOTTED),
+        ("src/stalegrad/simulations.py", {"simulate_allawati2020"} | JUDGED | PLOTTED),
+    ):
+        before = (checkout.folder / file).read_bytes()
+        change(checkout, file)
+        assert asked_for(checkout, *command, **own) == wanted, file
+        (checkout.folder / file).write_bytes(before)
+
+    # Made again as far as the simulations, and with a date before what was made of the former ones.
+    change(checkout, "src/stalegrad/simulations.py")
+    done = checkout.run(*STUDY_2020, "results/smoke/allawati2020/staleness.csv", **own)
+    assert done.returncode == 0 and "simulate_allawati2020" in done.stdout, done.stdout
+    tomorrow = time.time() + DAY
+    made = [checkout.results / name for name in ("verdicts.csv", "allawati2020/verdicts.csv")]
+    made += [path for kind in ("tables", "figures") for path in (checkout.results / kind).iterdir()]
+    for path in made:
+        os.utime(path, (tomorrow, tomorrow))
+    assert asked_for(checkout, *command, **own) == JUDGED | PLOTTED

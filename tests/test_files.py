@@ -14,11 +14,28 @@ import pytest
 
 from stalegrad import files
 from stalegrad.errors import LockedError, OutputError
-from stalegrad.files import held, replaced, write_atomically
+from stalegrad.files import bring_to_now, held, replaced, write_atomically
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+# ---- a clock that was set back ----
+
+
+def test_dates_of_the_future_become_those_of_now_in_their_order(tmp_path):
+    now, hour = time.time(), 3600.0
+    (tmp_path / "deep").mkdir()
+    dates = {"past": -hour, "soon": hour, "later": 2 * hour, "deep/soon": hour}
+    for name, date in dates.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (now, now + date))
+    (tmp_path / "to nothing").symlink_to("nothing")
+    bring_to_now(tmp_path / "nowhere", tmp_path)
+    past, soon, later, deep = ((tmp_path / name).stat().st_mtime for name in dates)
+    assert past == pytest.approx(now - hour)
+    assert now - 1 < soon == deep < later <= time.time()
 
 
 # ---- what a killed process leaves ----

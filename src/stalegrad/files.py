@@ -164,6 +164,23 @@ def _is_still_there(file: Path, lock: IO[str]) -> bool:
         return False
 
 
+def bring_to_now(*folders: Path) -> None:
+    """Date the files below `folders` that are of the future, as a clock that was set back leaves
+    them, to just before now, in the order they had; those that may not be changed stay as they are.
+    """
+    now = time.time_ns()
+    dates = {}
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):  # a link to nothing, or removed by another
+            dates[path] = path.stat().st_mtime_ns
+    late = sorted({date for date in dates.values() if date > now}, reverse=True)
+    before_now = {date: 1_000 * i for i, date in enumerate(late)}  # nanoseconds
+    for path, date in dates.items():
+        with suppress(OSError):
+            if date > now:
+                os.utime(path, ns=(now, now - before_now[date]))
+
+
 def write_atomically(path: Path, text: str) -> None:
     write_bytes_atomically(path, text.encode("utf-8"))
 

@@ -5,7 +5,7 @@ Read by the Snakefile at every start, so it imports neither torch nor pandas.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -60,6 +60,21 @@ ENGINE = (
     "kernels/lenet5.cpp",
     "kernels/linear_model.cpp",
     "kernels/chain.cpp",
+)
+
+# The same of what is made beside training runs, or of them.
+TRACES = (*ENGINE, "virtual_iterates.py")
+LANDSCAPES = ("landscapes.py", "backends/cpu.py", "backends/vmap.py")
+SIMULATIONS = (
+    "simulations.py",
+    "compiled.py",
+    "compute_times.py",
+    "clusters/hub_and_spoke.py",
+    "clusters/parameter_server.py",
+    "clusters/heterogeneous.py",
+    "clusters/_profiles.py",
+    "clusters/_merge.py",
+    "clusters/_staleness.py",
 )
 
 
@@ -233,9 +248,26 @@ class Plan:
     def digest(self, study: str) -> str:
         """Changes with the runs of a study, the grids they stand in, and the code of training."""
         runs = {name: [cell.hash for cell in grid] for name, grid in self.grids[study].items()}
-        code = [self.code_digest(bundle) for bundle in self.bundles[study].values()]
-        content = json.dumps([runs, sorted(self.archived(study)), code])
-        return hashlib.sha256(content.encode()).hexdigest()
+        code = self.code_digest(*self.bundles[study].values())
+        return _digest(json.dumps([runs, sorted(self.archived(study)), code]))
+
+    def products_digest(self, study: str, *kinds: str) -> str:
+        """Changes with all that decides a study's figures, tables or claims (`kinds`): what is
+        gathered of it (`outputs`), the code that makes that, and their own."""
+        trajectories, landscapes = self.trajectories[study], self.landscapes[study]
+        traces = {name: Bundle(tuple(cells)) for name, cells in self.traces[study].items()}
+        beside = [trajectories, landscapes, traces]
+        hashes = [{name: each.hash for name, each in of.items()} for of in beside]
+        recorded = [*trajectories.values(), *(each.runs for each in landscapes.values())]
+        also = (*TRACES, *LANDSCAPES, *SIMULATIONS)
+        parts = [
+            self.digest(study),
+            json.dumps(hashes),
+            repr(self.simulations[study]),
+            self.code_digest(*recorded, *traces.values(), also=also),
+            contents([*self.published(study), *self.code(study, *kinds)]),
+        ]
+        return _digest(" ".join(parts))
 
     def datasets(self, bundle: Bundle) -> list[str]:
         return sorted({d for cell in bundle.cells for d in cell.problem.datasets()})
@@ -252,15 +284,10 @@ class Plan:
         )
 
     @classmethod
-    def code_digest(cls, *bundles: Bundle) -> str:
-        """Changes with the content of the source files that decide what training gives.
-
-        Snakemake alone would go by their dates, which a clock that was set back, or a copy that
-        keeps dates, makes older than the results of the code before.
-        """
-        names = {*ENGINE, *(module for bundle in bundles for module in cls.modules(bundle))}
-        content = "".join(map(_file_digest, sorted(names)))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+    def code_digest(cls, *bundles: Bundle, also: Iterable[str] = ()) -> str:
+        """Changes with the source files that decide what training gives, and those of `also`."""
+        names = {*ENGINE, *also, *(module for b in bundles for module in cls.modules(b))}
+        return contents(Path(__file__).parent / name for name in names)
 
     def products(self, study: str, kind: str) -> dict[str, dict[str, str | None]]:
         """The figures or tables of a study as plain values."""
@@ -289,10 +316,23 @@ class Plan:
         return str(self.folder / "studies" / f"{study}.yaml")
 
 
+def contents(files: Iterable[str | Path]) -> str:
+    """Changes with what is in files.
+
+    Snakemake alone would go by their dates, which a clock that was set back, or a copy that keeps
+    dates, makes older than the results of the files before.
+    """
+    paths = sorted(Path(file).absolute() for file in files)
+    return _digest("".join(map(_file_digest, paths)))
+
+
 @cache
-def _file_digest(name: str) -> str:
-    """Of a source file, named relative to the package."""
-    return hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest()
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _measured(

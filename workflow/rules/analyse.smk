@@ -18,6 +18,7 @@ rule collect_runs:
         "../../envs/analysis.yaml"
     params:
         cells=lambda wildcards: PLAN.digest(wildcards.study),
+        code=lambda wildcards: contents([f"{SOURCE}/results.py"]),
     script:
         "../scripts/collect_runs.py"
 
@@ -44,6 +45,7 @@ for study in PLAN.studies:
             study=study,
             measured_only=SETTINGS.measured_only,
             tables=PLAN.products(study, "tables"),
+            sources=lambda wildcards, study=study: PLAN.products_digest(study, "tables", "claims"),
         script:
             "../scripts/judge.py"
 
@@ -66,6 +68,7 @@ for study in PLAN.studies:
             study=study,
             measured_only=SETTINGS.measured_only,
             figures=PLAN.products(study, "figures"),
+            sources=lambda wildcards, study=study: PLAN.products_digest(study, "figures"),
         script:
             "../scripts/plot.py"
 
@@ -83,5 +86,9 @@ rule collect_verdicts:
         f"{RESULTS}/logs/collect_verdicts.log",
     conda:
         "../../envs/analysis.yaml"
+    params:
+        sources=lambda wildcards: [
+            PLAN.products_digest(s, "tables", "claims") for s in PLAN.studies
+        ],
     script:
         "../scripts/collect_verdicts.py"

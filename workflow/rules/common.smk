@@ -10,7 +10,7 @@ from stalegrad import files, plan
 from stalegrad.cells import Bundle
 from stalegrad.config import read_yaml
 from stalegrad.errors import StalegradError
-from stalegrad.plan import Plan
+from stalegrad.plan import Plan, contents
 
 
 @contextmanager
@@ -40,6 +40,7 @@ NOTEBOOKS = [
     if Path(f"workflow/notebooks/{study}.py").exists()
 ]
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
+REPORT = [str(path) for path in sorted(Path(SOURCE, "report").glob("*.py"))]
 SHORT_BUNDLES = {s: short for s in PLAN.studies if (short := PLAN.short_bundles(s))}
 LONG_BUNDLES = [
     bundle
@@ -49,8 +50,12 @@ LONG_BUNDLES = [
 ]
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
-# What makes a training run out of date when it changes, beside its own problem, rule and cluster.
-ENGINE = [f"{SOURCE}/{module}" for module in plan.ENGINE]
+# What makes a training run out of date when it changes, beside its own problem, rule and cluster;
+# and likewise what is made of runs, or beside them.
+ENGINE, TRACES, LANDSCAPES, SIMULATIONS = (
+    [f"{SOURCE}/{module}" for module in modules]
+    for modules in (plan.ENGINE, plan.TRACES, plan.LANDSCAPES, plan.SIMULATIONS)
+)
 
 
 def results_of(study):
@@ -141,6 +146,10 @@ HELD = ExitStack()
 onstart:
     with refusing():
         HELD.enter_context(files.held(Path(RESULTS)))
+        # Snakemake fails a job whose inputs have a date after that of its outputs.
+        files.bring_to_now(
+            *map(Path, (RESULTS, DATA, SOURCE, "published", "paper", "workflow"))
+        )
 
 
 onsuccess:

@@ -18,6 +18,7 @@ rule follow_runs:
         mem_mb=lambda wildcards: followed(wildcards).megabytes(),
     params:
         bundle=lambda wildcards: followed(wildcards).to_json(),
+        code=lambda wildcards: PLAN.code_digest(followed(wildcards)),
         kept=lambda w: PLAN.kept(w.study, "trajectories", followed(w).hash),
         device=SETTINGS.device,
         backend=SETTINGS.backend,
@@ -43,6 +44,7 @@ rule save_weights:
         mem_mb=lambda wildcards: landscape_of(wildcards).runs.megabytes(),
     params:
         bundle=lambda wildcards: landscape_of(wildcards).runs.to_json(),
+        code=lambda wildcards: PLAN.code_digest(landscape_of(wildcards).runs),
         kept="",
         device=SETTINGS.device,
         backend=SETTINGS.backend,
@@ -54,7 +56,7 @@ rule compute_landscape:
     input:
         data=lambda wildcards: data_of(landscape_of(wildcards).runs),
         recorded=recorded_weights,
-        code=[f"{SOURCE}/landscapes.py", f"{SOURCE}/backends/cpu.py", f"{SOURCE}/backends/vmap.py"],
+        code=LANDSCAPES,
     output:
         grid=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.npz",
         points=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.csv",
@@ -69,6 +71,7 @@ rule compute_landscape:
         mem_mb=lambda wildcards: landscape_of(wildcards).megabytes(),
     params:
         cell=lambda wildcards: landscape_of(wildcards).hash,
+        code=lambda w: PLAN.code_digest(landscape_of(w).runs, also=plan.LANDSCAPES),
         kept=lambda w: PLAN.kept(w.study, "landscapes", landscape_of(w).hash),
         device=SETTINGS.device,
         backend=SETTINGS.backend,

@@ -23,6 +23,8 @@ rule render_notebook:
         "../../envs/notebooks.yaml"
     params:
         preset=SETTINGS.preset,
+        sources=lambda w: PLAN.products_digest(w.study, "figures", "tables", "claims"),
+        code=lambda w: contents([f"workflow/notebooks/{w.study}.py", f"{SOURCE}/notebooks.py"]),
         results=lambda wildcards, output: Path(output.html).parents[2],
     shell:
         "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q};"

@@ -7,7 +7,7 @@ rule build_report:
         tables=TABLES,
         verdicts=f"{RESULTS}/verdicts.csv",
         paper=PAPER,
-        code=sorted(str(path) for path in Path(SOURCE, "report").glob("*.py")),
+        code=REPORT,
     output:
         report(f"{RESULTS}/report.pdf", caption="../report/report.rst", category="Report"),
     log:
@@ -16,5 +16,9 @@ rule build_report:
         "../../envs/report.yaml"
     params:
         studies=list(PLAN.studies),
+        sources=lambda wildcards: [
+            PLAN.products_digest(study, "figures", "tables", "claims") for study in PLAN.studies
+        ],
+        code=lambda wildcards: contents([*PAPER, *REPORT]),
     script:
         "../scripts/build_report.py"

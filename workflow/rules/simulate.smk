@@ -7,15 +7,7 @@ for study in PLAN.studies:
         name:
             f"simulate_{study}"
         input:
-            f"{SOURCE}/simulations.py",
-            f"{SOURCE}/compiled.py",
-            f"{SOURCE}/compute_times.py",
-            f"{SOURCE}/clusters/hub_and_spoke.py",
-            f"{SOURCE}/clusters/parameter_server.py",
-            f"{SOURCE}/clusters/heterogeneous.py",
-            f"{SOURCE}/clusters/_profiles.py",
-            f"{SOURCE}/clusters/_merge.py",
-            f"{SOURCE}/clusters/_staleness.py",
+            SIMULATIONS,
         output:
             csv=f"{RESULTS}/{study}/staleness.csv",
             npz=[f"{RESULTS}/{study}/schedules/{name}.npz" for name in PLAN.simulations[study]],
@@ -26,5 +18,6 @@ for study in PLAN.studies:
         params:
             study=study,
             cells=repr(PLAN.simulations[study]),
+            code=lambda wildcards: contents(SIMULATIONS),
         script:
             "../scripts/simulate.py"

@@ -67,7 +67,7 @@ for study, short in SHORT_BUNDLES.items():
 rule trace_runs:
     input:
         data=lambda wildcards: data_of(trace_of(wildcards)),
-        engine=[*ENGINE, f"{SOURCE}/virtual_iterates.py"],
+        engine=TRACES,
         parts=lambda wildcards: parts_of(trace_of(wildcards)),
     output:
         f"{RESULTS}/{{study}}/traces/{{trace}}.csv",
@@ -77,7 +77,7 @@ rule trace_runs:
         "../../envs/train.yaml"
     params:
         cells=lambda wildcards: repr(PLAN.traces[wildcards.study][wildcards.trace]),
-        code=lambda wildcards: PLAN.code_digest(trace_of(wildcards)),
+        code=lambda wildcards: PLAN.code_digest(trace_of(wildcards), also=plan.TRACES),
         data_folder=DATA,
     script:
         "../scripts/trace_runs.py"
