@@ -297,6 +297,26 @@ def test_claim_on_the_two_cases_can_fail(made_up, error, verdict):
     assert finding.verdict == verdict, finding
 
 
+@pytest.mark.parametrize(
+    ("error", "seeds", "said"),
+    [
+        # Seeds differ by more than the cases do; a test without pairs would see nothing.
+        (
+            lambda cell, time: 8**cell.seed * case_1_ahead(cell, time),
+            10,
+            "Paired over 10 seeds, the log error of Case 2 is above that of Case 1 beyond chance "
+            "in 20 of 20 cells and below in 0; ",
+        ),
+        (case_2_ahead, 10, "beyond chance in 0 of 20 cells and below in 20; "),
+        (lambda cell, time: 0.1 * cell.seed, 10, "in 0 of 20 cells and below in 0; "),
+        (case_1_ahead, 1, "Paired over seeds: cannot tell from one seed."),
+    ],
+)
+def test_the_two_cases_are_paired_by_seed(made_up, error, seeds, said):
+    write_regression(made_up.folder, error, seeds)
+    assert said in claims.case_1_has_the_lower_error(made_up).paired
+
+
 def test_few_seeds_cannot_tell_the_two_cases_apart(made_up):
     write_regression(made_up.folder, case_1_ahead, seeds=5)
     verdicts = judge(made_up).set_index("claim")["verdict"]

@@ -16,11 +16,14 @@ from stalegrad.claims import (
     PARTLY,
     REPRODUCED,
     Finding,
-    beyond_chance,
     claim,
     claims_of,
+    compare,
+    compare_kinds,
+    compare_runs,
     judge,
     mean_interval,
+    paired_tests,
     share_interval,
     share_verdict,
     verdict_of,
@@ -245,25 +248,82 @@ def test_share_interval_is_clopper_and_pearsons(held, count):
     assert high == pytest.approx(stats.beta.ppf(0.975, held + 1, failed) if failed else 1.0)
 
 
-def test_beyond_chance_pairs_seeds_and_corrects_for_the_number_of_cells():
+def test_paired_tests_are_students_with_the_false_discovery_rate_over_cells():
     rng = np.random.default_rng(1)
-    noise = rng.standard_normal((200, 6))
     seeds = 100 * rng.standard_normal(6)  # common to both: a test without pairs would see nothing
-    before = pd.DataFrame(seeds + noise)
+    before = pd.DataFrame(seeds + rng.standard_normal((200, 6)))
     before.loc[0] += 20
     before.loc[1] -= 20
     after = pd.DataFrame(np.tile(seeds, (200, 1)))
-    found = beyond_chance(before, after)
-    assert found[0] == 1 and found[1] == -1
-    by_itself = stats.ttest_rel(before, after, axis=1).pvalue <= 0.05
-    assert by_itself.sum() > (found != 0).sum() == 2
+    tests = paired_tests(before, after)
+    by_itself = stats.ttest_rel(before, after, axis=1)
+    np.testing.assert_allclose(tests["statistic"], by_itself.statistic)
+    np.testing.assert_allclose(tests["p"], by_itself.pvalue)
+    np.testing.assert_allclose(tests["adjusted"], stats.false_discovery_control(by_itself.pvalue))
+    assert (tests["p"] <= 0.05).sum() > (tests["adjusted"] <= 0.05).sum() == 2
+    words = compare(before, after, ("A", "B"))
+    assert words.startswith(
+        "Paired over 6 seeds, A is above B beyond chance in 1 of 200 cells and "
+    )
+    assert "below in 1; where it is clearest t = " in words
 
 
-def test_beyond_chance_without_spread_or_without_seeds():
-    before = pd.DataFrame([[1.0, 1.0], [1.0, 1.0], [5.0, np.nan]])
-    after = pd.DataFrame([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    assert beyond_chance(before, after).tolist() == [1, 0, 0]
-    assert beyond_chance(before[[0]], after[[0]]).tolist() == [0, 0, 0]
+def test_the_adjusted_p_by_hand():
+    """Of p = 0.01, 0.02 and 0.9 the second, of three, becomes 0.02 * 3 / 2."""
+    wanted = [0.01, 0.02, 0.9]
+    t = stats.t.isf(np.array(wanted) / 2, 2)
+    # Three pairs whose mean is t standard errors from 0: 0 and +-1 about it, errors 1 / sqrt(3).
+    apart = pd.DataFrame(t[:, None] / np.sqrt(3) + [-1.0, 0.0, 1.0])
+    tests = paired_tests(apart, 0 * apart)
+    assert tests["p"].tolist() == pytest.approx(wanted)
+    assert tests["adjusted"].tolist() == pytest.approx([0.03, 0.03, 0.9])
+    assert tests["pairs"].tolist() == [3, 3, 3]
+    assert "in 2 of 3 cells and below in 0" in compare(apart, 0 * apart, ("A", "B"))
+    assert "t = 9.92, p = 0.01, adjusted = 0.03." in compare(apart, 0 * apart, ("A", "B"))
+
+
+def test_pairs_without_spread_and_cells_of_one_seed():
+    first = pd.DataFrame([[1.0, 1.0], [1.0, 1.0], [0.3, 0.4], [5.0, np.nan]])
+    second = pd.DataFrame([[0.0, 0.0], [1.0, 1.0], [0.1, 0.2], [0.0, 0.0]])
+    tests = paired_tests(first, second)
+    assert tests["statistic"].tolist()[:3] == [np.inf, 0.0, np.inf]
+    assert tests["p"].tolist()[:3] == [0.0, 1.0, 0.0]
+    assert tests.loc[3, ["statistic", "p", "adjusted"]].isna().all()
+    assert tests.loc[3, "pairs"] == 1
+    assert compare(first, second, ("A", "B")) == (
+        "Paired over 2 seeds, A is above B beyond chance in 2 of 3 cells (cannot tell of 1 more, "
+        "from one seed) and below in 0; where it is clearest every seed differs by the same."
+    )
+
+
+def test_one_seed_has_no_p_value():
+    one = pd.DataFrame({1: [3.0, 4.0]})
+    assert compare(one, 0 * one, ("A", "B")) == "Paired over seeds: cannot tell from one seed."
+    assert paired_tests(one, 0 * one)[["statistic", "p", "adjusted"]].isna().all(axis=None)
+
+
+def test_one_cell_needs_no_correction():
+    words = compare(pd.DataFrame([[1.0, 2.0, 3.0]]), pd.DataFrame([[0.0, 0.0, 0.0]]), ("A", "B"))
+    assert words == (
+        "Paired over 3 seeds, A is above B beyond chance in 0 of 1 cell and below in 0; t = 3.46, "
+        "p = 0.074."
+    )
+
+
+def test_runs_are_paired_by_seed_and_by_what_they_share():
+    """Each lambda of a delay stands beside the one run of this delay and seed, in any order."""
+    runs = pd.DataFrame({"strength": [2, 5] * 4, "delay": [1, 1, 1, 1, 9, 9, 9, 9]})
+    runs = runs.assign(seed=[1, 1, 2, 2] * 2, value=[10.0, 11, 20, 21, 30, 31, 40, 41])
+    others = pd.DataFrame(
+        {"delay": [9, 9, 1, 1], "seed": [2, 1, 2, 1], "value": [40.0, 30, 20, 10]}
+    )
+    said = compare_runs(
+        runs, others, ("A", "B"), cell=["strength", "delay"], on=["delay"], value="value"
+    )
+    assert "A is above B beyond chance in 2 of 4 cells and below in 0" in said
+    both = pd.concat([runs[runs["strength"] == 2], others.assign(strength=0)])
+    kinds = compare_kinds(both, "strength", {2: "A", 0: "B"}, ["strength", "delay"], "value")
+    assert "A is above B beyond chance in 0 of 2 cells and below in 0" in kinds
 
 
 def test_share_interval_by_hand():

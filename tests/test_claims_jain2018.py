@@ -244,6 +244,60 @@ def test_a_verdict_follows_the_data(name, case, tmp_path):
     assert not np.isinf(finding.value)
 
 
+def by_turns(low, high):
+    """Odd seeds one value and even seeds another: neither is beyond chance."""
+    return lambda cell, epoch: high if cell.seed % 2 else low
+
+
+# What pairs in a claim, beyond chance in how many cells: as claimed, and with a change.
+PAIRS = {
+    "constant_delay_stands_for_asynchrony": (
+        *((0, 15), where(lambda c: random_delay(c) and c.lr < 0.01, 0.9)),
+        (9, 15),
+    ),
+    "large_batches_and_rates_degrade": ((5, 5), lambda c, e: 0.98, (0, 5)),
+    "drops_sooner_with_more_delay": ((5, 5), lambda c, e: 0.98, (0, 5)),
+    "adam_is_more_resilient": ((3, 3), lambda c, e: 0.95, (0, 3)),
+    "adam_comparable_to_one_worker": (
+        *((3, 3), where(lambda c: c.rule == "adam", by_turns(0.97, 0.98))),
+        (0, 3),
+    ),
+    "sgd_fails_past_delay_32": (
+        *((3, 3), where(lambda c: c.rule == "sgd", by_turns(0.97, 0.98))),
+        (0, 3),
+    ),
+    "sgd_takes_longer": ((3, 3), lambda c, e: 0.98, (0, 3)),
+    "warmup_helps_only_at_first": (
+        *((6, 6), where(lambda c: c.lr >= 0.005, COLLAPSED)),
+        (0, 6),
+    ),
+    "halving_heuristic": (
+        *((3, 9), where(lambda c: c.grid == "no_heuristic", by_turns(0.97, 0.98))),
+        (0, 9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_runs_of_one_seed_are_pairs(name, tmp_path):
+    as_said, change, changed = PAIRS[name]
+    for accuracy, (beyond, of) in ((as_claimed, as_said), (change, changed)):
+        results = write_results(
+            tmp_path,
+            first_of(accuracy, as_claimed),
+            only=GRIDS.get(name, {"fig2"}),
+            seeds=4,
+        )
+        paired = CLAIMS[name](results).paired
+        assert paired.startswith("Paired over 4 seeds, ")
+        assert f"beyond chance in {beyond} of {of} cell" in paired, paired
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_one_seed_has_no_p_value(name, tmp_path):
+    assert found(name, tmp_path).paired == "Paired over seeds: cannot tell from one seed."
+
+
 def test_every_claim_is_met_and_broken_here():
     assert set(BREAKS) | set(DELAY_CLAIMS) == set(CLAIMS)
     for name, cases in BREAKS.items():

@@ -8,7 +8,7 @@ missing data never pass for an answer.
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,13 @@ NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, CANNOT_TELL)
 COLUMNS = (
     *("study", "claim", "quote", "where", "verdict", "statistic", "value", "threshold"),
-    *("low", "high", "reason"),
+    *("low", "high", "reason", "paired"),
 )
+
+# The share of false ones that is let pass among the differences called beyond chance.
+FALSE_DISCOVERIES = 0.05
+# Differences this close, relatively, are one difference.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Finding:
     """What a claim found.
 
     verdict: one of VERDICTS. statistic: what was measured, in words, and its value, with a 95 %
-    interval where there is one. threshold: what it is held against. reason: one sentence.
+    interval where there is one. threshold: what it is held against. reason: one sentence. paired:
+    where the claim compares cells whose runs pair, what `compare` says of them. It stands beside
+    the verdict and decides nothing.
     """
 
     verdict: str
@@ -42,20 +49,29 @@ class Finding:
     reason: str
     low: float = np.nan
     high: float = np.nan
+    paired: str = ""
 
 
 Claim = Callable[[StudyResults], Finding]
 
 
-def claim(*, where: str, full_grid: bool = False, seeds: int = 1) -> Callable[[Claim], Claim]:
+def claim(
+    *, where: str, full_grid: bool = False, seeds: int = 1, exact: Sequence[str] = ()
+) -> Callable[[Claim], Claim]:
     """Mark a function as a claim.
 
     where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: how many it
-    needs at least.
+    needs at least of every grid it reads, but for the `exact` ones: those in which nothing is
+    random, so that all seeds are one.
     """
 
     def mark(function: Claim) -> Claim:
-        function.claim = {"where": where, "full_grid": full_grid, "seeds": seeds}
+        function.claim = {
+            "where": where,
+            "full_grid": full_grid,
+            "seeds": seeds,
+            "exact": frozenset(exact),
+        }
         return function
 
     return mark
@@ -111,7 +127,7 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
     needs = function.claim
     try:
         finding = function(results)
-        found = _seeds(results)
+        found = _seeds(results, needs["exact"])
     except (ResultError, LookupError, ValueError) as error:  # the last: a largest of nothing
         reason = f"The results it needs are not there ({' '.join(str(error).split())})."
         return Finding(CANNOT_TELL, "", np.nan, "", reason)
@@ -128,10 +144,11 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
     return Finding(**vars(finding) | {"verdict": CANNOT_TELL, "reason": reason})
 
 
-def _seeds(results: _Reading) -> int:
-    """Seeds of the grid, among those that were read, that has fewest."""
+def _seeds(results: _Reading, exact: frozenset[str]) -> int:
+    """Seeds of the grid, among those that were read and are not exact, that has fewest."""
     try:
-        runs = results.grid(*results.read) if results.read else results.runs
+        read = results.read - exact
+        runs = results.grid(*read) if read else results.runs
         return int(runs.groupby("grid")["seed"].nunique().min())
     except ResultError:  # a study of simulations alone has replicates instead
         rows = results.staleness
@@ -174,32 +191,97 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def beyond_chance(before: pd.DataFrame, after: pd.DataFrame, level: float = 0.05) -> pd.Series:
-    """Of each cell whether `before` less `after` is beyond chance: 1 above, -1 below, 0 neither.
+def by_seed(runs: pd.DataFrame, cell: Sequence[str], value: str) -> pd.DataFrame:
+    """`value` of the runs, one row a cell (told apart by the columns `cell`), one column a seed."""
+    return runs.pivot(index=list(cell), columns="seed", values=value)
 
-    before, after: one row a cell and one column a seed; runs of one seed are pairs. Student's
-    paired test in each cell, and over all cells the false discovery rate held at `level`
-    (Benjamini and Hochberg 1995). A cell with fewer than two pairs is 0.
+
+def paired_tests(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Student's paired test of `first` against `second` in each cell.
+
+    first, second: one row a cell and one column a seed; runs of one seed are pairs. Columns: pairs;
+    difference, the mean of first less second; statistic (t) and p, two-sided; adjusted, p with the
+    false discovery rate held over the cells (Benjamini and Hochberg 1995). Of fewer than two pairs
+    nothing can be told: NaN. Pairs that all differ by the same are as far beyond chance as can be.
     """
-    difference = before - after
-    count, mean = difference.count(axis=1), difference.mean(axis=1)
-    error = difference.sem(axis=1)
-    # Seeds that all differ by the same are as far beyond chance as can be.
-    distance = np.divide(
-        mean.abs(), error, out=np.where(mean == 0, 0.0, np.inf), where=(error > 0).to_numpy()
-    )
-    p = 2 * stats.t.sf(distance, np.maximum(count - 1, 1))
-    tested = (count >= 2).to_numpy()
-    found = pd.Series(0, difference.index)
-    if tested.any():
-        real = stats.false_discovery_control(p[tested], method="bh") <= level
-        found[tested] = np.where(real, np.sign(mean[tested]), 0).astype(int)
-    return found
+    apart = (first - second).astype(float)
+    tests = pd.DataFrame({"pairs": apart.count(axis=1), "difference": apart.mean(axis=1)})
+    tests[["statistic", "p", "adjusted"]] = np.nan
+    enough = tests["pairs"] >= 2
+    largest = apart.abs().max(axis=1)
+    alike = enough & (apart.max(axis=1) - apart.min(axis=1) <= _ROUNDING * largest)
+    tests.loc[alike, "statistic"] = np.sign(tests["difference"]) * np.inf
+    tests.loc[alike & (largest == 0), "statistic"] = 0.0
+    tests.loc[alike, "p"] = (largest == 0).astype(float)
+    if len(spread := apart[enough & ~alike]):
+        found = stats.ttest_1samp(spread.to_numpy(), 0.0, axis=1, nan_policy="omit")
+        tests.loc[spread.index, "statistic"] = np.asarray(found.statistic)
+        tests.loc[spread.index, "p"] = np.asarray(found.pvalue)
+    if enough.any():
+        p = tests.loc[enough, "p"].to_numpy()
+        tests.loc[enough, "adjusted"] = stats.false_discovery_control(p, method="bh")
+    return tests
 
 
-def in_how_many(found: pd.Series) -> str:
-    """What `beyond_chance` found, as a sentence on falls (1) and rises (-1)."""
+def compare(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -> str:
+    """What `paired_tests` finds beyond chance, in one sentence; names: of first and second."""
+    tests = paired_tests(first, second)
+    tested = tests.dropna(subset="p")
+    if tested.empty:
+        return "Paired over seeds: cannot tell from one seed."
+    beyond = tested["adjusted"] <= FALSE_DISCOVERIES
+    above, below = (int((beyond & (sign * tested["difference"] > 0)).sum()) for sign in (1, -1))
+    seeds = "seeds" if len(set(tested["pairs"])) > 1 else f"{tested['pairs'].iloc[0]} seeds"
+    left = len(tests) - len(tested)
+    untold = f" (cannot tell of {left} more, from one seed)" if left else ""
     return (
-        f"Beyond chance (paired over seeds, false discovery rate 5 %) it falls in "
-        f"{(found == 1).sum()} of {len(found)} cells and rises in {(found == -1).sum()}."
+        f"Paired over {seeds}, {names[0]} is above {names[1]} beyond chance in {above} of "
+        f"{len(tested)} {'cell' if len(tested) == 1 else 'cells'}{untold} and below in {below}; "
+        f"{_clearest(tested)}."
     )
+
+
+def compare_runs(
+    runs: pd.DataFrame,
+    others: pd.DataFrame,
+    names: tuple[str, str],
+    *,
+    cell: Sequence[str],
+    value: str,
+    on: Sequence[str] | None = None,
+) -> str:
+    """`compare` for `value` of each run beside that of the other of its seed.
+
+    cell: the columns that tell the cells of `runs` apart; on: those that a run and the other share
+    (none given: all of `cell`). A cell without another is left out.
+    """
+    on = [*(cell if on is None else on), "seed"]
+    both = runs.merge(others[[*on, value]], on=on, suffixes=("", "_other"))
+    return compare(by_seed(both, cell, value), by_seed(both, cell, f"{value}_other"), names)
+
+
+def compare_kinds(
+    runs: pd.DataFrame, column: str, kinds: Mapping[object, str], cell: Sequence[str], value: str
+) -> str:
+    """`compare` for `value` of runs with one and with another entry of `column`, all else alike.
+
+    kinds: the two entries and what they are called; cell: the columns that tell cells apart, of
+    which `column` is left out.
+    """
+    cell = [key for key in cell if key != column]
+    first, second = (runs[runs[column] == kind] for kind in kinds)
+    return compare_runs(first, second, tuple(kinds.values()), cell=cell, value=value)
+
+
+def _clearest(tested: pd.DataFrame) -> str:
+    row = tested.iloc[tested["p"].to_numpy().argmin()]
+    if np.isinf(row["statistic"]):
+        return "where it is clearest every seed differs by the same"
+    found = f"t = {row['statistic']:.2f}, p {_p(row['p'])}"
+    if len(tested) == 1:
+        return found
+    return f"where it is clearest {found}, adjusted {_p(row['adjusted'])}"
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

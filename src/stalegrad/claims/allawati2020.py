@@ -10,7 +10,9 @@ import pandas as pd
 
 from stalegrad.claims import (
     Finding,
+    by_seed,
     claim,
+    compare,
     mean_interval,
     share_interval,
     share_verdict,
@@ -272,6 +274,9 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
     chosen = [times[round(moment * (len(times) - 1))] for moment in MOMENTS]
     at = ratio[ratio["time"].isin(chosen)]
     lower, higher = at["low"] > 1, at["high"] < 1
+    # Errors differ by factors, so it is their logarithms that are paired.
+    paired = curves[curves["time"].isin(chosen)]
+    logs = (np.log(by_seed(paired, ["lr", "time"], case)) for case in ("case_2", "case_1"))
     best = tuned(curves).iloc[-1]
     return Finding(
         share_verdict(lower.mean()),
@@ -282,4 +287,5 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
         f"{at['ratio'].min():.2g} to {at['ratio'].max():.2g}. Each at its best step, the errors at "
         f"the end are {best['case_1']:.2g} and {best['case_2']:.2g}.",
         *share_interval(lower),
+        compare(*logs, ("the log error of Case 2", "that of Case 1")),
     )

@@ -11,6 +11,9 @@ from stalegrad.claims import (
     NOT_REPRODUCED,
     Finding,
     claim,
+    compare,
+    compare_kinds,
+    compare_runs,
     mean_interval,
     share_interval,
     share_verdict,
@@ -23,15 +26,18 @@ from stalegrad.tables.jain2018 import (
     ROUNDING,
     TOLERANCE,
     best_cells,
+    delay_kind_runs,
     delay_kinds,
     fig1,
     fig2_cells,
     heuristic,
     largest_trained_rate,
     warmup,
+    warmup_runs,
 )
 
 COMPARABLE = 0.01  # accuracies this close are 'comparable'
+ACCURACY = "final_test_accuracy"
 
 
 @claim(where="section 2, Figure 1")
@@ -96,6 +102,13 @@ def constant_delay_stands_for_asynchrony(results: StudyResults) -> Finding:
         "at least 0.9 (partly from 0.5)",
         f"{agree.sum()} of {len(agree)} cells agree; {_largest_gap(cells)}.",
         *share_interval(agree),
+        compare_kinds(
+            delay_kind_runs(results),
+            "kind",
+            {"constant": "accuracy with constant delay", "random": "that with random delay"},
+            ["mean_delay", "batch_size", "lr"],
+            ACCURACY,
+        ),
     )
 
 
@@ -136,18 +149,20 @@ def large_batches_and_rates_degrade(results: StudyResults) -> Finding:
     10^-2.5 is at least 0.1 below that of the cells with batch up to 256 and rate 10^-3.5 to 10^-3.
     """
     runs = _delayed(results.grid("fig2"))
-    drop = _drop(runs)
+    drop = _small_less_large(runs)
+    seeds = _each_seed(runs, _small_less_large)
     return Finding(
         verdict_of(list(drop >= 0.1 - ROUNDING)),
         "mean drop in accuracy",
         drop.mean(),
         "at least 0.1 at every delay",
         f"The drop is {drop.min():.2f} to {drop.max():.2f}.",
-        *_interval_over_seeds(runs, lambda seed: _drop(seed).mean()),
+        *mean_interval(seeds.mean()),
+        compare(seeds, 0 * seeds, ("accuracy at small batches and rates", "that at large ones")),
     )
 
 
-def _drop(runs: pd.DataFrame) -> pd.Series:
+def _small_less_large(runs: pd.DataFrame) -> pd.Series:
     """For each delay, what large batches and rates lose against small ones."""
     large = runs[(runs["batch_size"] > 256) & (runs["lr"] > 0.99 * 10**-2.5)]
     rates = runs["lr"].between(0.99 * 10**-3.5, 1.01 * 10**-3)
@@ -202,10 +217,11 @@ def drops_sooner_with_more_delay(results: StudyResults) -> Finding:
     """
     holds, moves = [], []
     for _, cells in fig2_cells(results).groupby("batch_size"):
-        edge = largest_trained_rate(cells, "mean").reindex(sorted(cells["delay"].unique()))
-        decades = np.log10(edge.fillna(cells["lr"].min() * 10**-0.5).to_numpy())
+        decades = _edge(cells, "mean").to_numpy()
         moves.append(decades[0] - decades[-1])
         holds.append(bool((np.diff(decades) < 0.01).all() and moves[-1] > 0.01))
+    edges = _each_seed(results.grid("fig2"), _edges)
+    none, most = (edges.xs(delay, level="delay") for delay in (0, edges.index.levels[-1].max()))
     return Finding(
         verdict_of(holds),
         "decades by which the largest rate that trains falls from the least to the most delay",
@@ -214,7 +230,21 @@ def drops_sooner_with_more_delay(results: StudyResults) -> Finding:
         f"It falls by {min(moves):.1f} to {max(moves):.1f} decades; it never grows with delay at "
         f"{sum(holds)} of {len(holds)} batch sizes.",
         *mean_interval(moves),
+        compare(none, most, ("the largest rate that trains without delay", "that with the most")),
     )
+
+
+def _edge(cells: pd.DataFrame, column: str) -> pd.Series:
+    """For each delay, log10 of the largest rate that trains; of none, half a decade below all."""
+    edge = largest_trained_rate(cells, column).reindex(sorted(cells["delay"].unique()))
+    return np.log10(edge.fillna(cells["lr"].min() * 10**-0.5)).rename_axis("delay")
+
+
+def _edges(runs: pd.DataFrame) -> pd.Series:
+    """`_edge` for each batch size and delay."""
+    return pd.DataFrame(
+        {batch: _edge(here, ACCURACY) for batch, here in runs.groupby("batch_size")}
+    ).unstack()
 
 
 @claim(where="Figure 2, cell by cell", full_grid=True)
@@ -284,6 +314,10 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
         adam, sgd = adam[adam[key].isin(given)], sgd[sgd[key].isin(given)]
     shares = _shares_that_train(pd.concat([adam, sgd]))
     more = shares["adam"] - shares["sgd"]
+    seeds = [
+        _each_seed(pd.concat([adam, sgd]), lambda runs, rule=rule: _shares_that_train(runs)[rule])
+        for rule in ("adam", "sgd")
+    ]
     return Finding(
         verdict_of(list(more > 0)),
         "share of runs that reach 0.9, Adam less SGD, mean over delays",
@@ -294,10 +328,8 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
             for d in more.index
         )
         + ".",
-        *_interval_over_seeds(
-            pd.concat([adam, sgd]),
-            lambda seed: _shares_that_train(seed).eval("adam - sgd").mean(),
-        ),
+        *mean_interval((seeds[0] - seeds[1]).mean()),
+        compare(*seeds, ("the share that trains with Adam", "that with SGD")),
     )
 
 
@@ -327,6 +359,7 @@ def adam_comparable_to_one_worker(results: StudyResults) -> Finding:
         + ", ".join(f"delay {d}: {best[d]:.4f}" for d in PUBLISHED_ADAM)
         + ".",
         *mean_interval(runs[0] - runs[short.idxmax()]),
+        _without_delay_and_with(runs),
     )
 
 
@@ -375,7 +408,15 @@ def sgd_fails_past_delay_32(results: StudyResults) -> Finding:
         "at most 0.02 at delay 32, more at 128 and 256",
         "Best cells: " + ", ".join(f"delay {d}: {best[d]:.4f}" for d in best.index) + ".",
         *mean_interval(runs[0] - runs[256]),
+        _without_delay_and_with(runs),
     )
+
+
+def _without_delay_and_with(best: pd.DataFrame) -> str:
+    """`compare` for the best cell without delay and those with; best: as of `_best_runs`."""
+    delayed = best.drop(columns=0).T
+    without = pd.DataFrame({seed: best.loc[seed, 0] for seed in best.index}, delayed.index)
+    return compare(without, delayed, ("the best without delay", "the best with delay"))
 
 
 @claim(where="Figure 3, caption", full_grid=True)
@@ -430,8 +471,13 @@ def sgd_takes_longer(results: StudyResults) -> Finding:
     At each delay of 32 and more, the best SGD cell needs at least twice as many epochs to 0.95 as
     the best Adam cell does (or never gets there, where Adam does).
     """
-    adam, sgd = (_epochs_to(results, f"fig3_{rule}", 0.95) for rule in ("adam", "sgd"))
-    trained = results.curves("fig3_adam", "fig3_sgd")["epoch"].max()
+    curves = {rule: _delayed(results.curves(f"fig3_{rule}")) for rule in ("adam", "sgd")}
+    adam, sgd = (_epochs_to(here, 0.95) for here in curves.values())
+    trained = max(here["epoch"].max() for here in curves.values())
+    seeds = [
+        _each_seed(here, lambda runs: _epochs_to(runs, 0.95).fillna(trained))
+        for here in curves.values()
+    ]
     ratio = sgd.fillna(trained) / adam.fillna(trained)
     return Finding(
         verdict_of(list((ratio >= 2) | (sgd.isna() & adam.notna()))),
@@ -441,6 +487,7 @@ def sgd_takes_longer(results: StudyResults) -> Finding:
         "Epochs needed: "
         + "; ".join(f"delay {d}: Adam {_count(adam[d])}, SGD {_count(sgd[d])}" for d in adam.index)
         + ".",
+        paired=compare(*reversed(seeds), ("SGD's number of epochs", "Adam's")),
     )
 
 
@@ -448,12 +495,11 @@ def _count(epochs: float) -> str:
     return "never" if np.isnan(epochs) else f"{epochs:.0f}"
 
 
-def _epochs_to(results: StudyResults, grid: str, accuracy: float) -> pd.Series:
-    """For each delay above 0, the fewest epochs in which any cell's mean reaches `accuracy`.
+def _epochs_to(curves: pd.DataFrame, accuracy: float) -> pd.Series:
+    """For each delay, the fewest epochs in which any cell's mean reaches `accuracy`.
 
     NaN where none does.
     """
-    curves = _delayed(results.curves(grid))
     cells = over_seeds(curves, ["delay", "batch_size", "lr", "epoch"], "test_accuracy")
     reached = cells[cells["mean"] >= accuracy].groupby("delay")["epoch"].min()
     return reached.reindex(sorted(curves["delay"].unique()))
@@ -475,6 +521,7 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
             CANNOT_TELL, "", np.nan, "", "No cell collapses without warm-up, so nothing is tested."
         )
     gain = collapsed[("during", "warm-up")] - collapsed[("during", "neither")]
+    runs = warmup_runs(results).merge(collapsed.index.to_frame(index=False))
     helps = gain >= 0.1 - ROUNDING
     falls = collapsed[("final", "warm-up")] < COLLAPSED
     verdict = verdict_of([helps.mean() >= 0.9, falls.mean() >= 0.9])
@@ -486,6 +533,13 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
         f"Of {len(collapsed)} cells that collapse at the full rate, {helps.sum()} do better during "
         f"warm-up and {falls.sum()} are collapsed at the end.",
         *share_interval(helps & falls),
+        compare_kinds(
+            runs,
+            "start",
+            {"warm-up": "accuracy during warm-up", "neither": "that without"},
+            ["delay", "lr"],
+            "during",
+        ),
     )
 
 
@@ -507,6 +561,13 @@ def halving_heuristic(results: StudyResults) -> Finding:
         "at most 0.01, and above the fixed setting at the most workers",
         f"Accuracy along the path is {table['mean'].min():.4f} to {table['mean'].max():.4f}; at "
         f"{table['workers'].iloc[-1]} workers it is {gain:+.4f} from the fixed setting.",
+        paired=compare_runs(
+            results.grid("heuristic"),
+            results.grid("no_heuristic"),
+            ("accuracy with halved rate and batch size", "that with both fixed"),
+            cell=["delay"],
+            value=ACCURACY,
+        ),
     )
 
 
@@ -542,8 +603,6 @@ def _delayed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["delay"] > 0]
 
 
-def _interval_over_seeds(
-    runs: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]
-) -> tuple[float, float]:
-    """95 % interval of a statistic that each seed's runs give; NaN for one seed."""
-    return mean_interval([statistic(seed) for _, seed in runs.groupby("seed")])
+def _each_seed(runs: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
+    """What each seed's runs give, one column a seed, with the statistic's own rows."""
+    return pd.DataFrame({seed: statistic(here) for seed, here in runs.groupby("seed")})

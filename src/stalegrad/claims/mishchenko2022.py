@@ -4,6 +4,15 @@ Thresholds were set before the runs were made. Two settings of the chains were c
 thinned run, the noise from 1 to 0.1 and, where M grows, the modulus from 0.05 to 0.002; since then
 both values of each are run, shown and judged, over numbers of updates that the theorems fix (see
 the study's configuration).
+
+After all runs at full scale had been seen, three things were changed, by rules that do not look at
+results. A claim asks for seeds only of grids in which something is random: the runs without noise
+and with constant compute times (`EXACT`) are one run, whatever the seed, and claims that read them
+could otherwise be judged at no preset. The K of a run that diverged is the one it was given, where
+it had been that of its last update. And the comparison of labels on LeNet-5 tells nothing of runs
+that do not train at all, by the same accuracy of one half that the other studies had set; that made
+its verdict weaker. A fourth change was taken back: leaving a modulus at which no power of M could be
+measured out of the verdict. Such a part counts as one that does not hold.
 """
 
 import numpy as np
@@ -13,6 +22,8 @@ from stalegrad.claims import (
     CANNOT_TELL,
     Finding,
     claim,
+    compare_kinds,
+    compare_runs,
     share_verdict,
     verdict_of,
 )
@@ -21,18 +32,32 @@ from stalegrad.tables.mishchenko2022 import (
     ADAPTIVE,
     ASYNCHRONOUS,
     CLASSES,
+    LIMITATION_KEYS,
     MINIBATCH,
     budget,
     experiment,
+    experiment_runs,
     lenet,
+    limitation_runs,
     limitations,
     lower_bound,
-    slopes,
+    slopes_in_k,
+    slopes_in_m,
+    slopes_in_tau,
+    slowing_runs,
     virtual_rows,
     with_method,
 )
 
 FORMULA = 0.02  # a count this close, relatively, agrees with its formula
+# Grids without noise and with constant compute times: the same run whatever the seed.
+EXACT = (
+    "workers",
+    "workers_strongly",
+    "workers_fixed_delay",
+    "workers_fixed_delay_strongly",
+)
+TRAINED = 0.5  # a test accuracy from which on a model has learnt, as in the other studies
 SLOPE = 0.1  # a power this much above that of an upper bound still follows it
 
 
@@ -107,6 +132,7 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     ratio = end / took.fillna(np.inf)
     said = {m: f"{took[m]:.0f} s" if np.isfinite(took[m]) else "never" for m in took.index}
     errors = table["error"]
+    runs = _log(experiment_runs(results))
     return Finding(
         verdict_of(list(ratio >= 2)),
         "smallest ratio of simulated times to minibatch SGD's final error",
@@ -115,10 +141,18 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
         f"Minibatch SGD gets there in {end:.0f} s; asynchronous SGD with constant steps: "
         f"{said[ASYNCHRONOUS]}, with delay-adaptive steps: {said[ADAPTIVE]}. Final errors are "
         f"{errors[MINIBATCH]:.4g}, {errors[ASYNCHRONOUS]:.4g} and {errors[ADAPTIVE]:.4g}.",
+        paired=compare_runs(
+            runs[runs["method"] != MINIBATCH],
+            runs[runs["method"] == MINIBATCH],
+            ("the final error of asynchronous SGD", "that of minibatch SGD"),
+            cell=["method"],
+            on=[],
+            value="log_error",
+        ),
     )
 
 
-@claim(where="slide 'New results', non-convex", full_grid=True)
+@claim(where="slide 'New results', non-convex", full_grid=True, seeds=3, exact=EXACT)
 def rate_non_convex(results: StudyResults) -> Finding:
     """'Smooth nonconvex problems: min over k <= K of E |grad f(x_k)|^2 =
     O(sigma / sqrt(K) + M / K)'
@@ -130,7 +164,7 @@ def rate_non_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[0])
 
 
-@claim(where="slide 'New results', convex", full_grid=True)
+@claim(where="slide 'New results', convex", full_grid=True, seeds=3, exact=EXACT)
 def rate_convex(results: StudyResults) -> Finding:
     """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
 
@@ -139,23 +173,25 @@ def rate_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[1])
 
 
-@claim(where="slide 'New results', strongly convex", full_grid=True)
+@claim(where="slide 'New results', strongly convex", full_grid=True, seeds=3, exact=EXACT)
 def rate_strongly_convex(results: StudyResults) -> Finding:
     """'Smooth strongly convex problems: min over k <= K of E [f(x_k) - f*] =
     O(sigma^2 / (mu K) + exp(- K / (kappa M)))'
 
     The power of K is at most -1 at both deviations of the noise; and -log of the relative error
     (without noise) falls no faster than 1 / M, at both moduli and whether the longest delay grows
-    with M or not; each with 0.1 to spare at the less favourable end of its 95 % interval.
+    with M or not; each with 0.1 to spare at the less favourable end of its 95 % interval. Where the
+    error is within reach of rounding for all but two numbers of workers there is no interval, and
+    the part does not hold.
     """
     return _rate(results, CLASSES[2])
 
 
-# Claims on `slopes` ask for no number of seeds: where nothing is random, its grids have one.
 def _rate(results: StudyResults, convexity: str) -> Finding:
-    table = slopes(results).frame
-    table = table[table["convexity"] == convexity]
-    by_k, by_m = table[table["of"] == "K"], table[table["of"] == "M"]
+    by_k, by_m = (
+        table[table["convexity"] == convexity]
+        for table in (slopes_in_k(results), slopes_in_m(results))
+    )
     # -log(error) shrinks with M: a power above the theorem's is better there.
     shrinks = by_m["theorem"] < 0
     as_m = (by_m["low"] >= -1 - SLOPE).where(shrinks, by_m["high"] <= 1 + SLOPE)
@@ -166,7 +202,7 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
         worst["slope"],
         f"at most {worst['theorem']:g} + 0.1; of M, no worse than "
         f"{by_m['theorem'].iloc[0]:g} by 0.1",
-        f"Power of K: {_intervals(by_k)}. Of M: {_intervals(by_m)}.",
+        f"Power of K: {_intervals(by_k)}. Of M: {_intervals(by_m)}.{_unmeasured(by_m)}",
         worst["low"],
         worst["high"],
     )
@@ -175,11 +211,22 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
 def _intervals(rows: pd.DataFrame) -> str:
     return "; ".join(
         f"{row['slope']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] ({row['where']})"
-        for _, row in rows.iterrows()
+        for _, row in rows.dropna().iterrows()
     )
 
 
-@claim(where="slides 'Motivating example' and 'New results'", full_grid=True)
+def _unmeasured(rows: pd.DataFrame) -> str:
+    left = rows[rows["low"].isna()]
+    if left.empty:
+        return ""
+    cases = "; ".join(f"{row['where']}: {row['points']} left" for _, row in left.iterrows())
+    return (
+        f" No power of M can be measured where almost all errors are within reach of rounding, "
+        f"which counts as not held ({cases})."
+    )
+
+
+@claim(where="slides 'Motivating example' and 'New results'", full_grid=True, seeds=3)
 def workers_not_longest_delay(results: StudyResults) -> Finding:
     """'One extremely slow worker: tau = K ... Rate is O(M)'
 
@@ -187,8 +234,9 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
     power 0.1 of the longest delay (upper end of the 95 % interval) on all three problems at both
     deviations of the noise; the old bound allows the power 1.
     """
-    table = slopes(results).frame.query("of == 'tau'")
+    table = slopes_in_tau(results)
     worst = table.loc[table["high"].idxmax()]
+    runs = _log(slowing_runs(results))
     return Finding(
         verdict_of(list(table["high"] <= SLOPE)),
         "largest power of the longest delay that the error follows",
@@ -198,6 +246,13 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
         + ".",
         worst["low"],
         worst["high"],
+        compare_kinds(
+            runs,
+            "slowest",
+            {np.inf: "the error where one worker answers once", 1.0: "that where all are alike"},
+            ["convexity", "noise"],
+            "log_error",
+        ),
     )
 
 
@@ -359,6 +414,7 @@ def adaptive_step_needs_independence(results: StudyResults) -> Finding:
         ratio[ADAPTIVE],
         "at least 10, and below 3 with constant steps",
         f"With constant steps the ratio is {ratio[ASYNCHRONOUS]:.2f}.",
+        paired=_kept_and_broken(results, "noise and delay"),
     )
 
 
@@ -380,7 +436,26 @@ def workers_need_the_same_data(results: StudyResults) -> Finding:
         "at least 10, and below 3 for minibatch SGD",
         f"The ratio is at least 10 in {(broken >= 10).sum()} of {len(broken)} cases; minibatch "
         f"SGD's is {kept.min():.2f} to {kept.max():.2f}.",
+        paired=_kept_and_broken(results, "data"),
     )
+
+
+def _kept_and_broken(results: StudyResults, limitation: str) -> str:
+    """`compare` of where an assumption is broken with where it is kept, for each method."""
+    runs = limitation_runs(results).query("limitation == @limitation")
+    if limitation != "noise and delay":  # the others ask for workers of unlike speeds
+        runs = runs[runs["slowest"] > 1]
+    if limitation == "labels":
+        what, value = "accuracy", "value"
+    else:
+        runs, what, value = _log(runs, "value"), "the error", "log_error"
+    kinds = {True: f"{what} where the assumption is broken", False: "where it is kept"}
+    return compare_kinds(runs, "broken", kinds, LIMITATION_KEYS, value)
+
+
+def _log(runs: pd.DataFrame, error: str = "error") -> pd.DataFrame:
+    """With `log_error`: errors differ by factors, so it is their logarithms that are paired."""
+    return runs.assign(log_error=np.log(runs[error]))
 
 
 @claim(where="last slide, third limitation, on LeNet-5", full_grid=True, seeds=3)
@@ -389,14 +464,22 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
 
     LeNet-5 with the split labels of lamour2023, ten workers of which one is 10 or 100 times slower:
     asynchronous SGD ends at least 0.01 of accuracy below what it reaches with the data set split
-    at random, and minibatch SGD loses less than 0.01. Where it does not reach 0.5 on the data set
-    split at random, labels are not what stops it, and nothing can be told. (This was added when it
-    had been seen to happen; without it the claim would pass on runs that have not trained.)
+    at random, and minibatch SGD loses less than 0.01. Where a method does not reach 0.5 on the data
+    set split at random, labels are not what stops it, and nothing can be told. (This last sentence
+    was added after it had been seen to happen. One half is where the other studies had drawn the
+    line of what has learnt. Without it the claim could pass on runs that have not trained.)
     """
     table = limitations(results).frame.query("limitation == 'labels' and slowest > 1")
-    if (least := table["kept"].min()) < 0.5:
-        why = f"With the data set split at random the mean accuracy is {least:.2f} in one case."
-        return Finding(CANNOT_TELL, "least mean accuracy on a random split", least, "0.5", why)
+    if (least := table["kept"].min()) < TRAINED:
+        return Finding(
+            CANNOT_TELL,
+            "least mean accuracy with the data set split at random",
+            least,
+            "at least 0.5, for labels to be what stops it",
+            f"{(table['kept'] < TRAINED).sum()} of {len(table)} cases do not train with the data "
+            f"set split at random either.",
+            paired=_kept_and_broken(results, "labels"),
+        )
     loss = (table["kept"] - table["broken"]).groupby(table["method"])
     broken, kept = loss.get_group(ASYNCHRONOUS), loss.get_group(MINIBATCH)
     return Finding(
@@ -406,6 +489,7 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
         "at least 0.01, and below 0.01 for minibatch SGD",
         f"Asynchronous SGD loses {broken.min():.3f} to {broken.max():.3f}, minibatch SGD "
         f"{kept.min():.3f} to {kept.max():.3f}.",
+        paired=_kept_and_broken(results, "labels"),
     )
 
 
@@ -419,6 +503,7 @@ def faster_on_lenet(results: StudyResults) -> Finding:
     table = lenet(results).frame.set_index("method")
     if set(table.index) < {MINIBATCH, ADAPTIVE}:
         return Finding(CANNOT_TELL, "", np.nan, "", "Not all methods have been run.")
+    best = with_method(results.grid("lenet")).merge(table["lr"].reset_index())
     short = table.loc[MINIBATCH, "accuracy"] - table.loc[ADAPTIVE, "accuracy"]
     ratio = table.loc[MINIBATCH, "seconds"] / table.loc[ADAPTIVE, "seconds"]
     return Finding(
@@ -428,4 +513,11 @@ def faster_on_lenet(results: StudyResults) -> Finding:
         "at least 10, accuracy at most 0.005 lower",
         f"Accuracy {table.loc[ADAPTIVE, 'accuracy']:.4f} against "
         f"{table.loc[MINIBATCH, 'accuracy']:.4f}.",
+        paired=compare_kinds(
+            best.assign(cell="best step"),
+            "method",
+            {ADAPTIVE: "delay-adaptive SGD's accuracy", MINIBATCH: "minibatch SGD's"},
+            ["cell"],
+            "final_test_accuracy",
+        ),
     )

@@ -270,7 +270,7 @@ def _verdict(row: Mapping[str, object]) -> str:
         escape(str(row["quote"])),
         escape(str(row["where"])),
         measured,
-        shown(row["reason"]) or "",
+        " ".join(filter(None, (shown(row["reason"]), shown(row["paired"])))),
     )
     return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from stalegrad.cells import Cell
-from stalegrad.claims import VERDICTS
+from stalegrad.claims import COLUMNS, VERDICTS
 from stalegrad.config import load_preset
 from stalegrad.errors import ResultError
 from stalegrad.files import ARCHIVE, provenance_path
@@ -169,9 +169,7 @@ def read_if_there(path: Path) -> pd.DataFrame:
 
 def read_verdicts(results_folder: Path) -> pd.DataFrame:
     """`verdicts.csv`, or an empty frame with its columns."""
-    verdicts = read_if_there(results_folder / "verdicts.csv")
-    columns = ("study", "claim", "quote", "where", "verdict", "statistic", "value", "threshold")
-    return verdicts.reindex(columns=[*columns, "low", "high", "reason"])
+    return read_if_there(results_folder / "verdicts.csv").reindex(columns=list(COLUMNS))
 
 
 def published_grids(plan: Plan) -> Grids:

@@ -150,29 +150,32 @@ def best_adam(results: StudyResults) -> Table:
     return Table(table, headings, formats)
 
 
-def warmup(results: StudyResults) -> Table:
-    """Accuracy in the warm-up, at its end and after training, with and without warm-up.
+WARMUP_KEYS = ["delay", "lr", "warmup_epochs", "ramp_epochs"]
 
-    during: mean over the epochs in which the warmed-up rate is still below the full one.
+
+def warmup_runs(results: StudyResults) -> pd.DataFrame:
+    """Each run of the warm-up grid: how it starts, and its accuracy during, at its best and after.
+
+    start: warm-up, gradual workers or neither. during: mean over the epochs in which the warmed-up
+    rate is still below the full one.
     """
     curves = results.curves("warmup")
     warm = float(curves["warmup_epochs"].max())
-    kinds = {(0.0, 0.0): "neither", (warm, 0.0): "warm-up"}
-    rows = []
-    for (delay, lr, warmed, ramp), here in curves.groupby(
-        ["delay", "lr", "warmup_epochs", "ramp_epochs"]
-    ):
-        during = here[here["epoch"] < warm] if warm > 1 else here[here["epoch"] <= warm]
-        rows.append(
-            {
-                "delay": delay,
-                "lr": lr,
-                "start": kinds.get((warmed, ramp), "gradual workers"),
-                "during": during["test_accuracy"].mean(),
-                "best": here.groupby("run")["test_accuracy"].max().mean(),
-                "final": here.groupby("run")["test_accuracy"].last().mean(),
-            }
-        )
+    early = curves["epoch"] < warm if warm > 1 else curves["epoch"] <= warm
+    runs = curves.drop_duplicates("run").set_index("run")
+    start = np.where(runs["warmup_epochs"] > 0, "warm-up", "neither")
+    runs["start"] = np.where(runs["ramp_epochs"] > 0, "gradual workers", start)
+    runs["during"] = curves[early].groupby("run")["test_accuracy"].mean()
+    runs["best"] = curves.groupby("run")["test_accuracy"].max()
+    runs["final"] = curves.groupby("run")["test_accuracy"].last()
+    return runs[[*WARMUP_KEYS, "start", "seed", "during", "best", "final"]]
+
+
+def warmup(results: StudyResults) -> Table:
+    """Accuracy in the warm-up, at its best and at the end, with and without: means over seeds."""
+    runs = warmup_runs(results)
+    table = runs.groupby([*WARMUP_KEYS, "start"])[["during", "best", "final"]].mean().reset_index()
+    warm = table["warmup_epochs"].max()
     headings = {
         "delay": "delay",
         "lr": "rate",
@@ -182,7 +185,7 @@ def warmup(results: StudyResults) -> Table:
         "final": "final",
     }
     formats = {"lr": "{:.3g}", "during": "{:.3f}", "best": "{:.3f}", "final": "{:.3f}"}
-    return Table(pd.DataFrame(rows), headings, formats)
+    return Table(table.drop(columns=WARMUP_KEYS[2:]), headings, formats)
 
 
 def heuristic(results: StudyResults) -> Table:
@@ -205,12 +208,16 @@ def heuristic(results: StudyResults) -> Table:
     return Table(table, headings, formats | {"lr": "{:g}"})
 
 
-def delay_kinds(results: StudyResults) -> pd.DataFrame:
-    """Mean final accuracy with constant and with random delay, for each mean delay and rate."""
+def delay_kind_runs(results: StudyResults) -> pd.DataFrame:
+    """Runs with constant and with random delay (`kind`), and their mean delay."""
     runs = results.grid("asynchronous")
-    runs = runs.assign(
+    return runs.assign(
         kind=runs["cluster"].map({"constant_delay": "constant", "hub_and_spoke": "random"}),
         mean_delay=runs["delay"].fillna(runs["workers"] - 1),
     )
-    means = over_seeds(runs, ["kind", "mean_delay", "batch_size", "lr"])
+
+
+def delay_kinds(results: StudyResults) -> pd.DataFrame:
+    """Mean final accuracy with constant and with random delay, for each mean delay and rate."""
+    means = over_seeds(delay_kind_runs(results), ["kind", "mean_delay", "batch_size", "lr"])
     return means.pivot(index=["mean_delay", "batch_size", "lr"], columns="kind", values="mean")

@@ -19,6 +19,8 @@ POWER_OF_K = {NON_CONVEX: -0.5, CONVEX: -0.5, STRONGLY: -1.0}
 POWER_OF_M = {NON_CONVEX: 1.0, CONVEX: 1.0, STRONGLY: -1.0}
 # An error that has fallen so far is within reach of the rounding of float32 weights.
 ROUNDING = 1e-10
+LIMITATION_KEYS = ["method", "workers", "slowest"]
+SLOPE_COLUMNS = ["convexity", "where", "theorem", "slope", "low", "high", "points"]
 SLOW, FIXED = "one worker 100 times slower", "longest delay fixed"
 
 
@@ -78,21 +80,34 @@ def budget(results: StudyResults) -> Table:
     return Table(pd.DataFrame(out), headings, formats)
 
 
+def experiment_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of the experiment at the tuned step of each method, with `error`, F - F*."""
+    runs = _experiment_runs(results)
+    cells = tuned_experiment(results)
+    return runs.merge(cells.loc[cells["best"], ["method", "lr"]], on=["method", "lr"])
+
+
+def _experiment_runs(results: StudyResults) -> pd.DataFrame:
+    runs = with_method(results.grid("experiment", "experiment_minibatch"))
+    return runs.assign(error=runs["final_excess_loss"].where(~runs["diverged"].astype(bool)))
+
+
 def tuned_experiment(results: StudyResults) -> pd.DataFrame:
     """Of each method of the experiment and each step: the mean final F - F* over seeds; `best`."""
-    runs = with_method(results.grid("experiment", "experiment_minibatch"))
-    runs = runs.assign(error=runs["final_excess_loss"].where(~runs["diverged"].astype(bool)))
-    cells = runs.groupby(["method", "lr"], as_index=False).agg(
-        mean=("error", lambda e: e.mean() if e.notna().all() else np.inf),
-        low=("error", "min"),
-        high=("error", "max"),
-        seconds=("simulated_seconds", "mean"),
-        updates=("updates", "first"),
-        longest=("max_staleness", "max"),
-        seeds=("seed", "nunique"),
+    cells = (
+        _experiment_runs(results)
+        .groupby(["method", "lr"], as_index=False)
+        .agg(
+            mean=("error", lambda e: e.mean() if e.notna().all() else np.inf),
+            low=("error", "min"),
+            high=("error", "max"),
+            seconds=("simulated_seconds", "mean"),
+            updates=("updates", "first"),
+            longest=("max_staleness", "max"),
+            seeds=("seed", "nunique"),
+        )
     )
-    best = cells.groupby("method")["mean"].transform("min")
-    return cells.assign(best=cells["mean"] == best)
+    return cells.assign(best=cells.index.isin(cells.groupby("method")["mean"].idxmin()))
 
 
 def experiment(results: StudyResults) -> Table:
@@ -196,25 +211,47 @@ def worker_runs(results: StudyResults) -> pd.DataFrame:
 
 
 def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
-    """Least-squares slope of log y over log x with its 95 % interval (Student)."""
+    """Least-squares slope of log y over log x with its 95 % interval (Student).
+
+    Of two points there is no interval, and of one no slope: NaN.
+    """
+    if len(x) < 2:
+        return np.nan, np.nan, np.nan
     fit = stats.linregress(np.log(x), np.log(y))
     half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr if len(x) > 2 else np.nan
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
 
 
-def slopes(results: StudyResults) -> Table:
-    """Powers of tau, K and M that the least error follows, beside those of the theorems.
+def slopes_in_tau(results: StudyResults) -> pd.DataFrame:
+    """The power of the longest delay that the least error follows; columns as of `slopes`."""
+    rows = [
+        (convexity, f"sigma = {noise:g}", 0.0, *slope(here["tau"], here["error"]), len(here))
+        for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"])
+    ]
+    return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
 
-    For M and strongly convex problems that of -log(error over error at the start), over the M whose
-    error is not within reach of rounding; nothing where fewer than three are left.
+
+def slopes_in_k(results: StudyResults) -> pd.DataFrame:
+    """The power of the number of updates that the least error follows; columns as of `slopes`."""
+    rows = [
+        (
+            *(convexity, f"sigma = {noise:g}", POWER_OF_K[convexity]),
+            *(*slope(here["updates"], here["error"]), len(here)),
+        )
+        for (convexity, noise), here in horizon_runs(results).groupby(["convexity", "noise"])
+    ]
+    return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
+
+
+def slopes_in_m(results: StudyResults) -> pd.DataFrame:
+    """The power of the number of workers that the least error follows, without noise; columns as of
+    `slopes`.
+
+    For strongly convex problems that of -log(error over error at the start), over the M whose
+    error is not within reach of rounding. Where fewer than three of these are left, there is no
+    interval.
     """
     rows = []
-    for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"]):
-        found = slope(here["tau"], here["error"])
-        rows.append(("tau", convexity, f"sigma = {noise:g}", 0.0, *found))
-    for (convexity, noise), here in horizon_runs(results).groupby(["convexity", "noise"]):
-        found = slope(here["updates"], here["error"])
-        rows.append(("K", convexity, f"sigma = {noise:g}", POWER_OF_K[convexity], *found))
     keys = ["convexity", "strong_convexity", "pattern"]
     for (convexity, modulus, pattern), here in worker_runs(results).groupby(keys):
         decay, where = here["error"], pattern
@@ -222,11 +259,18 @@ def slopes(results: StudyResults) -> Table:
             relative = here["error"] / _excess_at_start(here)
             here = here[relative > ROUNDING]
             decay, where = -np.log(relative[relative > ROUNDING]), f"{pattern}, mu = {modulus:g}"
-        if len(here) < 3:
-            continue
         found = slope(here["workers"], decay)
-        rows.append(("M", convexity, where, POWER_OF_M[convexity], *found))
-    columns = ["of", "convexity", "where", "theorem", "slope", "low", "high"]
+        rows.append((convexity, where, POWER_OF_M[convexity], *found, len(here)))
+    return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
+
+
+def slopes(results: StudyResults) -> Table:
+    """Powers of tau, K and M that the least error follows, beside those of the theorems.
+
+    low and high: the 95 % interval; points: the runs that the power is fitted to.
+    """
+    parts = {"tau": slopes_in_tau, "K": slopes_in_k, "M": slopes_in_m}
+    table = pd.concat([part(results).assign(of=name) for name, part in parts.items()])
     headings = {
         "of": "power of",
         "convexity": "problem",
@@ -235,9 +279,10 @@ def slopes(results: StudyResults) -> Table:
         "slope": "measured",
         "low": r"95\,\% from",
         "high": "to",
+        "points": "points",
     }
     formats = dict.fromkeys(("slope", "low", "high"), "{:+.3f}") | {"theorem": "{:+.1f}"}
-    return Table(pd.DataFrame(rows, columns=columns), headings, formats)
+    return Table(table[["of", *SLOPE_COLUMNS]].reset_index(drop=True), headings, formats)
 
 
 def _excess_at_start(runs: pd.DataFrame) -> float:
@@ -294,19 +339,32 @@ def lower_bound(results: StudyResults) -> Table:
     return Table(pd.DataFrame(rows), headings, dict.fromkeys(shown, "{:.2e}"))
 
 
+def limitation_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs that break an assumption and those that keep it: `limitation`, whether it is
+    `broken`, and the `value` it shows in, f - f* at the smallest step or the test accuracy."""
+    error, accuracy = "final_excess_loss", "final_test_accuracy"
+    grids = (
+        ("noise and delay", _smallest_step(results.grid("dependent")), error),
+        ("data", _smallest_step(results.grid("different_data")), error),
+        ("labels", results.grid("different_labels"), accuracy),
+    )
+    parts = [
+        with_method(runs).assign(
+            limitation=limitation, broken=runs["partition"] == "labels", value=runs[value]
+        )
+        for limitation, runs, value in grids
+    ]
+    columns = ["limitation", *LIMITATION_KEYS, "seed", "broken", "value"]
+    return pd.concat([part[columns] for part in parts], ignore_index=True)
+
+
 def limitations(results: StudyResults) -> Table:
     """What is left of f - f* where an assumption is broken, beside where it holds, at the smallest
     step; and the test accuracy of LeNet-5 where its workers have labels of their own. Means over
     seeds."""
-    chain = "final_excess_loss"
-    dependent = _smallest_step(with_method(results.grid("dependent")))
-    different = _smallest_step(with_method(results.grid("different_data")))
-    labels = with_method(results.grid("different_labels"))
-    rows = [
-        *_kept_and_broken("noise and delay", dependent, chain, dependent["partition"] == "labels"),
-        *_kept_and_broken("data", different, chain, different["partition"] == "labels"),
-        *_kept_and_broken("labels", labels, "final_test_accuracy", labels["partition"] == "labels"),
-    ]
+    keys = ["limitation", *LIMITATION_KEYS]
+    means = limitation_runs(results).groupby([*keys, "broken"], sort=False)["value"].mean()
+    table = means.unstack("broken").rename(columns={False: "kept", True: "broken"})
     headings = {
         "limitation": "limitation",
         "method": "method",
@@ -316,20 +374,10 @@ def limitations(results: StudyResults) -> Table:
         "broken": "broken",
     }
     formats = {"kept": "{:.3g}", "broken": "{:.3g}", "slowest": "{:g}"}
-    return Table(pd.DataFrame(rows), headings, formats)
-
-
-def _kept_and_broken(
-    limitation: str, runs: pd.DataFrame, value: str, broken: pd.Series
-) -> list[dict[str, object]]:
-    """Rows with the mean of `value` where an assumption is kept and where it is broken."""
-    keys = ["method", "workers", "slowest"]
-    means = runs.assign(broken=broken).groupby([*keys, "broken"])[value].mean().unstack("broken")
-    return [
-        {"limitation": limitation, **dict(zip(keys, key, strict=True))}
-        | {"kept": row[False], "broken": row[True]}
-        for key, row in means.iterrows()
-    ]
+    table = table.reset_index().rename_axis(columns=None)
+    order = {name: i for i, name in enumerate(("noise and delay", "data", "labels"))}
+    table = table.sort_values(keys, key=lambda c: c.map(order) if c.name == keys[0] else c)
+    return Table(table[list(headings)].reset_index(drop=True), headings, formats)
 
 
 def _smallest_step(runs: pd.DataFrame) -> pd.DataFrame:
