@@ -19,6 +19,7 @@ from stalegrad.plan import Plan
 from stalegrad.products import maker
 from stalegrad.report import build_report, write_sources
 from stalegrad.report.latex import code, escape
+from stalegrad.report.pages import command
 from stalegrad.report.values import (
     axis,
     collect_values,
@@ -318,7 +319,7 @@ ALLOWED = [
 # and a paper's own words with theirs.
 SILENT = (
     r"\\(?:val|percent|label|ref|input|studyfacts|studyfigure|studytable|figref|tabref"
-    r"|studyverdicts|bibliography|cite[a-z]*|hypersetup|setcounter|usepackage|textcolor"
+    r"|studyfigures|tablefile|studyverdicts|bibliography|cite[a-z]*|hypersetup|setcounter|usepackage|textcolor"
     r"|eqref|documentclass)\*?(?:\[[^\]]*\])?\{[^{}]*\}(?:\{\d\})?"
 )
 CITED = re.compile(r"\\(?:published|quoted)\{(?:[^{}]|\{[^{}]*\})*\}\{([\w,]+)\}")
@@ -389,8 +390,11 @@ def test_sections_name_only_figures_and_tables_that_are_configured(study):
         pytest.skip(f"{study} has no hand-written section")
     plan = Plan.load({"studies": [study]}, CONFIG)
     text = section.read_text("utf-8")
-    assert set(re.findall(r"\\(?:studyfigure|figref)\{(\w+)\}", text)) <= set(plan.figures)
-    assert set(re.findall(r"\\(?:studytable|tabref)\{(\w+)\}", text)) <= set(plan.tables)
+    pairs = re.findall(r"\\studyfigures\{(\w+)\}\{(\w+)\}", text)
+    figures = re.findall(r"\\(?:studyfigure|figref)\{(\w+)\}", text)
+    assert {*figures, *(name for pair in pairs for name in pair)} <= set(plan.figures)
+    tables = re.findall(r"\\(?:studytable|tabref|tablefile)\{(\w+)\}", text)
+    assert set(tables) <= set(plan.tables)
 
 
 # ---- Sources ---------------------------------------------------------------------------------
@@ -420,14 +424,41 @@ def test_products_that_a_section_forgets_come_after_it(tmp_path):
     assert re.findall(r"\\study\w+\{\w+\}", studies) == [r"\studyfigure{jain2018_front}"]
 
 
+def test_a_table_that_is_named_as_a_file_and_a_pair_of_figures_are_not_forgotten(tmp_path):
+    paper = tmp_path / "paper"
+    shutil.copytree(PAPER, paper)
+    names = ("jain2018_front", "jain2018_fig3")
+    section = paper / "sections" / "jain2018.tex"
+    text = section.read_text().replace(r"\studytable{jain2018_best_adam}", "")
+    for name in names:
+        text = text.replace(rf"\studyfigure{{{name}}}", "")
+    both = r"\studyfigures{jain2018_front}{jain2018_fig3} in \tablefile{jain2018_best_adam}"
+    section.write_text(text + both)
+    studies = (write_sources(plan_of("quick"), tmp_path, paper) / "studies.tex").read_text()
+    assert "Further figures" not in studies
+    figures = (tmp_path / "report" / "figures.tex").read_text().replace(r"\allowbreak{}", "")
+    assert (
+        r"\definetablefile{jain2018_best_adam}{\texttt{tables/jain2018\_best\_adam.csv}}" in figures
+    )
+
+
 def test_every_figure_and_table_has_its_command(tmp_path):
     plan = plan_of("quick")
     commands = (write_sources(plan, tmp_path, PAPER) / "commands.tex").read_text()
     plain = commands.replace(r"\allowbreak{}", "").replace(r"\_", "_").replace("-{}-", "--")
-    for kind, names in (("figures", plan.figures), ("tables", plan.tables)):
-        for name in names:
-            target = f"results/quick/{kind}/{name}.{'pdf' if kind == 'figures' else 'csv'}"
-            assert f"snakemake --cores all --config preset=quick -- {target}" in plain
+    for kind, suffix, names in (("figures", "pdf", plan.figures), ("tables", "csv", plan.tables)):
+        target = f"results/quick/{kind}/NAME.{suffix}"
+        _, _, below = plain.partition(f"snakemake --cores all --config preset=quick -- {target}")
+        below = below.partition(r"\commandline")[0]
+        listed = re.findall(r"\\texttt\{(\w+)\}", below)
+        assert sorted(listed) == sorted(names)
+
+
+def test_commands_of_an_archived_report_train_nothing(tmp_path):
+    plan = Plan.load({"preset": "paper", "measured_only": True}, CONFIG)
+    assert "preset=paper measured_only=true -- results/paper/report.pdf" in command(
+        plan, "report.pdf"
+    )
 
 
 def test_a_long_table_is_named_instead_of_printed(tmp_path):

@@ -10,9 +10,9 @@ results. A claim asks for seeds only of grids in which something is random: the 
 and with constant compute times (`EXACT`) are one run, whatever the seed, and claims that read them
 could otherwise be judged at no preset. The K of a run that diverged is the one it was given, where
 it had been that of its last update. And the comparison of labels on LeNet-5 tells nothing of runs
-that do not train at all, by the same accuracy of one half that the other studies had set; that made
-its verdict weaker. A fourth change was taken back: leaving a modulus at which no power of M could be
-measured out of the verdict. Such a part counts as one that does not hold.
+that do not train at all, by the same accuracy of one half that the other studies had set, which
+made its verdict weaker. A fourth change was taken back: leaving a modulus at which no power of M
+could be measured out of the verdict. Such a part counts as one that does not hold.
 """
 
 import numpy as np

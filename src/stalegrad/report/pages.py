@@ -1,7 +1,7 @@
 """The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -52,8 +52,9 @@ def pages(
 
 def command(plan: Plan, target: str) -> str:
     """The command that makes one file of the results."""
+    archived = " measured_only=true" if plan.settings.measured_only else ""
     return (
-        f"snakemake --cores all --config preset={plan.settings.preset} -- "
+        f"snakemake --cores all --config preset={plan.settings.preset}{archived} -- "
         f"{plan.settings.results_folder}/{plan.settings.preset}/{target}"
     )
 
@@ -69,6 +70,7 @@ def _products(plan: Plan, folder: Path) -> str:
         lines.append(_define("figure", name, content, product))
     for name, (_, _, product) in plan.tables.items():
         lines.append(_define("table", name, _table(plan, folder, name), product))
+        lines.append(rf"\definetablefile{{{name}}}{{{code(f'tables/{name}.csv')}}}")
     return "\n".join([*lines, ""])
 
 
@@ -95,7 +97,7 @@ def _table(plan: Plan, folder: Path, name: str) -> str:
 def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
     """One section a study: written by hand where there is one, else all there is, in order.
 
-    Figures and tables that a hand-written section does not show come after it.
+    Figures and tables that a hand-written section neither shows nor names as a file come after it.
     """
     out = []
     for study, content in plan.studies.items():
@@ -108,12 +110,17 @@ def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
             out.append(rf"\subsection{{Verdicts}}\studyverdicts{{{study}}}")
         else:
             out.append(rf"\input{{sections/{study}}}")
-            left = [p for p in _of_study(plan, study) if _show(*p) not in text]
+            shown_there = {name for names in _SHOWN.findall(text) for name in names}
+            left = [p for p in _of_study(plan, study) if p[1] not in shown_there]
             if left:
                 out.append(r"\subsection{Further figures and tables}")
                 out += [_show(kind, name) for kind, name in left]
         out.append(r"\FloatBarrier")
     return "\n".join([*out, ""])
+
+
+# The names in \studyfigure{a}, \studyfigures{a}{b}, \studytable{a} and \tablefile{a}.
+_SHOWN = re.compile(r"\\(?:studyfigures?|studytable|tablefile)\{(\w+)\}(?:\{(\w+)\})?")
 
 
 def _of_study(plan: Plan, study: str) -> list[tuple[str, str]]:
@@ -326,22 +333,24 @@ def _environments(plan: Plan, folder: Path) -> str:
 
 
 def _commands(plan: Plan) -> str:
-    """The exact command for each figure and table, by study."""
+    """The command for each figure and table: one for either kind, and the names by study."""
     out = []
-    for study, content in plan.studies.items():
-        kinds = (("figures", "pdf", plan.figures), ("tables", "csv", plan.tables))
-        targets = [
-            f"{kind}/{name}.{suffix}"
-            for kind, suffix, products in kinds
-            for name, (owner, *_) in products.items()
-            if owner == study
-        ]
-        targets += [f"{study}/runs.csv"] if plan.grids[study] else []
-        out.append(_command_list(plan, content.title, [*targets, f"{study}/verdicts.csv"]))
-    out.append(_command_list(plan, "All studies", ["verdicts.csv", "report.pdf"]))
+    for kind, suffix, products in (
+        ("figures", "pdf", plan.figures),
+        ("tables", "csv", plan.tables),
+    ):
+        out.append(_command_line(plan, f"{kind}/NAME.{suffix}"))
+        for study, content in plan.studies.items():
+            names = [name for name, (owner, *_) in products.items() if owner == study]
+            if names:
+                listed = ", ".join(map(code, names))
+                out.append(rf"\commandnames{{{escape(content.title)}}}{{{listed}}}")
+    out.append(_command_line(plan, "STUDY/verdicts.csv"))
+    studies = ", ".join(map(code, plan.studies))
+    out.append(rf"\commandnames{{One study's claims}}{{{studies}}}")
+    out.append(_command_line(plan, "report.pdf"))
     return "\n".join([*out, ""])
 
 
-def _command_list(plan: Plan, title: str, targets: Iterable[str]) -> str:
-    lines = [rf"\commandline{{{code(command(plan, target))}}}" for target in targets]
-    return "\n".join([rf"\commandtitle{{{escape(title)}}}", *lines])
+def _command_line(plan: Plan, target: str) -> str:
+    return rf"\commandline{{{code(command(plan, target))}}}"
