@@ -285,6 +285,19 @@ def test_verdicts_are_counted(tmp_path):
     assert values["verdict.jain2018.accuracy_rises.value%"] == "87.50"
 
 
+def test_a_paired_test_stands_with_the_verdict(tmp_path):
+    write_verdicts("jain2018", tmp_path)
+    table = pd.read_csv(tmp_path / "verdicts.csv")
+    said = "Paired over 3 seeds, A is above B beyond chance in 1 of 2 cells and below in 0; t = 9."
+    table["paired"] = [said, *[""] * (len(table) - 1)]
+    table.to_csv(tmp_path / "verdicts.csv", index=False)
+    plan = plan_of("quick")
+    verdicts = (write_sources(plan, tmp_path, PAPER) / "verdicts.tex").read_text()
+    assert verdicts.count("Paired over") == 1
+    assert f"{said}}}" in verdicts
+    assert "nan" not in verdicts
+
+
 def test_only_named_values_are_written_and_missing_ones_are_noted():
     named = used_keys([r"is \val{a.b} and \percent{c} and \val{gone}"])
     text = values_tex({"a.b": "1", "c": "0.5", "c%": "50.00", "other": "2"}, named)
@@ -309,6 +322,7 @@ def test_prose_of_jain2018_finds_every_number(tmp_path):
 
 # Names that hold digits; a year; a place in a paper.
 ALLOWED = [
+    r"\\studyfigures\{\w+\}\{\w+\}",
     r"LeNet-5",
     r"CS-439",
     r"SHA-256",
@@ -319,7 +333,7 @@ ALLOWED = [
 # and a paper's own words with theirs.
 SILENT = (
     r"\\(?:val|percent|label|ref|input|studyfacts|studyfigure|studytable|figref|tabref"
-    r"|studyfigures|tablefile|studyverdicts|bibliography|cite[a-z]*|hypersetup|setcounter|usepackage|textcolor"
+    r"|tablefile|studyverdicts|bibliography|cite[a-z]*|hypersetup|setcounter|usepackage|textcolor"
     r"|eqref|documentclass)\*?(?:\[[^\]]*\])?\{[^{}]*\}(?:\{\d\})?"
 )
 CITED = re.compile(r"\\(?:published|quoted)\{(?:[^{}]|\{[^{}]*\})*\}\{([\w,]+)\}")

@@ -34,7 +34,7 @@ def fig1(results: StudyResults) -> Figure:
     """Limit of the theorem and simulated means against the number of workers."""
     table = simulated(results, "fig1").sort_values("workers")
     rows = results.staleness.query("simulation == 'fig1'").groupby("workers")
-    figure, axes = style.panels(1, 1, 2.9)
+    figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
     n = table["workers"]
     ax.plot(n, table["theorem"], color=THEOREM, label="theorem 2")
@@ -57,7 +57,7 @@ def fig2(results: StudyResults) -> Figure:
     """Mean staleness of the first fifty updates, with the limit."""
     cluster = simulated(results, "fig2").iloc[0]
     course = by_update(results, "fig2", 0)
-    figure, axes = style.panels(1, 1, 2.7)
+    figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
     update = course["update"]
     for shift, name, colour, face in (
@@ -81,7 +81,7 @@ def fig3(results: StudyResults) -> Figure:
     curves = error_curves(results)
     steps = sorted(curves["lr"].unique())
     columns = 3 if len(steps) > 1 else 2
-    figure, axes = style.panels(-(-(len(steps) + 1) // columns), columns, 1.9,
+    figure, axes = style.panels(-(-(len(steps) + 1) // columns), columns, 1.55,
                                 sharex=True, sharey=True)  # fmt: skip
     for ax, lr in zip(axes.flat, steps, strict=False):
         here = curves[curves["lr"] == lr].groupby("time")
@@ -108,7 +108,7 @@ def fig3(results: StudyResults) -> Figure:
 def fig3_ratio(results: StudyResults) -> Figure:
     """Error of Case 2 over Case 1 at equal simulated time, one line a step size."""
     ratio = error_ratio(error_curves(results))
-    figure, axes = style.panels(1, 1, 2.6)
+    figure, axes = style.panels(1, 1, 2.0)
     ax = axes[0, 0]
     for i, (lr, here) in enumerate(ratio.groupby("lr")):
         colour = style.COLOURS[i]
@@ -119,7 +119,7 @@ def fig3_ratio(results: StudyResults) -> Figure:
     ax.set_ylim(0.05, 1e4)
     ax.set_xlabel("simulated time (seconds)")
     ax.set_ylabel("error, Case 2 / Case 1")
-    ax.legend(loc="upper right", ncol=2)
+    figure.legend(loc="outside right center")
     return figure
 
 
@@ -127,7 +127,7 @@ def distributions(results: StudyResults) -> Figure:
     """Relative error over distributions; staircase of the constant; patience heavy tails ask."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(style.WIDTH, 4.6))
+    figure = pyplot.figure(figsize=(style.WIDTH, 4.0))
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     _by_distribution(left.subplots(), simulated(results, "distributions"))
     top, bottom = right.subplots(2, 1)
@@ -195,7 +195,7 @@ def _patience(ax: Axes, results: StudyResults) -> None:
 def transient(results: StudyResults) -> Figure:
     """Course of the mean staleness from a common start, and how many updates it takes to settle."""
     table = transient_updates(results)
-    figure, axes = style.panels(1, 2, 3.0)
+    figure, axes = style.panels(1, 2, 2.3)
     _courses(axes[0, 0], results, table)
     ax = axes[0, 1]
     times = sorted(table["communication_time"].unique())
@@ -249,7 +249,7 @@ def error_map(results: StudyResults) -> Figure:
     table = simulated(results, "error_map")
     table["ratio"] = table["communication_time"] / [d.mean for d in table["compute_time"]]
     ks = sorted(table["minibatches_per_update"].unique())
-    figure, axes = style.panels(2, len(ks), 2.1, sharex=True)
+    figure, axes = style.panels(2, len(ks), 1.8, sharex=True)
     most = table[["relative_before", "relative_after"]].abs().max().max()
     for row, counted in enumerate(("before", "after")):
         for ax, k in zip(axes[row], ks, strict=True):
@@ -279,7 +279,7 @@ def timeline(results: StudyResults) -> Figure:
     bars = intervals(worker, time - delay, version, k)
     most = int(bars["staleness"].max())
     colours = mpl.colormaps["viridis_r"].resampled(most + 1)
-    figure, axes = style.panels(1, 1, 3.4)
+    figure, axes = style.panels(1, 1, 2.6)
     ax = axes[0, 0]
     for bar in bars.itertuples():
         colour, length = colours(bar.staleness), bar.finish - bar.start

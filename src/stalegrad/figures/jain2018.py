@@ -17,7 +17,7 @@ def fig1(results: StudyResults) -> Figure:
     histograms = results.arrays("fig1")
     cells = rows.groupby("index").first()
     columns = min(4, len(cells))
-    figure, axes = style.panels(-(-len(cells) // columns), columns, 1.45)
+    figure, axes = style.panels(-(-len(cells) // columns), columns, 1.2)
     for ax, (index, cell) in zip(axes.flat, cells.iterrows(), strict=False):
         counts = histograms[f"histogram_{index}"].sum(axis=0)
         delays = np.arange(len(counts))
@@ -79,7 +79,7 @@ def fig3(results: StudyResults) -> Figure:
     """Test accuracy against epochs for SGD and Adam at large delays, one line a rate and batch."""
     curves = results.curves("fig3_sgd", "fig3_adam")
     delays = [d for d in sorted(curves["delay"].unique()) if d > 0]
-    figure, axes = style.panels(len(delays), 2, 1.75, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), 2, 1.45, sharex=True, sharey=True)
     batches = sorted(curves["batch_size"].unique())
     for row, delay in enumerate(delays):
         for ax, rule in zip(axes[row], ("sgd", "adam"), strict=True):
@@ -120,7 +120,7 @@ def front(results: StudyResults) -> Figure:
     """The largest rate that still trains, against delay: ours and the published."""
     both = fig2_cells(results)
     batches = sorted(both["batch_size"].unique())
-    figure, axes = style.panels(1, len(batches), 1.9, sharey=True)
+    figure, axes = style.panels(1, len(batches), 1.7, sharey=True)
     for ax, batch in zip(axes.flat, batches, strict=True):
         here = both[both["batch_size"] == batch]
         for column, label, colour, marker in (
@@ -140,7 +140,7 @@ def warmup(results: StudyResults) -> Figure:
     """Test accuracy against epochs with learning-rate warm-up, gradual start, and neither."""
     curves = results.curves("warmup")
     delays, rates = sorted(curves["delay"].unique()), sorted(curves["lr"].unique())
-    figure, axes = style.panels(len(delays), len(rates), 1.6, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), len(rates), 1.25, sharex=True, sharey=True)
     for row, delay in enumerate(delays):
         for column, lr in enumerate(rates):
             ax = axes[row, column]
@@ -173,7 +173,7 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
 
 def heuristic(results: StudyResults) -> Figure:
     """Best accuracy against workers: rate and batch halved as workers double, and held fixed."""
-    figure, axes = style.panels(1, 1, 2.4)
+    figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
     for grid, label, colour, marker in (
         ("heuristic", "rate and batch halved as workers double", style.COLOURS[0], "o"),
@@ -196,7 +196,7 @@ def heuristic(results: StudyResults) -> Figure:
 def asynchronous(results: StudyResults) -> Figure:
     """Final accuracy with constant delay against that with random delay of the same mean."""
     cells = delay_kinds(results).reset_index()
-    figure, axes = style.panels(1, 1, 3.2)
+    figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.6)
     for i, (delay, here) in enumerate(cells.groupby("mean_delay")):
@@ -211,7 +211,7 @@ def asynchronous(results: StudyResults) -> Figure:
 
 def _delay_panels(delays: list[int]) -> tuple[Figure, np.ndarray]:
     columns = min(3, len(delays))
-    return style.panels(-(-len(delays) // columns), columns, 2.5, sharey=True)
+    return style.panels(-(-len(delays) // columns), columns, 1.95, sharey=True)
 
 
 def _rate_by_batch(cells: pd.DataFrame) -> pd.DataFrame:

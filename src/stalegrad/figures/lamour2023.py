@@ -1,5 +1,6 @@
 """The figures of lamour2023 (Lamour, Reategui, Junod 2023), and what its tables leave open."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,7 +42,7 @@ def fig1(results: StudyResults) -> Figure:
 def fig2(results: StudyResults) -> Figure:
     """The same from the top."""
     grid, points, _ = results.landscape("momentum")
-    figure, ((ax,),) = style.panels(1, 1, 4.0)
+    figure, ((ax,),) = style.panels(1, 1, 3.3, style.HALF)
     low, high = (
         grid["test_loss"].min(),
         min(grid["test_loss"].max(), DEEP * grid["test_loss"].min()),
@@ -57,7 +58,7 @@ def fig2(results: StudyResults) -> Figure:
     bar = figure.colorbar(filled, label="test loss", ticks=style.log_ticks(low, high))
     bar.minorticks_off()
     bar.formatter = "{x:g}"
-    figure.legend(loc="outside lower center", ncol=3)
+    figure.legend(loc="outside lower center", ncol=2)
     return figure
 
 
@@ -82,32 +83,33 @@ def _component(grid: dict, number: int) -> str:
 
 
 def _surface(grid: dict, points: pd.DataFrame) -> Figure:
-    figure = pyplot.figure(figsize=(style.WIDTH, 4.4), layout="none")  # it knows no 3-D
-    ax = figure.add_axes((0.12, 0.14, 0.76, 0.86), projection="3d")
-    ax.set_box_aspect(None, zoom=0.97)
+    figure = pyplot.figure(figsize=(style.HALF, 3.3), layout="none")  # it knows no 3-D
+    ax = figure.add_axes((0.06, 0.2, 0.8, 0.8), projection="3d")
+    ax.set_box_aspect(None, zoom=0.92)
+    ax.tick_params(pad=-1, labelsize=7)
     x, y = np.meshgrid(grid["x"], grid["y"])
     height = np.log10(grid["test_loss"])
     ax.plot_surface(x, y, height, cmap=LOSS_MAP, alpha=0.6, linewidth=0, rcount=60, ccount=60)
     for label, colour, path in _trajectories(grid, points):
         above = np.log10(path["projected_test_loss"])
         ax.plot(path["pc1"], path["pc2"], above, color=colour, marker=".", label=label, zorder=10)
-    ax.set_xlabel(_component(grid, 1), labelpad=6)
-    ax.set_ylabel(_component(grid, 2), labelpad=6)
-    ax.set_zlabel("test loss")
+    ax.set_xlabel(_component(grid, 1), labelpad=-2, fontsize=8)
+    ax.set_ylabel(_component(grid, 2), labelpad=-2, fontsize=8)
+    ax.set_zlabel("test loss", labelpad=-3, fontsize=8)
     low, high = np.floor(height.min()), np.ceil(height.max())
     ticks = np.arange(low, high + 1)
     ax.set_zticks(ticks, [f"$10^{{{tick:g}}}$" for tick in ticks])
     # Seen over the lowest corner, so that nothing stands in the way.
     corners = {-120: height[0, 0], -60: height[0, -1], 60: height[-1, -1], 120: height[-1, 0]}
     ax.view_init(elev=35, azim=min(corners, key=corners.get))
-    figure.legend(loc="lower center", ncol=3)
+    figure.legend(loc="lower center", ncol=2)
     return figure
 
 
 def projection(results: StudyResults) -> Figure:
     """True beside projected loss along each run, how far off the plane it is, and barriers."""
     grid, points, lines = results.landscape("momentum")
-    figure, axes = style.panels(1, 3, 2.5)
+    figure, axes = style.panels(1, 3, 2.2)
     loss, off, between = axes[0]
     runs = points.drop_duplicates("run").reset_index()
     for i, run in runs.iterrows():
@@ -157,7 +159,7 @@ def fig5(results: StudyResults) -> Figure:
 
 
 def _training(curves: pd.DataFrame) -> Figure:
-    figure, (axes,) = style.panels(1, 2, 2.0)
+    figure, (axes,) = style.panels(1, 2, 1.5)
     loss, norm = axes
     for _, run in curves.groupby("seed"):
         time = run["simulated_seconds"]
@@ -185,7 +187,7 @@ def fig6(results: StudyResults) -> Figure:
 def models(results: StudyResults) -> Figure:
     """Accuracy of LeNet-5 and the larger model without delay against workers, sync and async."""
     runs = models_runs(results)
-    figure, (axes,) = style.panels(1, 2, 2.3, sharey=True)
+    figure, (axes,) = style.panels(1, 2, 1.9, sharey=True)
     for ax, (problem, title) in zip(axes, MODELS.items(), strict=True):
         here = runs[runs["problem"] == problem]
         for i, (mode, name) in enumerate((("sync", "synchronous"), ("async", "asynchronous"))):
@@ -212,7 +214,7 @@ def table2(results: StudyResults) -> Figure:
     rows += [("async", who, ms) for who in ("all", "one") for ms in (30, 60, 90)]
     names = ["sync", "async", *(f"{who} {ms}" for _, who, ms in rows[2:])]
     workers, partitions = sorted(cells["workers"].unique()), ("dataset", "labels")
-    figure, axes = style.panels(2, len(workers), 1.9, sharex=True, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.6, sharex=True, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         here = (workers[column], partitions[line])
         for x, row in enumerate(rows):
@@ -264,7 +266,7 @@ def spread(results: StudyResults) -> Figure:
     runs, queue = (in_percent(results.grid(name)) for name in ("spread", "queue"))
     published = _published_case(results)
     cases = list(dict.fromkeys(_case(runs)))
-    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.9, sharex=True, sharey=True)
+    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.5, sharex=True, sharey=True)
     for ax, case in zip(axes.flat, cases, strict=False):
         here = runs[_case(runs) == case]
         means = here.groupby("spread")["accuracy"].mean()
@@ -321,7 +323,7 @@ def staleness(results: StudyResults) -> Figure:
             found.append((cell, arrays[f"histogram_{index}"].sum(axis=0)))
     # 2 workers leave the authors' machine room to spare, and so have no `machine_ms` either.
     lines = list(dict.fromkeys((cell["workers"], cell["machine_ms"]) for cell, _ in found))
-    figure, axes = style.panels(len(lines), len(found) // len(lines), 1.35, sharey="row")
+    figure, axes = style.panels(len(lines), len(found) // len(lines), 1.2, sharey="row")
     for (cell, counts), ax in zip(found, _in_lines(axes, lines, found), strict=True):
         share, values = counts / counts.sum(), np.arange(len(counts))
         mean = (share * values).sum()
@@ -355,7 +357,7 @@ def delay(results: StudyResults) -> Figure:
     authors = table2_runs(results).query("workers == 10 and mode == 'async'")
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("lamour2023_table2").query("workers == 10 and mode == 'async'")
-    figure, axes = style.panels(2, 2, 1.9, sharex=True, sharey=True)
+    figure, axes = style.panels(2, 2, 1.5, sharex=True, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         partition, who = ("dataset", "labels")[line], ("all", "one")[column]
         for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[2])):
@@ -385,7 +387,7 @@ def stop(results: StudyResults) -> Figure:
     runs = in_percent(results.grid("stop"))
     cases = list(dict.fromkeys(_case(runs)))
     published = _published_case(results)
-    figure, ((ax,),) = style.panels(1, 1, 2.3)
+    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     for x, case in enumerate(cases):
         here = runs[_case(runs) == case]
         for shift, on, colour in ((-0.2, True, OURS), (0.2, False, style.COLOURS[2])):
@@ -397,10 +399,12 @@ def stop(results: StudyResults) -> Figure:
     ax.bar([0], [0], color=style.COLOURS[2], alpha=0.35, label="all stop with the first")
     ax.plot([], [], color=style.PUBLISHED, linewidth=2, label="published")
     ax.axhline(10, **CHANCE)
-    ax.set_xticks(range(len(cases)), [case.replace(", ", "\n") for case in cases])
+    ax.set_xticks(
+        range(len(cases)), [re.sub(r", | (?=\()", "\n", case) for case in cases], fontsize=7
+    )
     ax.set_ylabel("test accuracy, %")
     ax.set_ylim(0, 100)
-    figure.legend(loc="outside lower center", ncol=3)
+    figure.legend(loc="outside lower center", ncol=2)
     return figure
 
 
@@ -410,7 +414,7 @@ def recall(results: StudyResults) -> Figure:
     curves = curves[(curves["partition"] == "labels") & (curves["delay_ms"] == 90)]
     shares = class_shares(curves)
     workers = sorted(shares["workers"].unique())
-    figure, axes = style.panels(2, len(workers), 1.8, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.4, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         who = ("all", "one")[line]
         here = shares[(shares["workers"] == workers[column]) & (shares["delayed"] == who)]
@@ -443,7 +447,7 @@ def nesterov(results: StudyResults) -> Figure:
     cells = over_seeds(kinds[0], keys, "accuracy").merge(
         over_seeds(kinds[1], keys, "accuracy"), on=keys, suffixes=("_heavy", "_nesterov")
     )
-    figure, ((ax,),) = style.panels(1, 1, 3.2)
+    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     ax.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.6)
     for i, ((partition, momentum), here) in enumerate(cells.groupby(["partition", "momentum"])):
         around = {
@@ -458,19 +462,19 @@ def nesterov(results: StudyResults) -> Figure:
         ax.errorbar(here["mean_heavy"], here["mean_nesterov"], **around, linestyle="",
                     marker=style.MARKERS[i], color=style.COLOURS[i], elinewidth=0.6,
                     label=f"split {partition}, momentum {momentum:g}")  # fmt: skip
-    ax.set_xlabel("test accuracy with heavy-ball momentum, %")
+    ax.set_xlabel("with heavy-ball momentum, %")
     ax.set_ylabel("with Nesterov's, %")
     ax.set_xlim(0, 100)
     ax.set_ylim(0, 100)
     ax.set_aspect("equal")
-    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.legend(loc="outside lower center", ncol=2, fontsize=7, columnspacing=1)
     return figure
 
 
 def momentum(results: StudyResults) -> Figure:
     """Test loss and accuracy of three workers, one line a momentum."""
     curves = results.curves("momentum")
-    figure, (axes,) = style.panels(1, 2, 2.3)
+    figure, (axes,) = style.panels(1, 2, 1.9)
     for i, (value, here) in enumerate(curves.groupby("momentum")):
         for ax, metric in zip(axes, ("test_loss", "test_accuracy"), strict=True):
             cells = over_seeds(here, ["epoch"], metric)

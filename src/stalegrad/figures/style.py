@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from stalegrad.files import replaced
 
 WIDTH = 6.3  # inches; the text width of the report
+HALF = 3.05  # of two figures side by side
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -66,11 +67,13 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(beside, format=kind, metadata=dates[kind])
 
 
-def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+def panels(
+    rows: int, columns: int, height: float, width: float = WIDTH, **options
+) -> tuple[Figure, np.ndarray]:
     """A figure of the text's width with `rows` x `columns` axes, each `height` inches high."""
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, **options)
+    return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
 
 
 def not_measured(reason: str) -> Figure:
