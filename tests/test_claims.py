@@ -262,10 +262,9 @@ def test_paired_tests_are_students_with_the_false_discovery_rate_over_cells():
     np.testing.assert_allclose(tests["adjusted"], stats.false_discovery_control(by_itself.pvalue))
     assert (tests["p"] <= 0.05).sum() > (tests["adjusted"] <= 0.05).sum() == 2
     words = compare(before, after, ("A", "B"))
-    assert words.startswith(
-        "Paired over 6 seeds, A is above B beyond chance in 1 of 200 cells and "
-    )
+    assert words.startswith("Paired over 6 seeds, A is above B beyond chance in 1 of 200 cells ")
     assert "below in 1; where it is clearest t = " in words
+    assert "Not tested" not in words
 
 
 def test_the_adjusted_p_by_hand():
@@ -277,22 +276,33 @@ def test_the_adjusted_p_by_hand():
     tests = paired_tests(apart, 0 * apart)
     assert tests["p"].tolist() == pytest.approx(wanted)
     assert tests["adjusted"].tolist() == pytest.approx([0.03, 0.03, 0.9])
-    assert tests["pairs"].tolist() == [3, 3, 3]
     assert "in 2 of 3 cells and below in 0" in compare(apart, 0 * apart, ("A", "B"))
     assert "t = 9.92, p = 0.01, adjusted = 0.03." in compare(apart, 0 * apart, ("A", "B"))
+    assert "in 0 of 3 cells and below in 2" in compare(0 * apart, apart, ("A", "B"))
 
 
-def test_pairs_without_spread_and_cells_of_one_seed():
-    first = pd.DataFrame([[1.0, 1.0], [1.0, 1.0], [0.3, 0.4], [5.0, np.nan]])
-    second = pd.DataFrame([[0.0, 0.0], [1.0, 1.0], [0.1, 0.2], [0.0, 0.0]])
+def test_what_has_one_pair_or_no_spread_is_not_tested():
+    """0.3 - 0.1 and 0.4 - 0.2 are not the same floats."""
+    first = pd.DataFrame([[1.0, 1.0], [0.3, 0.4], [5.0, np.nan], [9.0, 9.1], [np.nan, np.nan]])
+    second = pd.DataFrame([[1.0, 1.0], [0.1, 0.2], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     tests = paired_tests(first, second)
-    assert tests["statistic"].tolist()[:3] == [np.inf, 0.0, np.inf]
-    assert tests["p"].tolist()[:3] == [0.0, 1.0, 0.0]
-    assert tests.loc[3, ["statistic", "p", "adjusted"]].isna().all()
-    assert tests.loc[3, "pairs"] == 1
+    assert tests["untested"].tolist() == [
+        "that are equal in every seed",
+        "that differ by as much in every seed",
+        "of one seed",
+        "",
+        "of one seed",
+    ]
+    assert tests["p"].notna().tolist() == [False, False, False, True, False]
+    assert tests.loc[3, "adjusted"] == tests.loc[3, "p"]
     assert compare(first, second, ("A", "B")) == (
-        "Paired over 2 seeds, A is above B beyond chance in 2 of 3 cells (cannot tell of 1 more, "
-        "from one seed) and below in 0; where it is clearest every seed differs by the same."
+        "Paired over 2 seeds, A is above B beyond chance in 1 of 1 cell and below in 0; "
+        "t = 181.00, p = 0.0035. Not tested: cells that are equal in every seed (1), that differ "
+        "by as much in every seed (1), of one seed (2)."
+    )
+    assert compare(first[:2], second[:2], ("A", "B")) == (
+        "Paired over seeds: cannot tell of cells that are equal in every seed (1), that differ by "
+        "as much in every seed (1)."
     )
 
 
@@ -302,28 +312,20 @@ def test_one_seed_has_no_p_value():
     assert paired_tests(one, 0 * one)[["statistic", "p", "adjusted"]].isna().all(axis=None)
 
 
-def test_one_cell_needs_no_correction():
-    words = compare(pd.DataFrame([[1.0, 2.0, 3.0]]), pd.DataFrame([[0.0, 0.0, 0.0]]), ("A", "B"))
-    assert words == (
-        "Paired over 3 seeds, A is above B beyond chance in 0 of 1 cell and below in 0; t = 3.46, "
-        "p = 0.074."
-    )
-
-
 def test_runs_are_paired_by_seed_and_by_what_they_share():
-    """Each lambda of a delay stands beside the one run of this delay and seed, in any order."""
+    """Each strength of a delay stands beside the one run of this delay and seed, in any order."""
     runs = pd.DataFrame({"strength": [2, 5] * 4, "delay": [1, 1, 1, 1, 9, 9, 9, 9]})
-    runs = runs.assign(seed=[1, 1, 2, 2] * 2, value=[10.0, 11, 20, 21, 30, 31, 40, 41])
-    others = pd.DataFrame(
-        {"delay": [9, 9, 1, 1], "seed": [2, 1, 2, 1], "value": [40.0, 30, 20, 10]}
-    )
+    runs = runs.assign(seed=[1, 1, 2, 2] * 2, value=[10.0, 13, 20, 23.1, 30, 33, 40, 43.1])
+    others = pd.DataFrame({"delay": [9, 9, 1, 1], "seed": [2, 1, 2, 1]})
+    others["value"] = [40.0, 30.0, 20.0, 10.0]
     said = compare_runs(
         runs, others, ("A", "B"), cell=["strength", "delay"], on=["delay"], value="value"
     )
-    assert "A is above B beyond chance in 2 of 4 cells and below in 0" in said
-    both = pd.concat([runs[runs["strength"] == 2], others.assign(strength=0)])
-    kinds = compare_kinds(both, "strength", {2: "A", 0: "B"}, ["strength", "delay"], "value")
-    assert "A is above B beyond chance in 0 of 2 cells and below in 0" in kinds
+    assert "A is above B beyond chance in 2 of 2 cells and below in 0" in said
+    assert said.endswith("Not tested: cells that are equal in every seed (2).")
+    both = pd.concat([runs[runs["strength"] == 5], others.assign(strength=0)])
+    kinds = compare_kinds(both, "strength", {5: "A", 0: "B"}, ["strength", "delay"], "value")
+    assert "A is above B beyond chance in 2 of 2 cells and below in 0" in kinds
 
 
 def test_share_interval_by_hand():

@@ -5,6 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,9 @@ def updates(c):
 
 def as_claimed(c):
     """What a run ends with, by the name of its grid."""
-    wobble = 1 + 0.001 * c.seed  # seeds differ, by less than anything that is claimed
+    # Seeds differ by less than anything that is claimed, and not on average over an even number.
+    own = repr([value for key, value in vars(c).items() if key != "seed"])
+    wobble = 1 + 0.001 * (-1) ** c.seed * crc32(own.encode()) / 2**32
     if c.grid.startswith("experiment"):
         return {"excess_loss": (2e-3 if c.barrier else 1e-3) * wobble}
     if c.grid in ("slowing", "once"):
@@ -73,7 +76,7 @@ def as_claimed(c):
         return {"gradient_square": start * (1000 if blows_up else 0.5), "excess_loss": 1.0}
     if c.grid == "dependent":
         broken = c.partition == "labels" and c.rule == "delay_adaptive"
-        return chain_error((0.1 if broken else 1e-3) * wobble**c.lr)
+        return chain_error((0.1 if broken else 1e-3) * wobble)
     if c.grid == "different_data":
         broken = c.partition == "labels" and c.slowest > 1 and not c.barrier
         return chain_error((0.1 if broken else 1e-3) * wobble)
@@ -196,16 +199,14 @@ def both(*changes):
     return lambda c: {k: v for change in changes for k, v in (change(c) or {}).items()}
 
 
-SLOPES = {
-    *("slowing", "once", "horizon", "workers", "workers_strongly", "workers_fixed_delay"),
-    "workers_fixed_delay_strongly",
-}
+RATES = {"horizon", *claims.EXACT}
+SLOWING = {"slowing", "once"}
 BOUNDS = {"lower_bound", "lower_bound_undelayed", "lower_bound_workers"}
 LIMITS = {"dependent", "different_data", "different_labels"}
 GRIDS = {
     "asynchronous_beats_minibatch": {"experiment", "experiment_minibatch"},
-    **dict.fromkeys(("rate_non_convex", "rate_convex", "rate_strongly_convex"), SLOPES),
-    "workers_not_longest_delay": {"slowing", "once"},
+    **dict.fromkeys(("rate_non_convex", "rate_convex", "rate_strongly_convex"), RATES),
+    "workers_not_longest_delay": SLOWING,
     **dict.fromkeys(
         ("constant_delay_lower_bound", "as_bad_as_fewer_steps", "no_contradiction"), BOUNDS
     ),
@@ -234,7 +235,13 @@ BREAKS = {
         (error_where(lambda c: c.rule == "delay_adaptive", 3e-3), PARTLY),
         (where(asynchronous, simulated_seconds=0.6 * SLOW), NOT_REPRODUCED),  # not twice as fast
         # A method that ends above by however little does not get there.
-        (error_where(asynchronous, lambda c: 2.0001e-3 * (1 + 0.001 * c.seed)), NOT_REPRODUCED),
+        (
+            both(
+                error_where(asynchronous, 2.00001e-3),
+                error_where(lambda c: c.barrier, 2e-3),
+            ),
+            NOT_REPRODUCED,
+        ),
     ],
     "rate_non_convex": [
         (both(k_power(-0.2), m_power(2)), NOT_REPRODUCED),
@@ -414,7 +421,7 @@ def test_claims_on_virtual_iterates(name, changes, verdict, tmp_path):
 
 def test_a_power_that_cannot_be_measured_is_said_to_be_so(tmp_path):
     solved = error_where(lambda c: "workers" in c.grid and c.strong_convexity == 0.05, 1e-16)
-    results = write_results(tmp_path, solved, SLOPES)
+    results = write_results(tmp_path, solved, RATES | SLOWING)
     reason = CLAIMS["rate_strongly_convex"](results).reason
     assert "No power of M can be measured" in reason
     assert reason.count("mu = 0.05: 0 left") == 2
@@ -428,7 +435,9 @@ def test_what_is_random_needs_seeds_and_what_is_not_does_not(tmp_path):
     """With two seeds of the noisy grids a rate cannot be told; the exact grids have one anyhow."""
     verdicts = {}
     for seeds in (2, 3):
-        judged = judge(write_results(tmp_path, grids=SLOPES, seeds=seeds)).set_index("claim")
+        judged = judge(write_results(tmp_path, grids=RATES | SLOWING, seeds=seeds)).set_index(
+            "claim"
+        )
         verdicts[seeds] = judged.loc[["rate_convex", "workers_not_longest_delay"]]
     assert (verdicts[3]["verdict"] == REPRODUCED).all()
     assert (verdicts[2]["verdict"] == CANNOT_TELL).all()
@@ -447,10 +456,10 @@ def test_nothing_is_random_in_the_exact_grids():
 
 def test_runs_of_one_seed_are_pairs(tmp_path):
     """Where own data make the error 100 times as large in every seed, that is beyond chance."""
-    results = write_results(tmp_path, grids=LIMITS)
+    results = write_results(tmp_path, grids=LIMITS, seeds=4)
     paired = CLAIMS["workers_need_the_same_data"](results).paired
     assert paired.startswith(
-        "Paired over 3 seeds, the error where the assumption is broken is above where it is kept "
+        "Paired over 4 seeds, the error where the assumption is broken is above where it is kept "
         "beyond chance in 9 of 18 cells and below in 0; "
     )
     one = write_results(tmp_path, grids=LIMITS, seeds=1)
@@ -470,7 +479,9 @@ def test_a_test_decides_no_verdict(tmp_path):
     assert "beyond chance in 0 of 2 cells and below in 0" in finding.paired
 
 
-@pytest.mark.parametrize("missing", sorted(SLOPES | BOUNDS | LIMITS | {"lenet", "unbounded"}))
+@pytest.mark.parametrize(
+    "missing", sorted(RATES | SLOWING | BOUNDS | LIMITS | {"lenet", "unbounded"})
+)
 def test_a_missing_grid_cannot_tell_and_is_named(missing, tmp_path):
     needed = [name for name, grids in GRIDS.items() if missing in grids]
     grids = set().union(*(GRIDS[name] for name in needed)) - {missing} or {"dependent"}

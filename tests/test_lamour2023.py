@@ -675,7 +675,7 @@ def test_falls_beyond_chance_are_counted(tmp_path):
     results = write_results(tmp_path, accuracy, only=TWO)
     paired = CLAIMS["one_slow_worker_lowers_accuracy"](results).paired
     assert paired.startswith(
-        "Paired over 5 seeds, accuracy with delay on all is above that with one slower worker "
+        "Paired over 3 seeds, accuracy with delay on all is above that with one slower worker "
         "beyond chance in 6 of 18 cells and below in 0; where it is clearest t = "
     )
 
@@ -685,7 +685,7 @@ def test_runs_of_other_grids_stand_beside_those_of_table_2(tmp_path):
 
     def accuracy(cell, epoch):
         if cell.grid == "table4" and not cell.as_published and cell.compensation == 5:
-            return as_printed_without(cell) + 3 + 0.1 * cell.seed
+            return as_printed_without(cell) + 3 + 0.1 * (cell.seed % 2)
         return as_printed_without(cell) if cell.grid.startswith("table4") else None
 
     def as_printed_without(cell):
@@ -697,7 +697,8 @@ def test_runs_of_other_grids_stand_beside_those_of_table_2(tmp_path):
 
     results = write_results(tmp_path, both, only=FOUR)
     paired = CLAIMS["working_compensation_helps"](results).paired
-    assert "is above that without beyond chance in 9 of 18 cells and below in 0" in paired
+    assert "is above that without beyond chance in 9 of 9 cells and below in 0" in paired
+    assert paired.endswith("Not tested: cells that are equal in every seed (9).")
 
 
 def test_every_claim_can_be_broken():

@@ -28,7 +28,7 @@ COLUMNS = (
 
 # The share of false ones that is let pass among the differences called beyond chance.
 FALSE_DISCOVERIES = 0.05
-# Differences this close, relatively, are one difference.
+# Differences that are alike to so much of the largest are one difference, but for rounding.
 _ROUNDING = 1e-9
 
 
@@ -199,46 +199,62 @@ def by_seed(runs: pd.DataFrame, cell: Sequence[str], value: str) -> pd.DataFrame
 def paired_tests(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Student's paired test of `first` against `second` in each cell.
 
-    first, second: one row a cell and one column a seed; runs of one seed are pairs. Columns: pairs;
+    first, second: one row a cell and one column a seed; runs of one seed are pairs. Columns:
     difference, the mean of first less second; statistic (t) and p, two-sided; adjusted, p with the
-    false discovery rate held over the cells (Benjamini and Hochberg 1995). Of fewer than two pairs
-    nothing can be told: NaN. Pairs that all differ by the same are as far beyond chance as can be.
+    false discovery rate held over the cells (Benjamini and Hochberg 1995); untested, why a cell has
+    none of these three. There is no test of one pair, nor without spread, be it that all pairs are
+    equal or that all differ by the same.
     """
     apart = (first - second).astype(float)
-    tests = pd.DataFrame({"pairs": apart.count(axis=1), "difference": apart.mean(axis=1)})
+    low, high, largest = apart.min(axis=1), apart.max(axis=1), apart.abs().max(axis=1)
+    tests = pd.DataFrame({"difference": apart.mean(axis=1), "untested": ""})
+    tests.loc[high - low <= _ROUNDING * largest, "untested"] = (
+        "that differ by as much in every seed"
+    )
+    tests.loc[largest == 0, "untested"] = "that are equal in every seed"
+    tests.loc[apart.count(axis=1) < 2, "untested"] = "of one seed"
     tests[["statistic", "p", "adjusted"]] = np.nan
-    enough = tests["pairs"] >= 2
-    largest = apart.abs().max(axis=1)
-    alike = enough & (apart.max(axis=1) - apart.min(axis=1) <= _ROUNDING * largest)
-    tests.loc[alike, "statistic"] = np.sign(tests["difference"]) * np.inf
-    tests.loc[alike & (largest == 0), "statistic"] = 0.0
-    tests.loc[alike, "p"] = (largest == 0).astype(float)
-    if len(spread := apart[enough & ~alike]):
-        found = stats.ttest_1samp(spread.to_numpy(), 0.0, axis=1, nan_policy="omit")
-        tests.loc[spread.index, "statistic"] = np.asarray(found.statistic)
-        tests.loc[spread.index, "p"] = np.asarray(found.pvalue)
-    if enough.any():
-        p = tests.loc[enough, "p"].to_numpy()
-        tests.loc[enough, "adjusted"] = stats.false_discovery_control(p, method="bh")
+    tested = tests.index[tests["untested"] == ""]
+    if len(tested):
+        pairs = apart.loc[tested].to_numpy()
+        found = stats.ttest_1samp(pairs, 0.0, axis=1, nan_policy="omit")
+        tests.loc[tested, "statistic"] = np.asarray(found.statistic)
+        tests.loc[tested, "p"] = np.asarray(found.pvalue)
+        tests.loc[tested, "adjusted"] = stats.false_discovery_control(tests.loc[tested, "p"])
     return tests
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -> str:
-    """What `paired_tests` finds beyond chance, in one sentence; names: of first and second."""
+    """What `paired_tests` finds beyond chance, in words; names: of first and second."""
     tests = paired_tests(first, second)
-    tested = tests.dropna(subset="p")
+    why = tests.loc[tests["untested"] != "", "untested"].value_counts(sort=False)
+    untested = ", ".join(f"{reason} ({count})" for reason, count in why.items())
+    tested = tests[tests["untested"] == ""]
     if tested.empty:
-        return "Paired over seeds: cannot tell from one seed."
-    beyond = tested["adjusted"] <= FALSE_DISCOVERIES
-    above, below = (int((beyond & (sign * tested["difference"] > 0)).sum()) for sign in (1, -1))
-    seeds = "seeds" if len(set(tested["pairs"])) > 1 else f"{tested['pairs'].iloc[0]} seeds"
-    left = len(tests) - len(tested)
-    untold = f" (cannot tell of {left} more, from one seed)" if left else ""
+        alone = set(why.index) <= {"of one seed"}
+        reason = "from one seed" if alone else f"of cells {untested}"
+        return f"Paired over seeds: cannot tell {reason}."
+    seeds = (first - second).count(axis=1).max()
+    beyond = tested[tested["adjusted"] <= FALSE_DISCOVERIES]["difference"]
+    above, below = int((beyond > 0).sum()), int((beyond < 0).sum())
+    cells = "1 cell" if len(tested) == 1 else f"{len(tested)} cells"
     return (
-        f"Paired over {seeds}, {names[0]} is above {names[1]} beyond chance in {above} of "
-        f"{len(tested)} {'cell' if len(tested) == 1 else 'cells'}{untold} and below in {below}; "
-        f"{_clearest(tested)}."
+        f"Paired over {seeds} seeds, {names[0]} is above {names[1]} beyond chance in {above} of "
+        f"{cells} and below in {below}; {_clearest(tested)}."
+        + (f" Not tested: cells {untested}." if untested else "")
     )
+
+
+def _clearest(tested: pd.DataFrame) -> str:
+    row = tested.iloc[tested["p"].to_numpy().argmin()]
+    found = f"t = {row['statistic']:.2f}, p {_p(row['p'])}"
+    if len(tested) == 1:
+        return found
+    return f"where it is clearest {found}, adjusted {_p(row['adjusted'])}"
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
 
 
 def compare_runs(
@@ -271,17 +287,3 @@ def compare_kinds(
     cell = [key for key in cell if key != column]
     first, second = (runs[runs[column] == kind] for kind in kinds)
     return compare_runs(first, second, tuple(kinds.values()), cell=cell, value=value)
-
-
-def _clearest(tested: pd.DataFrame) -> str:
-    row = tested.iloc[tested["p"].to_numpy().argmin()]
-    if np.isinf(row["statistic"]):
-        return "where it is clearest every seed differs by the same"
-    found = f"t = {row['statistic']:.2f}, p {_p(row['p'])}"
-    if len(tested) == 1:
-        return found
-    return f"where it is clearest {found}, adjusted {_p(row['adjusted'])}"
-
-
-def _p(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

@@ -122,7 +122,8 @@ def experiment(results: StudyResults) -> Table:
     for method, row in best.iterrows():
         line = curves[curves["method"] == method].groupby("epoch")
         means = line[["excess_loss", "seconds_so_far"]].mean()
-        reached = means[means["excess_loss"] <= target]
+        # Minibatch SGD itself ends at it, but for the rounding of a mean taken in another order.
+        reached = means[means["excess_loss"] <= target * (1 + 1e-9)]
         rows.append(
             {
                 "method": method,
