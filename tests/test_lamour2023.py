@@ -307,7 +307,7 @@ def test_figures_of_landscapes_and_trajectories_are_drawn_within_their_page(name
         width, height = figure.get_size_inches()
         tight = figure.get_tightbbox()
         pyplot.close(figure)
-    assert width == style.WIDTH
+    assert width in (style.WIDTH, style.HALF)
     assert tight.x0 > -0.02 and tight.y0 > -0.02
     assert tight.x1 < width + 0.02 and tight.y1 < height + 0.02
     assert any(ax.has_data() for ax in figure.axes)
