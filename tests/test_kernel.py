@@ -15,6 +15,7 @@ from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.errors import ConfigError
 from stalegrad.problems.lenet5 import NETWORK
+from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
@@ -322,6 +323,7 @@ def test_no_kernel_for_other_problems():
 RULES = {
     "momentum": SGD(lr=0.05, momentum=0.9),
     "nesterov": SGD(lr=0.05, momentum=0.5, nesterov=True),
+    "adam": Adam(lr=0.001, warmup_epochs=1.0),
     "compensated": DelayCompensation(lr=0.05, compensation=2.0, adaptive=True),
     "as published": DelayCompensation(lr=0.05, momentum=0.9, compensation=2.0, as_published=True),
     "adaptive": DelayAdaptive(lr=0.05, concurrency=2, warmup_epochs=1.0),

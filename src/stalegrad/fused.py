@@ -2,7 +2,7 @@
 
 A step of a small problem takes less time than one call of PyTorch, of which `stalegrad.replay`
 makes dozens; and steps of a large one, on several threads, wait for each other at every call.
-Where the backend has a kernel for it and the rule is a form of SGD, a run goes through its arrivals
+Where the backend has a kernel for it and the kernel knows the rule, a run goes through its arrivals
 inside the kernel, alone: nothing is aligned with other runs, so that neither their number nor what
 they do changes a byte. It is held to `replay.advance`, whose numbers it computes.
 """
@@ -15,21 +15,18 @@ import torch
 
 from stalegrad.backends import Backend
 from stalegrad.kernels.calls import Stretch
-from stalegrad.replay import Run, State, stack_numbers
+from stalegrad.replay import Run, State
 from stalegrad.rules import Rule
+from stalegrad.rules import State as RuleState
+from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.sgd import SGD
 
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
     """Whether there is a kernel for these runs, which share rule class and minibatch size."""
-    rule = type(runs[0].rule)
-    known = any(
-        all(getattr(rule, step) is getattr(base, step) for step in ("init", "correct", "update"))
-        for base in (SGD, DelayCompensation)
-    )
     return (
-        known
+        _known_as(type(runs[0].rule)) is not None
         and backend.steps_alone(runs[0].order.batch_size)
         and all(run.rule.clip_norm is None for run in runs)
     )
@@ -50,7 +47,6 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
         if key not in drawn:
             taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
             drawn[key] = run.order.indices(*taken)
-        numbers = stack_numbers([run.rule for run in group], weights)
         factors = run.rule.step_factors(run.schedule)
         stretch = Stretch(
             count=stop - first,
@@ -61,13 +57,10 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             factors=None if factors is None else weights.new_tensor(factors[first:stop]),
             per_update=per_update,
             waiting=first % per_update,
-            rates=numbers["lr"],
-            momentum=run.rule.momentum,
-            nesterov=run.rule.nesterov,
-            **_compensation(run.rule, rule.get("mean_square"), rows),
+            rates=weights.new_tensor([run.rule.lr for run in group]),
+            **_OF_RULE[_known_as(type(run.rule))](run.rule, {k: v[rows] for k, v in rule.items()}),
             runs=len(group),
             weights=weights[rows],
-            velocity=None if numbers["plain"] else rule["velocity"][rows],
             pending=None if pending is None else pending[rows],
             saved=saved[:, rows],
             slots=run.snapshots.slots,
@@ -80,20 +73,51 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
     return State(weights, rule, saved, pending, state.epoch + 1), means
 
 
-def _compensation(
-    rule: Rule, mean_square: torch.Tensor | None, rows: slice
-) -> dict[str, float | torch.Tensor]:
-    if not isinstance(rule, DelayCompensation):
-        return {}
-    return {
+# ---- the rules that replay.h knows: fields of a call from a rule and its state ----
+
+Fields = dict[str, float | torch.Tensor | None]
+
+
+def _sgd(rule: SGD, state: RuleState) -> Fields:
+    velocity = None if rule.momentum == 0 else state["velocity"]
+    return {"momentum": rule.momentum, "nesterov": rule.nesterov, "velocity": velocity}
+
+
+def _compensated(rule: DelayCompensation, state: RuleState) -> Fields:
+    return _sgd(rule, state) | {
         "compensates": True,
         "compensation": rule.compensation,
         "adaptive": rule.adaptive,
         "decay": rule.decay,
         "epsilon": rule.epsilon,
         "aliased": rule.as_published,
-        "mean_square": mean_square[rows],
+        "mean_square": state["mean_square"],
     }
+
+
+def _adam(rule: Adam, state: RuleState) -> Fields:
+    numbers = rule.numbers()
+    return {name: numbers[name] for name in ("beta1", "beta2", "rest1", "rest2", "epsilon")} | {
+        "adam": True,
+        "velocity": state["mean"],
+        "mean_square": state["square"],
+        "decay1": state["decay1"],
+        "decay2": state["decay2"],
+    }
+
+
+_OF_RULE = {SGD: _sgd, DelayCompensation: _compensated, Adam: _adam}
+
+
+def _known_as(rule: type[Rule]) -> type[Rule] | None:
+    """The rule of which this one has the state and the steps, and hence may differ in its learning
+    rates alone; None where it has its own."""
+    for known in _OF_RULE:
+        if all(
+            getattr(rule, step) is getattr(known, step) for step in ("init", "correct", "update")
+        ):
+            return known
+    return None
 
 
 def _groups(runs: list[Run]) -> list[slice]:

@@ -53,8 +53,11 @@ class Stretch(_Call):
         *[(name, _integer) for name in ("dimension", "width")],
         *[(name, _pointer) for name in ("options", "rates")],
         *[(name, ctypes.c_double) for name in ("momentum", "compensation", "decay", "epsilon")],
-        *[(name, _integer) for name in ("nesterov", "compensates", "adaptive", "aliased", "runs")],
+        *[(name, _integer) for name in ("nesterov", "compensates", "adaptive", "aliased")],
+        *[(name, ctypes.c_double) for name in ("beta1", "beta2", "rest1", "rest2")],
+        *[(name, _integer) for name in ("adam", "runs")],
         *[(name, _pointer) for name in ("weights", "velocity", "mean_square", "pending", "saved")],
+        *[(name, _pointer) for name in ("decay1", "decay2")],
         *[(name, _integer) for name in ("slots", "apart")],
         ("losses", _pointer),
     ]

@@ -1,5 +1,5 @@
 // Replay of whole stretches: at each arrival of a run the gradient at the weights it was computed at,
-// and the step of SGD or DC-ASGD, without a word to the caller in between. What is a problem's own is a class
+// and the step of SGD, DC-ASGD or Adam, without a word to the caller in between. What is a problem's own is a class
 // with
 //
 //     void start(const T* x, const int64_t* rows);  // a minibatch, at weights x
@@ -51,14 +51,18 @@ struct Stretch {
     int64_t dimension, width;
     const double* options;
     // The rule: learning rates T [runs]; the rest is the same for all. Where it `compensates`, see
-    // rules/dc_asgd.py; `aliased` is its as_published.
+    // rules/dc_asgd.py; `aliased` is its as_published. Where it is `adam`, see rules/adam.py.
     const void* rates;
     double momentum, compensation, decay, epsilon;
     int64_t nesterov, compensates, adaptive, aliased;
-    // The runs: weights, velocity, mean squares and pending gradients T [runs, dimension]; `slots`
-    // old weights of each, `apart` numbers from one slot to the next; sums of losses [runs].
+    double beta1, beta2, rest1, rest2;
+    int64_t adam;
+    // The runs: weights, velocity (Adam's mean), mean squares and pending gradients
+    // T [runs, dimension]; Adam's decays [runs]; `slots` old weights of each, `apart` numbers from one
+    // slot to the next; sums of losses [runs].
     int64_t runs;
     void *weights, *velocity, *mean_square, *pending, *saved;
+    double *decay1, *decay2;
     int64_t slots, apart;
     double* losses;
 };
@@ -71,6 +75,7 @@ struct Numbers {
     T rate;
     int64_t length, apart;
     T *weights, *velocity, *mean_square, *pending, *saved;
+    double *decay1, *decay2;
 };
 
 template <typename T>
@@ -85,6 +90,8 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
     using V = Vector<T>;
     const T *factors = (const T*)all.factors, momentum = (T)all.momentum;
     const T compensation = (T)all.compensation, decay = (T)all.decay, epsilon = (T)all.epsilon;
+    const T beta1 = (T)all.beta1, beta2 = (T)all.beta2;
+    const T rest1 = (T)all.rest1, rest2 = (T)all.rest2;
     const int64_t whole = run.length / LANES<T> * LANES<T>;
     const int rest = (int)(run.length - whole);
     double total = 0;
@@ -95,7 +102,13 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
         T* kept = all.write[i] < 0 ? nullptr : run.saved + all.write[i] * run.apart;
         const bool updates = ++waiting == all.per_update;
         if (updates) waiting = 0;
-        const T rate = factors ? run.rate * factors[i] : run.rate;
+        T rate = factors ? run.rate * factors[i] : run.rate, root = 1;
+        if (all.adam && updates) {
+            *run.decay1 -= *run.decay1 * rest1;
+            *run.decay2 -= *run.decay2 * rest2;
+            rate = (T)(rate / (1 - *run.decay1));
+            root = (T)std::sqrt(1 - *run.decay2);
+        }
         problem.start(read, all.rows + i * all.batch);
         const auto step = [&](int64_t j, auto load, auto store) {
             V gradient = problem.gradient(j);
@@ -118,7 +131,13 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
                 gradient /= (T)all.per_update;
             }
             if (kept) store(kept + j, weights);
-            if (run.velocity) {
+            if (all.adam) {
+                const V mean = load(run.velocity + j) * beta1 + gradient * rest1;
+                const V square = load(run.mean_square + j) * beta2 + gradient * gradient * rest2;
+                store(run.velocity + j, mean);
+                store(run.mean_square + j, square);
+                gradient = mean / (square_root<T>(square) / root + epsilon);
+            } else if (run.velocity) {
                 const V velocity = gradient + load(run.velocity + j) * momentum;
                 store(run.velocity + j, velocity);
                 gradient = all.nesterov ? gradient + velocity * momentum : velocity;
@@ -141,7 +160,8 @@ template <typename T>
 Numbers<T> in_place(const Stretch& all, int64_t r) {
     const auto row = [&](void* of) { return of ? (T*)of + r * all.dimension : nullptr; };
     return {((const T*)all.rates)[r], all.dimension, all.apart, row(all.weights), row(all.velocity),
-            row(all.mean_square), row(all.pending), row(all.saved)};
+            row(all.mean_square), row(all.pending), row(all.saved),
+            all.adam ? all.decay1 + r : nullptr, all.adam ? all.decay2 + r : nullptr};
 }
 
 template <typename T, class Problem>
@@ -162,7 +182,8 @@ int replay_nearby(Problem& problem, const Stretch& all) {
         const Numbers<T> there = in_place<T>(all, r);
         const auto row = [&](const T* of, int number) { return of ? rows + number * width : nullptr; };
         const Numbers<T> here{there.rate, width, width, row(there.weights, 0), row(there.velocity, 1),
-                              row(there.mean_square, 2), row(there.pending, 3), rows + 4 * width};
+                              row(there.mean_square, 2), row(there.pending, 3), rows + 4 * width,
+                              there.decay1, there.decay2};
         const auto each = [&](auto copy) {
             copy(there.weights, here.weights);
             if (there.velocity) copy(there.velocity, here.velocity);
