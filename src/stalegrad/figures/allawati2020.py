@@ -49,7 +49,7 @@ def fig1(results: StudyResults) -> Figure:
                     linestyle="", capsize=2, label=name)  # fmt: skip
     ax.set_xlabel("number of workers $n$")
     ax.set_ylabel("expected staleness")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncol=2, columnspacing=1, fontsize=7)
     return figure
 
 
@@ -72,7 +72,7 @@ def fig2(results: StudyResults) -> Figure:
     ax.set_xlabel("iteration (update)")
     ax.set_ylabel("average staleness")
     ax.set_ylim(0, None)
-    ax.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncol=3, columnspacing=1, fontsize=7)
     return figure
 
 
@@ -81,7 +81,7 @@ def fig3(results: StudyResults) -> Figure:
     curves = error_curves(results)
     steps = sorted(curves["lr"].unique())
     columns = 3 if len(steps) > 1 else 2
-    figure, axes = style.panels(-(-(len(steps) + 1) // columns), columns, 1.55,
+    figure, axes = style.panels(-(-(len(steps) + 1) // columns), columns, 1.4,
                                 sharex=True, sharey=True)  # fmt: skip
     for ax, lr in zip(axes.flat, steps, strict=False):
         here = curves[curves["lr"] == lr].groupby("time")
@@ -127,7 +127,7 @@ def distributions(results: StudyResults) -> Figure:
     """Relative error over distributions; staircase of the constant; patience heavy tails ask."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(style.WIDTH, 4.0))
+    figure = pyplot.figure(figsize=(style.WIDTH, 3.6))
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     _by_distribution(left.subplots(), simulated(results, "distributions"))
     top, bottom = right.subplots(2, 1)
@@ -249,7 +249,7 @@ def error_map(results: StudyResults) -> Figure:
     table = simulated(results, "error_map")
     table["ratio"] = table["communication_time"] / [d.mean for d in table["compute_time"]]
     ks = sorted(table["minibatches_per_update"].unique())
-    figure, axes = style.panels(2, len(ks), 1.8, sharex=True)
+    figure, axes = style.panels(2, len(ks), 1.65, sharex=True)
     most = table[["relative_before", "relative_after"]].abs().max().max()
     for row, counted in enumerate(("before", "after")):
         for ax, k in zip(axes[row], ks, strict=True):

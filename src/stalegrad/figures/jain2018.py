@@ -79,7 +79,7 @@ def fig3(results: StudyResults) -> Figure:
     """Test accuracy against epochs for SGD and Adam at large delays, one line a rate and batch."""
     curves = results.curves("fig3_sgd", "fig3_adam")
     delays = [d for d in sorted(curves["delay"].unique()) if d > 0]
-    figure, axes = style.panels(len(delays), 2, 1.45, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), 2, 1.3, sharex=True, sharey=True)
     batches = sorted(curves["batch_size"].unique())
     for row, delay in enumerate(delays):
         for ax, rule in zip(axes[row], ("sgd", "adam"), strict=True):
@@ -131,8 +131,10 @@ def front(results: StudyResults) -> Figure:
             ax.semilogy(edge.index, edge, color=colour, marker=marker, label=label, alpha=0.85)
         ax.set_title(f"batch {batch}")
         ax.set_xlabel("delay")
+        ax.set_xticks(sorted(here["delay"].unique()))
     axes[0, 0].set_ylabel("largest rate that trains")
-    axes[0, 0].legend()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=2)
     return figure
 
 
@@ -140,7 +142,7 @@ def warmup(results: StudyResults) -> Figure:
     """Test accuracy against epochs with learning-rate warm-up, gradual start, and neither."""
     curves = results.curves("warmup")
     delays, rates = sorted(curves["delay"].unique()), sorted(curves["lr"].unique())
-    figure, axes = style.panels(len(delays), len(rates), 1.25, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), len(rates), 1.15, sharex=True, sharey=True)
     for row, delay in enumerate(delays):
         for column, lr in enumerate(rates):
             ax = axes[row, column]
@@ -189,7 +191,7 @@ def heuristic(results: StudyResults) -> Figure:
     ax.minorticks_off()
     ax.set_xlabel("workers (delay + 1)")
     ax.set_ylabel("final test accuracy")
-    ax.legend()
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -205,13 +207,13 @@ def asynchronous(results: StudyResults) -> Figure:
     ax.set_xlabel("accuracy with constant delay $N-1$")
     ax.set_ylabel("accuracy with $N$ random workers")
     ax.set_aspect("equal")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncol=3, columnspacing=1)
     return figure
 
 
 def _delay_panels(delays: list[int]) -> tuple[Figure, np.ndarray]:
     columns = min(3, len(delays))
-    return style.panels(-(-len(delays) // columns), columns, 1.95, sharey=True)
+    return style.panels(-(-len(delays) // columns), columns, 1.75, sharey=True)
 
 
 def _rate_by_batch(cells: pd.DataFrame) -> pd.DataFrame:

@@ -36,7 +36,7 @@ CHANCE = {"color": style.GREY, "linewidth": 0.6, "linestyle": ":"}
 
 def fig1(results: StudyResults) -> Figure:
     """The loss landscape of five momenta in 3-D, with trajectories on it."""
-    return _surface(*results.landscape("momentum")[:2])
+    return _surface(*results.landscape("momentum")[:2], height=3.3)
 
 
 def fig2(results: StudyResults) -> Figure:
@@ -64,7 +64,7 @@ def fig2(results: StudyResults) -> Figure:
 
 def fig7(results: StudyResults) -> Figure:
     """The loss landscape of 2 workers with split dataset and 90 ms."""
-    return _surface(*results.landscape("two_workers")[:2])
+    return _surface(*results.landscape("two_workers")[:2], height=2.6)
 
 
 def _trajectories(grid: dict, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -82,25 +82,26 @@ def _component(grid: dict, number: int) -> str:
     return f"PC{number} ({100 * grid['explained_variance'][number - 1]:.1f} % of variance)"
 
 
-def _surface(grid: dict, points: pd.DataFrame) -> Figure:
-    figure = pyplot.figure(figsize=(style.HALF, 3.3), layout="none")  # it knows no 3-D
-    ax = figure.add_axes((0.06, 0.2, 0.8, 0.8), projection="3d")
+def _surface(grid: dict, points: pd.DataFrame, height: float) -> Figure:
+    figure = pyplot.figure(figsize=(style.HALF, height), layout="none")  # it knows no 3-D
+    legend = 0.18 * -(-points["run"].nunique() // 2) + 0.12  # inches
+    ax = figure.add_axes((0.06, legend / height, 0.8, 1 - legend / height), projection="3d")
     ax.set_box_aspect(None, zoom=0.92)
     ax.tick_params(pad=-1, labelsize=7)
     x, y = np.meshgrid(grid["x"], grid["y"])
-    height = np.log10(grid["test_loss"])
-    ax.plot_surface(x, y, height, cmap=LOSS_MAP, alpha=0.6, linewidth=0, rcount=60, ccount=60)
+    loss = np.log10(grid["test_loss"])
+    ax.plot_surface(x, y, loss, cmap=LOSS_MAP, alpha=0.6, linewidth=0, rcount=60, ccount=60)
     for label, colour, path in _trajectories(grid, points):
         above = np.log10(path["projected_test_loss"])
         ax.plot(path["pc1"], path["pc2"], above, color=colour, marker=".", label=label, zorder=10)
     ax.set_xlabel(_component(grid, 1), labelpad=-2, fontsize=8)
     ax.set_ylabel(_component(grid, 2), labelpad=-2, fontsize=8)
     ax.set_zlabel("test loss", labelpad=-3, fontsize=8)
-    low, high = np.floor(height.min()), np.ceil(height.max())
+    low, high = np.floor(loss.min()), np.ceil(loss.max())
     ticks = np.arange(low, high + 1)
     ax.set_zticks(ticks, [f"$10^{{{tick:g}}}$" for tick in ticks])
     # Seen over the lowest corner, so that nothing stands in the way.
-    corners = {-120: height[0, 0], -60: height[0, -1], 60: height[-1, -1], 120: height[-1, 0]}
+    corners = {-120: loss[0, 0], -60: loss[0, -1], 60: loss[-1, -1], 120: loss[-1, 0]}
     ax.view_init(elev=35, azim=min(corners, key=corners.get))
     figure.legend(loc="lower center", ncol=2)
     return figure
@@ -169,7 +170,7 @@ def _training(curves: pd.DataFrame) -> Figure:
     loss.plot([], [], color=OURS, label="training")
     loss.plot([], [], color=style.COLOURS[2], label="test")
     loss.axhline(np.log(CLASSES), **CHANCE, label="chance")
-    loss.legend()
+    figure.legend(loc="outside right center")
     loss.set_ylabel("loss")
     norm.set_ylabel("norm of the weights")
     for ax in axes:
@@ -214,7 +215,7 @@ def table2(results: StudyResults) -> Figure:
     rows += [("async", who, ms) for who in ("all", "one") for ms in (30, 60, 90)]
     names = ["sync", "async", *(f"{who} {ms}" for _, who, ms in rows[2:])]
     workers, partitions = sorted(cells["workers"].unique()), ("dataset", "labels")
-    figure, axes = style.panels(2, len(workers), 1.6, sharex=True, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.5, sharex=True, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         here = (workers[column], partitions[line])
         for x, row in enumerate(rows):
@@ -266,7 +267,7 @@ def spread(results: StudyResults) -> Figure:
     runs, queue = (in_percent(results.grid(name)) for name in ("spread", "queue"))
     published = _published_case(results)
     cases = list(dict.fromkeys(_case(runs)))
-    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.5, sharex=True, sharey=True)
+    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.35, sharex=True, sharey=True)
     for ax, case in zip(axes.flat, cases, strict=False):
         here = runs[_case(runs) == case]
         means = here.groupby("spread")["accuracy"].mean()
@@ -293,7 +294,7 @@ def start(results: StudyResults) -> Figure:
     runs = in_percent(results.grid("start"))
     cases = list(dict.fromkeys(_case(runs)))
     published = _published_case(results, "dataset")
-    figure, axes = style.panels(1, len(cases), 2.1, sharey=True)
+    figure, axes = style.panels(1, len(cases), 1.8, sharey=True)
     times = sorted(runs["start_ms"].unique())
     for case, ax in zip(cases, axes.flat, strict=True):
         here = runs[_case(runs) == case]
@@ -323,7 +324,7 @@ def staleness(results: StudyResults) -> Figure:
             found.append((cell, arrays[f"histogram_{index}"].sum(axis=0)))
     # 2 workers leave the authors' machine room to spare, and so have no `machine_ms` either.
     lines = list(dict.fromkeys((cell["workers"], cell["machine_ms"]) for cell, _ in found))
-    figure, axes = style.panels(len(lines), len(found) // len(lines), 1.2, sharey="row")
+    figure, axes = style.panels(len(lines), len(found) // len(lines), 0.9, sharey="row")
     for (cell, counts), ax in zip(found, _in_lines(axes, lines, found), strict=True):
         share, values = counts / counts.sum(), np.arange(len(counts))
         mean = (share * values).sum()
@@ -357,7 +358,7 @@ def delay(results: StudyResults) -> Figure:
     authors = table2_runs(results).query("workers == 10 and mode == 'async'")
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("lamour2023_table2").query("workers == 10 and mode == 'async'")
-    figure, axes = style.panels(2, 2, 1.5, sharex=True, sharey=True)
+    figure, axes = style.panels(2, 2, 1.35, sharex=True, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         partition, who = ("dataset", "labels")[line], ("all", "one")[column]
         for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[2])):
@@ -414,7 +415,7 @@ def recall(results: StudyResults) -> Figure:
     curves = curves[(curves["partition"] == "labels") & (curves["delay_ms"] == 90)]
     shares = class_shares(curves)
     workers = sorted(shares["workers"].unique())
-    figure, axes = style.panels(2, len(workers), 1.4, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.3, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         who = ("all", "one")[line]
         here = shares[(shares["workers"] == workers[column]) & (shares["delayed"] == who)]

@@ -62,9 +62,19 @@ def _state(figure: Figure, runs: pd.DataFrame, *columns: str) -> None:
     parts = []
     for column in columns:
         values = sorted(runs[column].dropna().unique())
-        shown = r",\;".join(f"{v:,.0f}" if v == int(v) else f"{v:g}" for v in values)
+        shown = r",\;".join(map(_number, values))
         parts.append(f"${SYMBOLS[column]}={shown}$".replace(",", "{,}").replace(r"{,}\;", r",\;"))
-    figure.suptitle(r"$\quad$".join(parts), fontsize=8)
+    # A narrow figure has room for three.
+    line = 3 if figure.get_size_inches()[0] < style.WIDTH else len(parts)
+    lines = [parts[i : i + line] for i in range(0, len(parts), line)]
+    figure.suptitle("\n".join(r"$\quad$".join(some) for some in lines), fontsize=8)
+
+
+def _number(value: float) -> str:
+    if value == int(value):
+        return f"{value:,.0f}"
+    digits, _, power = f"{value:g}".partition("e")
+    return digits if not power else rf"{digits}\cdot10^{{{int(power)}}}".replace(r"1\cdot", "")
 
 
 def budget(results: StudyResults) -> Figure:
@@ -127,6 +137,7 @@ def _delays(results: StudyResults, ax: Axes) -> None:
             alpha=0.6)  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_ylim(top=1e3 * counts.max())  # room for what the lines are
     for x, name, side in ((workers, "$M$", "right"), (longest, r"$\tau_{\max}$", "right")):
         ax.axvline(x, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
         ax.annotate(f"{name} = {x:,.0f} ", (x, 0.97), xycoords=("data", "axes fraction"),
@@ -154,11 +165,11 @@ def steps(results: StudyResults) -> Figure:
                 linestyle="", markersize=7)  # fmt: skip
     for value, method in ((0.19, "minibatch"), (0.43, "asynchronous")):
         ax.axvline(value, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
-        ax.annotate(f" {value} ({method})", (value, 0.02), xycoords=("data", "axes fraction"),
-                    fontsize=7, rotation=90, va="bottom", ha="right")  # fmt: skip
+        ax.annotate(f"{value} ({method}) ", (value, 0.98), xycoords=("data", "axes fraction"),
+                    fontsize=7, rotation=90, va="top", ha="right")  # fmt: skip
     ax.set_xlabel("step a gradient (minibatch: step over $M$)")
     ax.set_ylabel("final $F-F^*$")
-    ax.legend()
+    figure.legend(loc="outside lower center", ncol=3, columnspacing=1)
     _state(figure, results.grid("experiment", "experiment_minibatch"), *EXPERIMENT)
     return figure
 
@@ -248,9 +259,11 @@ def workers(results: StudyResults) -> Figure:
             rows = rows.sort_values("workers")
             ax.plot(rows["workers"], rows["error"], **options)
             if convexity == STRONGLY and pattern == SLOW:
-                ax.annotate(rf"$\mu={modulus:g}$", (rows["workers"].max(), rows["error"].iloc[-1]),
-                            fontsize=7, xytext=(0, -4), textcoords="offset points",
-                            va="top", ha="right")  # fmt: skip
+                # Between the lines of two moduli: below the upper one and above the lower.
+                low = modulus == here["strong_convexity"].max()
+                ax.annotate(rf"$\mu={modulus:g}$", rows[["workers", "error"]].iloc[1],
+                            fontsize=7, xytext=(-4, 8) if low else (7, -2),
+                            textcoords="offset points", va="bottom" if low else "top")  # fmt: skip
         if convexity != STRONGLY:
             first = here.sort_values("workers").iloc[0]
             values = np.array(sorted(here["workers"].unique()))
@@ -283,7 +296,7 @@ def lower_bound(results: StudyResults) -> Figure:
                   markerfacecolor="none", label=label)  # fmt: skip
     ax.set_xlabel(r"$\tau^2/K^2$")
     ax.set_ylabel(r"$(f-f^*)\,/\,L\|x_0-x^*\|^2$")
-    ax.legend()
+    figure.legend(loc="outside lower center")
     runs = results.grid("lower_bound").assign(steps=rows["steps"].iloc[0])
     _state(figure, runs, "smoothness", "steps")
     return figure
@@ -325,7 +338,7 @@ def virtual(results: StudyResults) -> Figure:
 
 def limitations(results: StudyResults) -> Figure:
     """The first three limitations of the last slide, each with its assumption kept and broken."""
-    figure, axes = style.panels(2, 2, 2.2)
+    figure, axes = style.panels(2, 2, 2.0)
     _unbounded(results, axes[0, 0])
     _dependent(results, axes[0, 1])
     _different(results, axes[1, 0])
@@ -366,7 +379,7 @@ def _dependent(results: StudyResults, ax: Axes) -> None:
     ax.set_xlabel(r"step $\gamma$")
     ax.set_ylabel("final $f-f^*$")
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high * 1e3)
+    ax.set_ylim(low, high * 1e5)
     ax.legend(fontsize=6, loc="upper left")
 
 
@@ -378,7 +391,7 @@ def _different(results: StudyResults, ax: Axes) -> None:
     ax.set_title(f"3. kinds of data, {runs['workers'].iloc[0]} workers")
     ax.set_ylabel("final $f-f^*$")
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high * 1e2)
+    ax.set_ylim(low, high * 1e4)
 
 
 def _labels(results: StudyResults, ax: Axes) -> None:
@@ -387,7 +400,8 @@ def _labels(results: StudyResults, ax: Axes) -> None:
     ax.set_title(f"3. LeNet-5's labels, {runs['workers'].iloc[0]} workers")
     ax.set_ylabel("final test accuracy")
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.6 * (high - low))
+    ax.set_ylim(low, high + 0.7 * (high - low))
+    ax.set_yticks(np.linspace(0, 1, 5)[np.linspace(0, 1, 5) >= low])
 
 
 def _own_or_same(ax: Axes, runs: pd.DataFrame, value: str) -> None:

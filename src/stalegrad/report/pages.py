@@ -23,6 +23,7 @@ from stalegrad.report.values import (
 from stalegrad.wording import duration
 
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
+_SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
 
 # How words of a claim's name are written.
@@ -87,7 +88,7 @@ def _table(plan: Plan, folder: Path, name: str) -> str:
     path = folder / "tables" / f"{name}.tex"
     if not path.exists():
         return _not_made(plan, "tables", name)
-    rows = path.read_text("utf-8").count(r"\\")
+    rows = sum(line.endswith(r"\\") for line in path.read_text("utf-8").splitlines())
     if rows > _LONGEST:
         where = f"{plan.settings.results_folder}/{plan.settings.preset}/tables/{name}.csv"
         return rf"\toolong{{{rows - 1}}}{{{code(where)}}}"
@@ -167,24 +168,22 @@ def _missing(plan: Plan, study: str, folder: Path) -> str:
 
 
 def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
-    """What was run of each grid beside what is published."""
+    """What was run of each grid, and what is published where that is more."""
     runs = read_if_there(folder / study / "runs.csv")
     rows = []
     for name, in_full in published[study].items():
         there = cells_frame(in_full)
+        cells, epochs = shown(_cells(there)), axis(list(there["epochs"].unique()))
         if name not in plan.grids[study]:
-            cells, epochs = shown(_cells(there)), axis(list(there["epochs"].unique()))
-            rows.append([code(name), "0", cells, "--", epochs, "0", "0", "--"])
+            rows.append([code(name), f"0 of {cells}", epochs, "0", "0", "--"])
             continue
         here = cells_frame(plan.grids[study][name])
         found = runs[runs["grid"] == name] if "diverged" in runs else None
         rows.append(
             [
                 code(name),
-                shown(_cells(here)),
-                shown(_cells(there)),
-                axis(list(here["epochs"].unique())),
-                axis(list(there["epochs"].unique())),
+                _of(shown(_cells(here)), cells),
+                _of(axis(list(here["epochs"].unique())), epochs),
                 shown(here["seed"].nunique()),
                 "--" if found is None else shown(len(found)),
                 "--" if found is None else shown(int(found["diverged"].sum())),
@@ -193,7 +192,14 @@ def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
     if not rows:
         return ""
     lines = [" & ".join(row) + r" \\" for row in rows]
-    return rf"\gridtable{{{' '.join(lines)}}}"
+    if len(lines) <= _SIDE_BY_SIDE:
+        return rf"\gridtable{{{' '.join(lines)}}}"
+    half = -(-len(lines) // 2)
+    return rf"\gridtables{{{' '.join(lines[:half])}}}{{{' '.join(lines[half:])}}}"
+
+
+def _of(here: str, there: str) -> str:
+    return here if here == there else f"{here} of {there}"
 
 
 def _cells(frame: pd.DataFrame) -> int:

@@ -95,10 +95,9 @@ def table3_cells(results: StudyResults) -> pd.DataFrame:
 
 def table3(results: StudyResults) -> Table:
     cells = table3_cells(results)
-    layout = _side_by_side(cells, ["delay_ms"], ["workers", "momentum"])
-    columns = cells[["workers", "momentum"]].drop_duplicates().itertuples(index=False)
-    headings = {f"{w} {m}": f"{w} workers, {m:g}" for w, m in columns}
-    return Table(cells, {"delay_ms": "ms"} | headings, layout=layout)
+    layout = _side_by_side(cells, ["workers", "delay_ms"], ["momentum"])
+    headings = {f"{m}": f"momentum {m:g}" for m in cells["momentum"].unique()}
+    return Table(cells, {"workers": "workers", "delay_ms": "ms"} | headings, layout=layout)
 
 
 def table4_cells(results: StudyResults) -> pd.DataFrame:
@@ -187,6 +186,25 @@ def _gaussian(results: StudyResults, workers: int) -> Table:
     ):
         headings[f"{partition} {strength}"] = rf"{partition}, $\lambda={strength:g}$"
     return Table(cells, headings, layout=layout)
+
+
+def tables5to7(results: StudyResults) -> Table:
+    """Tables V to VII side by side, in whole per cent; each by itself has the spread over seeds."""
+    cells = gaussian_cells(results)
+    text = [
+        f"{_printed(theirs) if theirs == NO_CONVERGENCE else f'{theirs:.0f}'} | {ours:.0f}"
+        for theirs, ours in zip(cells["published"], cells["mean"], strict=True)
+    ]
+    columns = ["workers", "partition", "compensation_lambda"]
+    layout = cells.assign(text=text).pivot(
+        index=["momentum", "delay_ms"], columns=columns, values="text"
+    )
+    headings = {"momentum": "momentum", "delay_ms": "ms"}
+    for workers, partition, strength in layout.columns:
+        lines = rf"{workers} workers\\{partition}\\$\lambda={strength:g}$"
+        headings[f"{workers} {partition} {strength}"] = rf"\shortstack[l]{{{lines}}}"
+    layout.columns = list(headings)[2:]
+    return Table(cells, headings, layout=layout.reset_index())
 
 
 def table5(results: StudyResults) -> Table:
