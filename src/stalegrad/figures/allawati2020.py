@@ -108,7 +108,7 @@ def fig3(results: StudyResults) -> Figure:
 def fig3_ratio(results: StudyResults) -> Figure:
     """Error of Case 2 over Case 1 at equal simulated time, one line a step size."""
     ratio = error_ratio(error_curves(results))
-    figure, axes = style.panels(1, 1, 2.0)
+    figure, axes = style.panels(1, 1, 1.75)
     ax = axes[0, 0]
     for i, (lr, here) in enumerate(ratio.groupby("lr")):
         colour = style.COLOURS[i]
@@ -279,7 +279,7 @@ def timeline(results: StudyResults) -> Figure:
     bars = intervals(worker, time - delay, version, k)
     most = int(bars["staleness"].max())
     colours = mpl.colormaps["viridis_r"].resampled(most + 1)
-    figure, axes = style.panels(1, 1, 2.6)
+    figure, axes = style.panels(1, 1, 2.3)
     ax = axes[0, 0]
     for bar in bars.itertuples():
         colour, length = colours(bar.staleness), bar.finish - bar.start

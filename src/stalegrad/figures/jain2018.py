@@ -17,7 +17,7 @@ def fig1(results: StudyResults) -> Figure:
     histograms = results.arrays("fig1")
     cells = rows.groupby("index").first()
     columns = min(4, len(cells))
-    figure, axes = style.panels(-(-len(cells) // columns), columns, 1.2)
+    figure, axes = style.panels(-(-len(cells) // columns), columns, 1.1)
     for ax, (index, cell) in zip(axes.flat, cells.iterrows(), strict=False):
         counts = histograms[f"histogram_{index}"].sum(axis=0)
         delays = np.arange(len(counts))

@@ -160,7 +160,7 @@ def fig5(results: StudyResults) -> Figure:
 
 
 def _training(curves: pd.DataFrame) -> Figure:
-    figure, (axes,) = style.panels(1, 2, 1.5)
+    figure, (axes,) = style.panels(1, 2, 1.35)
     loss, norm = axes
     for _, run in curves.groupby("seed"):
         time = run["simulated_seconds"]
@@ -188,7 +188,7 @@ def fig6(results: StudyResults) -> Figure:
 def models(results: StudyResults) -> Figure:
     """Accuracy of LeNet-5 and the larger model without delay against workers, sync and async."""
     runs = models_runs(results)
-    figure, (axes,) = style.panels(1, 2, 1.9, sharey=True)
+    figure, (axes,) = style.panels(1, 2, 2.6, style.HALF, sharey=True)
     for ax, (problem, title) in zip(axes, MODELS.items(), strict=True):
         here = runs[runs["problem"] == problem]
         for i, (mode, name) in enumerate((("sync", "synchronous"), ("async", "asynchronous"))):
@@ -337,8 +337,7 @@ def staleness(results: StudyResults) -> Figure:
         ax.set_title(f"{name}, {cell['workers']} workers: {case}", fontsize=7.5)
         style.whole_epochs(ax)
         ax.text(0.98, 0.85, f"mean {mean:.1f}", transform=ax.transAxes, ha="right", fontsize=7)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("share of gradients", fontsize=8)
+    figure.supylabel("share of gradients", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("staleness")
     return figure

@@ -80,7 +80,7 @@ def _number(value: float) -> str:
 def budget(results: StudyResults) -> Figure:
     """Gradients a second and longest delay: simulated (marks) on the formulas (lines)."""
     rows = budget_table(results).frame
-    figure, axes = style.panels(1, 3, 2.1)
+    figure, axes = style.panels(1, 3, 1.9)
     panels = (
         (axes[0, 0], "asynchronous", "gradients a second"),
         (axes[0, 1], "improvement", "times minibatch's gradients"),
@@ -104,7 +104,7 @@ def budget(results: StudyResults) -> Figure:
 def experiment(results: StudyResults) -> Figure:
     """F - F* against gradients and against simulated time, and how long gradients were delayed."""
     curves = experiment_curves(results)
-    figure, axes = style.panels(1, 3, 2.0)
+    figure, axes = style.panels(1, 3, 1.8)
     for ax, x, label in (
         (axes[0, 0], "gradients", "gradients"),
         (axes[0, 1], "seconds_so_far", "simulated seconds"),
@@ -177,7 +177,7 @@ def steps(results: StudyResults) -> Figure:
 def slowing(results: StudyResults) -> Figure:
     """Least error of 16 workers against the longest delay, as one of them slows down."""
     runs = slowing_runs(results)
-    figure, axes = style.panels(1, 3, 2.0)
+    figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         here = here.assign(tau=_rounded(here))
@@ -226,7 +226,7 @@ def _rounded(runs: pd.DataFrame) -> pd.Series:
 def rates(results: StudyResults) -> Figure:
     """Least error against updates K, with noise."""
     runs = horizon_runs(results)
-    figure, axes = style.panels(1, 3, 2.0)
+    figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         power = POWER_OF_K[convexity]
@@ -249,7 +249,7 @@ def workers(results: StudyResults) -> Figure:
     """Least error against workers M, without noise, as the longest delay grows with M and as not;
     of the strongly convex problem how far the error fell, on a logarithmic scale of its own."""
     runs = worker_runs(results)
-    figure, axes = style.panels(1, 3, 2.0)
+    figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         for (pattern, modulus), rows in here.groupby(["pattern", "strong_convexity"]):
@@ -305,7 +305,7 @@ def lower_bound(results: StudyResults) -> Figure:
 def virtual(results: StudyResults) -> Figure:
     """|x_k - x^_k|^2 with the bounds of the slides, and the error of the identity."""
     rows = with_method(virtual_rows(results))
-    figure, axes = style.panels(1, 3, 2.1)
+    figure, axes = style.panels(1, 3, 1.9)
     for ax, penalty, title in (
         (axes[0, 0], "geman_mcclure", "bounded gradients"),
         (axes[0, 1], "square", "unbounded gradients"),
@@ -420,7 +420,7 @@ def lenet(results: StudyResults) -> Figure:
     """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the best step."""
     runs = with_method(results.grid("lenet"))
     curves = with_method(results.curves("lenet"))
-    figure, axes = style.panels(1, 2, 2.0, sharey=True)
+    figure, axes = style.panels(1, 2, 1.8, sharey=True)
     for method in METHODS:
         cells = over_seeds(runs[runs["method"] == method], ["lr"])
         style.band(axes[0, 0], cells, "lr", colour=COLOUR[method], label=method,
