@@ -207,7 +207,7 @@ def asynchronous(results: StudyResults) -> Figure:
     ax.set_xlabel("accuracy with constant delay $N-1$")
     ax.set_ylabel("accuracy with $N$ random workers")
     ax.set_aspect("equal")
-    figure.legend(loc="outside lower center", ncol=3, columnspacing=1)
+    figure.legend(loc="outside lower center", ncol=3, fontsize=7, columnspacing=1)
     return figure
 
 

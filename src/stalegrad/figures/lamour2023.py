@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -36,13 +37,13 @@ CHANCE = {"color": style.GREY, "linewidth": 0.6, "linestyle": ":"}
 
 def fig1(results: StudyResults) -> Figure:
     """The loss landscape of five momenta in 3-D, with trajectories on it."""
-    return _surface(*results.landscape("momentum")[:2], height=3.3)
+    return _surface(*results.landscape("momentum")[:2], height=3.0)
 
 
 def fig2(results: StudyResults) -> Figure:
     """The same from the top."""
     grid, points, _ = results.landscape("momentum")
-    figure, ((ax,),) = style.panels(1, 1, 3.3, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 3.0, style.HALF)
     low, high = (
         grid["test_loss"].min(),
         min(grid["test_loss"].max(), DEEP * grid["test_loss"].min()),
@@ -84,7 +85,7 @@ def _component(grid: dict, number: int) -> str:
 
 def _surface(grid: dict, points: pd.DataFrame, height: float) -> Figure:
     figure = pyplot.figure(figsize=(style.HALF, height), layout="none")  # it knows no 3-D
-    legend = 0.18 * -(-points["run"].nunique() // 2) + 0.12  # inches
+    legend = 0.18 * -(-points["run"].nunique() // 2) + 0.28  # inches
     ax = figure.add_axes((0.06, legend / height, 0.8, 1 - legend / height), projection="3d")
     ax.set_box_aspect(None, zoom=0.92)
     ax.tick_params(pad=-1, labelsize=7)
@@ -98,7 +99,7 @@ def _surface(grid: dict, points: pd.DataFrame, height: float) -> Figure:
     ax.set_ylabel(_component(grid, 2), labelpad=-2, fontsize=8)
     ax.set_zlabel("test loss", labelpad=-3, fontsize=8)
     low, high = np.floor(loss.min()), np.ceil(loss.max())
-    ticks = np.arange(low, high + 1)
+    ticks = np.arange(low, high + 1, 1 if high - low < 5 else 2)
     ax.set_zticks(ticks, [f"$10^{{{tick:g}}}$" for tick in ticks])
     # Seen over the lowest corner, so that nothing stands in the way.
     corners = {-120: loss[0, 0], -60: loss[0, -1], 60: loss[-1, -1], 120: loss[-1, 0]}
@@ -172,7 +173,7 @@ def _training(curves: pd.DataFrame) -> Figure:
     loss.axhline(np.log(CLASSES), **CHANCE, label="chance")
     figure.legend(loc="outside right center")
     loss.set_ylabel("loss")
-    norm.set_ylabel("norm of the weights")
+    norm.set_ylabel("weight norm")
     for ax in axes:
         ax.set_xlabel("simulated time, s")
         ax.set_xlim(left=0)
@@ -267,7 +268,7 @@ def spread(results: StudyResults) -> Figure:
     runs, queue = (in_percent(results.grid(name)) for name in ("spread", "queue"))
     published = _published_case(results)
     cases = list(dict.fromkeys(_case(runs)))
-    figure, axes = style.panels(-(-len(cases) // 2), 2, 1.35, sharex=True, sharey=True)
+    figure, axes = style.panels(1, len(cases), 1.9, sharey=True)
     for ax, case in zip(axes.flat, cases, strict=False):
         here = runs[_case(runs) == case]
         means = here.groupby("spread")["accuracy"].mean()
@@ -278,12 +279,10 @@ def spread(results: StudyResults) -> Figure:
                 label="server in turn")  # fmt: skip
         ax.axhline(published[case], color=style.PUBLISHED, label="published")
         ax.axhline(10, **CHANCE)
-        ax.set_title(case)
+        ax.set_title(case.replace(", ", "\n"))
         ax.set_ylim(0, 100)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy, %")
-    for ax in axes[-1]:
-        ax.set_xlabel("spread of worker speeds, %")
+        ax.set_xlabel("spread of speeds, %")
+    axes[0, 0].set_ylabel("test accuracy, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
     return figure
@@ -357,9 +356,9 @@ def delay(results: StudyResults) -> Figure:
     authors = table2_runs(results).query("workers == 10 and mode == 'async'")
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("lamour2023_table2").query("workers == 10 and mode == 'async'")
-    figure, axes = style.panels(2, 2, 1.35, sharex=True, sharey=True)
-    for (line, column), ax in np.ndenumerate(axes):
-        partition, who = ("dataset", "labels")[line], ("all", "one")[column]
+    figure, axes = style.panels(1, 4, 1.9, sharey=True)
+    panels = product(("dataset", "labels"), ("all", "one"))
+    for (partition, who), ax in zip(panels, axes.flat, strict=True):
         for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[2])):
             here = runs[runs["partition"] == partition]
             here = here[(here["delayed"] == who) | (here["delay_ms"] == 0)]
@@ -370,13 +369,11 @@ def delay(results: StudyResults) -> Figure:
         ax.plot(here["delay_ms"], here["test_accuracy_percent"], "_", markersize=12,
                 markeredgewidth=2, color=style.PUBLISHED, label="published")  # fmt: skip
         ax.axhline(10, **CHANCE)
-        ax.set_title(f"split {partition}, {'all alike' if who == 'all' else SLOW}")
+        ax.set_title(f"split {partition}\n{'all alike' if who == 'all' else SLOW}")
         ax.set_ylim(0, 100)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy, %")
-    for ax in axes[-1]:
         ax.set_xlabel("injected delay, ms")
         ax.set_xticks([0, 30, 60, 90])
+    axes[0, 0].set_ylabel("test accuracy, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
     return figure

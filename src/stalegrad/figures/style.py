@@ -80,7 +80,7 @@ def not_measured(reason: str) -> Figure:
     """What stands for a figure whose results are not there: a sentence that says so."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(HALF, 0.6))
+    figure = pyplot.figure(figsize=(HALF, 0.6), layout="none")
     lines = textwrap.wrap(f"Not measured yet: {reason}", 52)
     figure.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=GREY)
     return figure
