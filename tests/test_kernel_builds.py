@@ -63,7 +63,9 @@ def compiler(request, tmp_path_factory):
     def program(kernel: str, driver: str) -> list[str]:
         made = str(tmp_path_factory.mktemp("build") / "program")
         sources = [str(KERNELS / f"{kernel}.cpp"), str(DRIVERS / driver)]
-        flags = [*kernels.FLAGS, build.flag, f"-DKERNEL={kernel}", f"-I{KERNELS}", "-static"]
+        # What -O3 makes of it is tested natively; this compiles three times as fast.
+        flags = [*kernels.FLAGS, "-O1", build.flag]
+        flags += [f"-DKERNEL={kernel}", f"-I{KERNELS}", "-static"]
         subprocess.run([build.compiler, *flags, *sources, "-o", made], check=True)
         return [*build.emulator, made]
 

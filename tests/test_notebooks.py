@@ -67,11 +67,12 @@ def test_figures_are_pictures(run, shown, tmp_path):
     folder = tmp_path / "smoke" / "jain2018"
     folder.mkdir(parents=True)
     write_jain2018(folder, as_claimed, preset="smoke", seeds=1)
+    before = pyplot.get_fignums()  # other tests'
     assert "Not shown" not in run("jain2018")
     drawn = NOTEBOOKS["jain2018"].read_text().count("show(figures.")
     assert len(pictures(shown)) == drawn >= 2
     assert all(picture.startswith(b"\x89PNG") for picture in pictures(shown))
-    assert not pyplot.get_fignums()
+    assert pyplot.get_fignums() == before
 
 
 def test_what_is_there_is_shown_beside_what_is_not(run, shown, tmp_path):
