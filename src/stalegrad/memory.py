@@ -45,8 +45,8 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
     held = (1 + grouped) * one.nbytes + rule + snapshots
     # Twice: in training what a layer makes, and the gradient with respect to it. As matrix
     # products, on a GPU, the patches that layers take come to three times as much. In evaluation
-    # libraries copy what a layer makes, channels filled up to whole vectors: 3.4 times at most, as
-    # benchmarks/cost_curves.py measures it.
+    # libraries copy what a layer makes, channels filled up to whole vectors: three times and more,
+    # as measured.
     times = 8 if task.together and task.train[0].device.type == "cuda" else 2
     samples = max(times * run.order.batch_size, 4 * min(task.test_chunk, len(task.test[1])))
     step = _STEP_COPIES * one.nbytes + samples * task.activations * one.element_size()
