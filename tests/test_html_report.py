@@ -12,6 +12,7 @@ import pytest
 
 from stalegrad.config import load_study
 from stalegrad.data import fetch_dataset
+from stalegrad.figures import style
 
 ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -92,4 +93,5 @@ def test_a_figure_is_two_clicks_away(tmp_path: Path):
     seen = click_through(page, tmp_path, ["jain2018", "Figures"])
     assert "error" not in seen, seen
     assert "jain2018_fig1" in seen["listed"]
-    assert seen["width"] > 1000  # the figure itself, at its full resolution
+    full = {round(200 * inches) for inches in (style.WIDTH, style.HALF)}  # at 200 dots an inch
+    assert seen["width"] in full  # the figure itself, and no thumbnail
