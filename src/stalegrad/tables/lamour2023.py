@@ -192,7 +192,7 @@ def tables5to7(results: StudyResults) -> Table:
     """Tables V to VII side by side, in whole per cent; each by itself has the spread over seeds."""
     cells = gaussian_cells(results)
     text = [
-        f"{_printed(theirs) if theirs == NO_CONVERGENCE else f'{theirs:.0f}'} | {ours:.0f}"
+        f"{f'{theirs:.0f}' if theirs > NO_CONVERGENCE else _printed(theirs)} | {ours:.0f}"
         for theirs, ours in zip(cells["published"], cells["mean"], strict=True)
     ]
     columns = ["workers", "partition", "compensation_lambda"]
