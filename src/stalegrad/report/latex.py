@@ -112,21 +112,40 @@ def code(text: str) -> str:
     return r"\texttt{" + r"\allowbreak{}".join(pieces).replace("--", "-{}-") + "}"
 
 
+_PASSES = 5  # more of them only where a page number has no fixed point
+
+
 def typeset(source: Path) -> Path:
     """Typeset `source` in its own folder; the PDF beside it.
 
     By latexmk, or tectonic where there is no latexmk. Raises ResultError with the first errors of
     LaTeX and the place of the log.
     """
-    log = source.with_suffix(".log")
+    _run(source)
+    # latexmk takes a file of the same size and second for the same file, and so leaves page numbers
+    # of the pass before in the contents: a pass more, until what passes hand on stays as it is.
+    for _ in range(_PASSES):
+        before = _handed_on(source)
+        if not before or before == _handed_on(_run(source, "-g")):
+            break
+    return source.with_suffix(".pdf")
+
+
+def _handed_on(source: Path) -> dict[str, bytes]:
+    """The files that one pass of LaTeX writes for the next; tectonic leaves none."""
+    found = (source.with_suffix(suffix) for suffix in (".aux", ".toc", ".out"))
+    return {path.suffix: path.read_bytes() for path in found if path.exists()}
+
+
+def _run(source: Path, *options: str) -> Path:
+    log, pdf = source.with_suffix(".log"), source.with_suffix(".pdf")
     done = subprocess.run(
-        _command(source.name),
+        _command(source.name, *options),
         cwd=source.parent,
         env=_environment(os.environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )
-    pdf = source.with_suffix(".pdf")
     if done.returncode or not pdf.exists():
         output = (done.stdout + done.stderr).decode("utf-8", "replace")
         text = log.read_text("utf-8", "replace") if log.exists() else output
@@ -134,10 +153,10 @@ def typeset(source: Path) -> Path:
             f"LaTeX could not typeset {source}:\n{_first_errors(text) or _tail(output)}\n"
             f"The whole log is {log}."
         )
-    return pdf
+    return source
 
 
-def _command(name: str) -> list[str]:
+def _command(name: str, *more: str) -> list[str]:
     if shutil.which("latexmk"):
         # Without the user's own settings, which could put the PDF elsewhere.
         options = [
@@ -146,6 +165,7 @@ def _command(name: str) -> list[str]:
             "-interaction=nonstopmode",
             "-halt-on-error",
             "-file-line-error",
+            *more,
         ]
         return ["latexmk", *options, name]
     if shutil.which("tectonic"):
