@@ -48,6 +48,7 @@ class Row:
 
 def networks(data_folder: Path, seconds: float, repeats: int) -> list[Row]:
     """LeNet-5: whole training steps, gradients and evaluation, and all cores."""
+    idle = is_idle()  # asked before this itself makes work
     task = LeNet5(dataset="mnist").load(data_folder, torch.device("cpu"), torch.float32)
     backend, cores = make_backend("auto", task), replay.cores()
     one_core = [
@@ -67,7 +68,7 @@ def networks(data_folder: Path, seconds: float, repeats: int) -> list[Row]:
         Row("LeNet-5, evaluation", "plain PyTorch", evaluated / plainly, REGISTERS,
             evaluated / most_evaluated),
     ]  # fmt: skip
-    if is_idle():
+    if idle:
         bundles = [replay.bundle(task, backend, RUNS, BATCH, n) for n in (1, cores)]
         one, every = replay.measure(bundles, seconds, repeats, wall=True)
         name, times = f"LeNet-5, training steps on {cores} cores", every / one
