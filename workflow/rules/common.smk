@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stalegrad import files, plan
+from stalegrad import data, files, plan
 from stalegrad.cells import Bundle
 from stalegrad.config import read_yaml
 from stalegrad.errors import StalegradError
@@ -109,17 +109,11 @@ def recorded_weights(wildcards):
     return [f"{beside}.csv", f"{beside}.npz"]
 
 
-# The files of a data set, and the data sets of which all are there.
-PARTS = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+# The data sets of which all files are there.
 FETCHED = [
     folder.name
     for folder in Path(DATA).glob("*")
-    if all((folder / part).exists() for part in PARTS)
+    if all((folder / file).exists() for file in data.FILES)
 ]
 
 
@@ -127,9 +121,9 @@ def data_of(*bundles):
     """The verified files of the data sets that bundles read, whatever their date: they are known
     by their hashes."""
     return [
-        ancient(f"{DATA}/{dataset}/{part}")
+        ancient(f"{DATA}/{dataset}/{file}")
         for dataset in sorted({name for bundle in bundles for name in PLAN.datasets(bundle)})
-        for part in PARTS
+        for file in data.FILES
     ]
 
 

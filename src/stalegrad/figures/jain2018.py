@@ -133,8 +133,7 @@ def front(results: StudyResults) -> Figure:
         ax.set_xlabel("delay")
         ax.set_xticks(sorted(here["delay"].unique()))
     axes[0, 0].set_ylabel("largest rate that trains")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=2)
+    style.legend_below(axes[0, 0], columns=2)
     return figure
 
 
@@ -154,8 +153,7 @@ def warmup(results: StudyResults) -> Figure:
         ax.set_xlabel("epoch")
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     return figure
 
 

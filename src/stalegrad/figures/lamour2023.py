@@ -141,7 +141,7 @@ def projection(results: StudyResults) -> Figure:
         ax.set_xlabel("epoch")
         style.whole_epochs(ax)
     between.set_xlabel("way from momentum 0.9")
-    figure.legend(*off.get_legend_handles_labels(), loc="outside lower center", ncol=4)
+    style.legend_below(off, columns=4)
     return figure
 
 
@@ -204,8 +204,7 @@ def models(results: StudyResults) -> Figure:
         ax.set_xticks(sorted(runs["workers"].unique()))
         ax.set_ylim(0, 100)
     axes[0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0])
     return figure
 
 
@@ -283,8 +282,7 @@ def spread(results: StudyResults) -> Figure:
         ax.set_ylim(0, 100)
         ax.set_xlabel("spread of speeds, %")
     axes[0, 0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     return figure
 
 
@@ -308,8 +306,7 @@ def start(results: StudyResults) -> Figure:
         ax.set_xlabel("time between starts, s")
         ax.set_xticks(range(len(times)), [f"{time / 1_000:g}" for time in times])
     axes[0, 0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     return figure
 
 
@@ -374,8 +371,7 @@ def delay(results: StudyResults) -> Figure:
         ax.set_xlabel("injected delay, ms")
         ax.set_xticks([0, 30, 60, 90])
     axes[0, 0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     return figure
 
 

@@ -95,8 +95,7 @@ def budget(results: StudyResults) -> Figure:
         ax.set_title(title)
         ax.set_xlabel(r"slowest worker $s_{\max}$")
         _plain_ticks(ax, sorted(rows["slowest"].unique()))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     _state(figure, rows, "workers")
     return figure
 
@@ -121,8 +120,7 @@ def experiment(results: StudyResults) -> Figure:
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(3))
     axes[0, 1].set_xscale("log")
     _delays(results, axes[0, 2])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     _state(figure, curves, *EXPERIMENT)
     return figure
 
@@ -437,8 +435,7 @@ def lenet(results: StudyResults) -> Figure:
     axes[0, 0].set_ylabel("final test accuracy")
     axes[0, 1].set_xscale("log")
     axes[0, 1].set_xlabel("simulated seconds, best step")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))
+    style.legend_below(axes[0, 0])
     _state(figure, runs, "workers", "slowest", "batch_size")
     return figure
 

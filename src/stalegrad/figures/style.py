@@ -131,6 +131,13 @@ def band(axes: Axes, frame: pd.DataFrame, x: str, *, colour: str, label: str, **
     axes.fill_between(frame[x], frame["min"], frame["max"], color=colour, alpha=0.2, linewidth=0)
 
 
+def legend_below(axes: Axes, columns: int | None = None) -> None:
+    """The legend of `axes` below all panels of its figure; in one line, but for `columns`."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = columns or len(labels)
+    axes.figure.legend(handles, labels, loc="outside lower center", ncol=columns)
+
+
 def whole_epochs(axes: Axes) -> None:
     """Ticks on the abscissa at whole numbers only."""
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
