@@ -105,6 +105,12 @@ def test_own_data_follow_the_worker():
     assert schedule.batch[schedule.worker == 1].tolist() == list(range(20))
 
 
+def test_who_answers_once_has_own_data_too():
+    schedule = simulate(12, streams=4, workers=3, answers_once=True)
+    assert (schedule.stream == schedule.worker).all()
+    assert schedule.stream[-1] == 3 and schedule.batch[-1] == 0
+
+
 def test_adaptive_step_is_whole_up_to_m():
     """gamma at tau <= M, gamma M / tau beyond."""
     schedule = simulate(500, workers=4, slowest=20.0)
@@ -123,10 +129,14 @@ def test_adaptive_step_and_warmup_multiply():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(ValueError, match="3 gradients in all are too few for one update"):
         simulate(3, workers=4, barrier=True)
-    with pytest.raises(ValueError, match="data streams"):
+    with pytest.raises(ValueError, match="too few for one update, which takes 2"):
+        simulate(1, workers=4, answers_once=True)
+    with pytest.raises(ValueError, match="3 data streams; there must be one in all, or 4"):
         simulate(9, streams=3, workers=4)
+    with pytest.raises(ValueError, match="part 2 of the data has too few samples"):
+        Heterogeneous(workers=2).simulate(Workload((4, 0), 1), np.random.default_rng(0))
     keys = {"name": "heterogeneous", "workers": 2, "barrier": True, "answers_once": True}
     with pytest.raises(ConfigError, match="leave no choice"):
         parse("clusters", keys, where="a test", key="cluster")

@@ -120,8 +120,8 @@ def test_three_workers_in_step(T_c, read_version):
 
 
 def test_a_stream_a_worker_by_hand():
-    schedule = cluster(3, 2, 0.0, Constant(value=1.0)).simulate(
-        Workload((2, 1, 0), 2), np.random.default_rng(0)
+    schedule = cluster(2, 2, 0.0, Constant(value=1.0)).simulate(
+        Workload((2, 1), 2), np.random.default_rng(0)
     )
     assert schedule.worker.tolist() == [0, 1, 0, 1, 0, 0]
     assert schedule.time.tolist() == [1, 1, 2, 2, 3, 4]
@@ -136,7 +136,7 @@ def test_a_stream_a_worker_by_hand():
 
 
 @settings(deadline=None)  # the first example may compile
-@given(clusters(), st.integers(1, 200), seeds)
+@given(clusters(), st.integers(9, 200), seeds)  # one update at least
 def test_equal_to_the_event_queue_and_to_the_sort(benchmark, hub, arrivals, seed):
     times = hub.compute_time.sample(np.random.default_rng(seed), hub.workers + arrivals)
     merged = benchmark.compiled(hub, times)
@@ -158,7 +158,7 @@ def test_equal_to_the_event_queue_and_to_the_sort(benchmark, hub, arrivals, seed
 def test_columns_are_valid(hub, data, epochs, seed):
     n, K = hub.workers, hub.minibatches_per_update
     size = data.draw(st.sampled_from([1, n]))
-    batches = data.draw(st.lists(st.integers(1, 40), min_size=size, max_size=size))
+    batches = data.draw(st.lists(st.integers(-(-K // size), 40), min_size=size, max_size=size))
     workload = Workload(tuple(batches), epochs)
     schedule = hub.simulate(workload, np.random.default_rng(seed))
 
@@ -199,7 +199,7 @@ def test_blocks_change_nothing(hub, arrivals, block, seed):
 @given(clusters(), st.data(), seeds)
 def test_staleness_sample_is_that_of_the_schedules(hub, data, seed):
     K = hub.minibatches_per_update
-    arrivals = data.draw(st.integers(1, 200))
+    arrivals = data.draw(st.integers(K, 200))
     skip = data.draw(st.integers(0, arrivals - 1))
     updates = data.draw(st.integers(0, arrivals // K))
     block = data.draw(st.integers(1, 250))
@@ -446,9 +446,17 @@ def test_errors_name_key_and_reason(changes, key, reason):
     assert reason in message
 
 
-def test_streams_must_be_one_or_one_a_worker():
-    with pytest.raises(ValueError, match="2 data streams for 3 workers"):
-        cluster(3).simulate(Workload((5, 5), 1), np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ((5, 5), "2 data streams; there must be one in all, or 3"),
+        ((5, 5, 0), "part 3 of the data has too few samples for one minibatch"),
+        ((1,), "1 gradients in all are too few for one update, which takes 2"),
+    ],
+)
+def test_work_that_does_not_fit_is_refused(batches, words):
+    with pytest.raises(ValueError, match=words):
+        cluster(3, 2).simulate(Workload(batches, 1), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("keys", [{"skip": 10}, {"skip": -1}, {"updates": 6}], ids=str)

@@ -302,8 +302,9 @@ def authors_cluster():
 @pytest.mark.parametrize(
     ("batches", "options", "words"),
     [
-        ((3, 3, 3), {}, "3 data streams for 2 workers"),
-        ((3, 0), {}, "worker 2 has too few samples for one minibatch"),
+        ((3, 3, 3), {}, "3 data streams; there must be one in all, or 2"),
+        ((3, 0), {}, "part 2 of the data has too few samples for one minibatch"),
+        ((1,), {"synchronous": True}, "1 gradients in all are too few for one update"),
         ((3, 4), {"synchronous": True}, "barrier would wait"),
     ],
 )

@@ -27,6 +27,24 @@ class Workload:
         """Minibatches over all streams and epochs."""
         return sum(self.batches) * self.epochs
 
+    def check(self, streams: int, least: int) -> None:
+        """Raises ValueError for another number of data streams than one or `streams`, for a stream
+        without a minibatch, and for fewer than `least` minibatches in all."""
+        if len(self.batches) not in (1, streams):
+            raise ValueError(
+                f"{len(self.batches)} data streams; there must be one in all, or {streams}"
+            )
+        if 0 in self.batches:
+            raise ValueError(
+                f"part {self.batches.index(0) + 1} of the data has too few samples for one "
+                f"minibatch; choose a smaller 'batch_size' or fewer workers"
+            )
+        if self.total < least:
+            raise ValueError(
+                f"{self.total} gradients in all are too few for one update, which takes {least}; "
+                f"choose a smaller 'batch_size' or fewer workers"
+            )
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -52,7 +52,7 @@ class Heterogeneous:
         return seconds_per_gradient(self.profile, self.workers, self.slowest)
 
     def streams(self) -> int:
-        return self.workers if self.data_by == "worker" else 2
+        return self.workers + self.answers_once if self.data_by == "worker" else 2
 
     def arrivals_per_update(self) -> int:
         return self.workers if self.barrier else 1
@@ -62,15 +62,9 @@ class Heterogeneous:
         return 0 if self.barrier else self.workers + self.answers_once
 
     def check(self, workload: Workload) -> None:
-        """Raises ValueError for another number of data streams than one or `streams`, and where no
-        update would be made."""
-        if len(workload.batches) not in (1, self.streams()):
-            raise ValueError(
-                f"{len(workload.batches)} data streams: there must be one in all, or "
-                f"{self.streams()}"
-            )
-        if workload.total < (self.workers if self.barrier else 1 + self.answers_once):
-            raise ValueError(f"{workload.total} gradients are too few for {self.workers} workers")
+        """Raises ValueError for another number of data streams than one or `streams`, for a stream
+        without a minibatch, and where no update would be made."""
+        workload.check(self.streams(), self.arrivals_per_update() + self.answers_once)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of as many gradients as `workload` has minibatches; nobody stops before.

@@ -60,12 +60,9 @@ class HubAndSpoke:
         return self.workers + math.ceil(rate * self.communication_time)
 
     def check(self, workload: Workload) -> None:
-        """Raises ValueError unless there is one data stream, or one a worker."""
-        if len(workload.batches) not in (1, self.workers):
-            raise ValueError(
-                f"{len(workload.batches)} data streams for {self.workers} workers: there must be "
-                f"one in all, or one a worker"
-            )
+        """Raises ValueError unless there is one data stream, or one a worker, and work for one
+        update."""
+        workload.check(self.workers, self.minibatches_per_update)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`.

@@ -65,7 +65,8 @@ class ParameterServer:
 
     def check(self, workload: Workload) -> None:
         """Raises ValueError for another number of data streams than one, or one a worker, for a
-        stream without a minibatch, and where a barrier would wait for a worker that has stopped."""
+        stream without a minibatch, where no update would be made, and where a barrier would wait
+        for a worker that has stopped."""
         self._rounds(workload)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
@@ -114,17 +115,8 @@ class ParameterServer:
 
     def _rounds(self, workload: Workload) -> np.ndarray:
         """How many gradients each worker computes at most [n]."""
+        workload.check(self.workers, self.arrivals_per_update())
         batches = np.array(workload.batches)
-        if len(batches) not in (1, self.workers):
-            raise ValueError(
-                f"{len(batches)} data streams for {self.workers} workers: there must be one in "
-                f"all, or one a worker"
-            )
-        if (batches == 0).any():
-            raise ValueError(
-                f"worker {batches.argmin() + 1} has too few samples for one minibatch; choose a "
-                f"smaller 'batch_size' or fewer workers"
-            )
         if len(batches) == 1 and self.workers > 1:
             return np.full(self.workers, workload.total)
         if self.synchronous and len(set(batches)) > 1:
