@@ -495,6 +495,13 @@ def test_cuda_that_is_not_there_is_an_error(tmp_path, data_folder, monkeypatch):
         trained(Bundle((small_cell(),)), tmp_path, Place(data_folder, "cuda"))
 
 
+def test_a_gpu_is_handed_its_work_by_one_thread():
+    """CUDA captures one graph at a time in a process."""
+    place = Place(Path("data"), threads=4)
+    assert place.threads_on(torch.device("cpu")) == 4
+    assert place.threads_on(torch.device("cuda")) == 1
+
+
 def test_threads_of_pytorch_are_put_back(tmp_path, place):
     torch.set_num_threads(2)
     try:

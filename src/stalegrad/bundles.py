@@ -59,6 +59,10 @@ class Place:
     backend: str = "auto"
     threads: int = 1
 
+    def threads_on(self, device: torch.device) -> int:
+        """`threads` go over runs on a CPU; a GPU is kept busy by one, which alone can capture."""
+        return self.threads if device.type == "cpu" else 1
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -111,6 +115,7 @@ def train_bundle(
     left to do when that has finished it.
     """
     device = resolve_device(place.device)
+    threads = place.threads_on(device)
     with settled_torch(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
@@ -129,7 +134,7 @@ def train_bundle(
                 0.0,
             )
             parts, clock, saving = begun, time.monotonic(), _Saving(checkpoint)
-            for parts in _epochs(task, backend, bundle, begun, room, place.threads):
+            for parts in _epochs(task, backend, bundle, begun, room, threads):
                 spent = seconds + time.monotonic() - clock
                 if report:
                     report(_progress(bundle, parts, spent))
@@ -142,7 +147,7 @@ def train_bundle(
             write_atomically(output, csv_text(_history(bundle, parts)))
             provenance = describe_machine(device) | {
                 "backend": backend.name,
-                "threads": place.threads,
+                "threads": threads,
                 "bundle": bundle.hash,
                 "runs": len(bundle.cells),
                 "samples": _samples_trained(parts),
@@ -526,19 +531,22 @@ def settled_torch(device: torch.device) -> Iterator[None]:
     """PyTorch as results need it.
 
     On a CPU threads go over runs; PyTorch's own would fight them, and change roundings. On a GPU
-    float32 is float32: left alone, cuDNN rounds what it convolves to TF32.
+    float32 is float32: left alone, cuDNN rounds what it convolves to TF32, and cuBLAS what it
+    multiplies, where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers.
     """
-    convolutions = torch.backends.cudnn.conv
-    threads, precision = torch.get_num_threads(), convolutions.fp32_precision
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    threads, precisions = torch.get_num_threads(), [kind.fp32_precision for kind in kinds]
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:
-        convolutions.fp32_precision = "ieee"
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        convolutions.fp32_precision = precision
+        for kind, precision in zip(kinds, precisions, strict=True):
+            kind.fp32_precision = precision
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

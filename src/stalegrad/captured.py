@@ -47,6 +47,7 @@ def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
         step()
     for _ in range(times - WARM_UP):
         graph.replay()
+    torch.cuda.current_stream(device).synchronize()  # the graph must outlive its replays
 
 
 class _Epoch:

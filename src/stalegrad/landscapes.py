@@ -311,6 +311,7 @@ def make_landscape(
     """
     clock = time.monotonic()
     device = resolve_device(place.device)
+    threads = place.threads_on(device)
     with settled_torch(device):
         task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
@@ -323,9 +324,7 @@ def make_landscape(
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
         store = Store(path, identity, len(layout.coefficients))
         like = torch.empty(0, dtype=torch.float32, device=device)
-        metrics = evaluate(
-            layout.coefficients, layout.basis, backend, like, store, place.threads, report
-        )
+        metrics = evaluate(layout.coefficients, layout.basis, backend, like, store, threads, report)
     found = assemble(cell, history, weights, layout, metrics)
     with replaced(outputs[0]) as beside, open(beside, "wb") as file:
         np.savez_compressed(file, **found.grid)
@@ -333,7 +332,7 @@ def make_landscape(
     write_atomically(outputs[2], csv_text(found.lines))
     provenance = describe_machine(device) | {
         "backend": backend.name,
-        "threads": place.threads,
+        "threads": threads,
         "landscape": cell.hash,
         "points": len(layout.coefficients),
         "wall_seconds": round(store.seconds + time.monotonic() - clock, 3),
