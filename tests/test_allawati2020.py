@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from stalegrad import renewal
 from stalegrad.bundles import Place, train_bundle
@@ -214,6 +215,31 @@ def test_claims_that_are_met(as_claimed, name):
 
 def test_all_are_judged(as_claimed):
     assert set(judge(as_claimed)["verdict"]) == {REPRODUCED}
+
+
+def test_what_is_not_drawn_by_chance_has_no_interval(as_claimed):
+    """Clusters and distributions chosen by hand, moments of one run, updates of one course: no
+    binomial or Student interval over them means anything."""
+    over_cases = ["theorem_2_is_exact", "grows_with_communication", "any_distribution"]
+    for name in [*over_cases, "case_1_has_the_lower_error", "fluctuates_around_the_limit"]:
+        finding = claims_of(NAME)[name](as_claimed)
+        assert np.isnan([finding.low, finding.high]).all(), name
+
+
+def test_few_replicates_have_students_interval(made_up):
+    """Of Figure 1's worst mean: of so many replicates, and not of infinitely many."""
+    write_staleness(made_up.folder, lambda s, hub, t: 1.03 * t)
+    rows = pd.read_csv(made_up.folder / "staleness.csv")
+    shift = np.where(rows["replicate"] % 2 == 0, 0.99, 1.01)
+    rows["mean_after"] *= shift
+    rows.to_csv(made_up.folder / "staleness.csv", index=False)
+    made_up = StudyResults(NAME, "paper", made_up.folder)
+    finding = claims.figure_1(made_up)
+    table = tables.simulated(made_up, "fig1")
+    worst = table.loc[table["relative_after"].abs().idxmax()]
+    values = rows[(rows["simulation"] == "fig1") & (rows["workers"] == worst["workers"])]
+    wanted = stats.ttest_1samp(values["mean_after"], 0).confidence_interval(0.95)
+    assert finding.high == pytest.approx(wanted.high / worst["theorem"] - 1)
 
 
 def unlike_for(name, by):

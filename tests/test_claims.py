@@ -24,6 +24,7 @@ from stalegrad.claims import (
     judge,
     mean_interval,
     paired_tests,
+    seed_interval,
     share_interval,
     share_verdict,
     verdict_of,
@@ -342,6 +343,23 @@ def test_mean_interval_is_students():
     values = np.random.default_rng(3).normal(size=12)
     wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert mean_interval(pd.Series(values)) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_seed_interval_of_a_mean_is_students():
+    """However many runs a seed has, so long as all have as many."""
+    runs = pd.DataFrame({"seed": [1, 1, 2, 2, 3, 3], "x": [0.2, 0.4, 0.9, 0.5, 0.1, 0.6]})
+    by_seed = runs.groupby("seed")["x"].mean()
+    assert seed_interval(runs, lambda r: r["x"].mean()) == pytest.approx(mean_interval(by_seed))
+
+
+def test_seed_interval_lies_around_the_statistic_itself():
+    """Of a ratio of means, which is not the mean over seeds of their ratios; by hand."""
+    runs = pd.DataFrame({"seed": [1, 2, 3], "x": [1.0, 2.0, 6.0], "y": [1.0, 1.0, 4.0]})
+    ratio = lambda r: r["x"].mean() / r["y"].mean()  # noqa: E731
+    without = np.array([8 / 5, 7 / 5, 3 / 2])
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * ((without - without.mean()) ** 2).sum())
+    assert seed_interval(runs, ratio) == pytest.approx((1.5 - half, 1.5 + half))
+    assert np.isnan(seed_interval(runs[runs["seed"] == 1], ratio)).all()
 
 
 @pytest.mark.parametrize("values", [[], [0.7]])

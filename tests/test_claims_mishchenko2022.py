@@ -356,6 +356,14 @@ def test_a_verdict_follows_the_data(name, case, tmp_path):
     assert not re.search(r"\b(nan|inf)\b", finding.reason + finding.paired)
 
 
+def test_a_range_is_not_given_for_an_interval(tmp_path):
+    """Least and largest over a few delays are no 95 % interval."""
+    finding = CLAIMS["as_bad_as_fewer_steps"](
+        write_results(tmp_path, grids=GRIDS["as_bad_as_fewer_steps"])
+    )
+    assert np.isnan([finding.low, finding.high]).all()
+
+
 def test_every_claim_on_runs_is_met_and_broken_here():
     elsewhere = {name for name in CLAIMS if name.startswith("virtual")}
     elsewhere |= {"gradients_in_a_budget", "improvement", "longest_delay"}

@@ -701,6 +701,27 @@ def test_runs_of_other_grids_stand_beside_those_of_table_2(tmp_path):
     assert paired.endswith("Not tested: cells that are equal in every seed (9).")
 
 
+def test_intervals_over_seeds_belong_to_their_value(tmp_path):
+    """Around it, also where it is no mean over seeds; one average has one interval."""
+
+    def accuracy(cell, epoch):
+        if not cell.grid.startswith("table2"):
+            return None
+        return 10.0 if cell.seed == 1 and cell.delayed == "all" else 80.0 - 3 * slow(cell)
+
+    results = write_results(tmp_path, accuracy, only=FOUR)
+    found = {
+        name: CLAIMS[name](results)
+        for name in ("split_labels_cost_28_points", "one_slow_worker_costs_11_per_cent")
+    }
+    for finding in found.values():
+        assert finding.low < finding.high or finding.value == 0
+        assert (finding.low + finding.high) / 2 == pytest.approx(finding.value)
+    drop = CLAIMS["split_labels_lower_accuracy"](results)
+    cost = found["split_labels_cost_28_points"]
+    assert (drop.value, drop.low, drop.high) == (cost.value, cost.low, cost.high)
+
+
 def test_every_claim_can_be_broken():
     assert {*BREAKS, *SHOWN} == set(CLAIMS)
     cases_of = {name: cases for name, (_, cases) in BREAKS.items()} | SHOWN

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.bundles import plan_runs
 from stalegrad.cells import parse_cell
+from stalegrad.claims import mean_interval
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.compute_times import Exponential
@@ -25,7 +26,7 @@ from stalegrad.rules.adam import Adam
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
-from stalegrad.tables.mishchenko2022 import slope, tuned
+from stalegrad.tables.mishchenko2022 import slope, slope_over_seeds, tuned
 from stalegrad.virtual_iterates import trace
 
 CHAIN = Chain(dimension=6, noise=0.5, noise_samples=40, epoch_samples=120)
@@ -129,6 +130,25 @@ def test_virtual_iterates_are_of_plain_asynchronous_sgd():
     for rule in (SGD(lr=0.1, momentum=0.9), Adam(lr=0.1)):
         with pytest.raises(ValueError, match="without momentum"):
             trace(load(CHAIN), cluster_run(rule, workers=2))
+
+
+def test_the_interval_of_a_power_is_over_seeds():
+    """Seeds at levels of their own all follow one power exactly: it is known exactly. Where they
+    follow powers of their own, their mean is known as well as a mean of so many is."""
+    x = np.array([10.0, 100.0, 1000.0])
+
+    def runs(powers):
+        frames = [
+            pd.DataFrame({"seed": seed, "x": x, "error": 10.0**seed * x**power})
+            for seed, power in enumerate(powers)
+        ]
+        return pd.concat(frames)
+
+    assert slope_over_seeds(runs([-0.5, -0.5, -0.5]), "x") == pytest.approx((-0.5,) * 3)
+    found = slope_over_seeds(runs([-0.4, -0.5, -0.7]), "x")
+    assert found == pytest.approx((np.mean([-0.4, -0.5, -0.7]), *mean_interval([-0.4, -0.5, -0.7])))
+    one = runs([-0.5])
+    assert slope_over_seeds(one, "x") == slope(one["x"], one["error"])
 
 
 def test_slope_and_tuning():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from stalegrad.cells import Cell
 from stalegrad.errors import ResultError
@@ -182,3 +183,8 @@ def over_seeds(
     """
     grouped = runs.groupby(keys, sort=True)[value]
     return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
+
+
+def student_half(error: float | pd.Series, count: int | pd.Series) -> float | pd.Series:
+    """Half of Student's 95 % interval of a mean of `count` values with this standard error."""
+    return stats.t.ppf(0.975, count - 1) * error

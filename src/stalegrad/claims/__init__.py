@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from stalegrad.errors import ResultError
-from stalegrad.results import StudyResults
+from stalegrad.results import StudyResults, student_half
 
 REPRODUCED, PARTLY = "reproduced", "partly"
 NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
@@ -187,8 +187,24 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(values, float)
     if len(values) < 2:
         return np.nan, np.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = student_half(values.std(ddof=1) / np.sqrt(len(values)), len(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def seed_interval(
+    runs: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]
+) -> tuple[float, float]:
+    """95 % interval of a statistic of all runs, over their seeds; NaN for fewer than two.
+
+    Tukey's jackknife: how far it moves as one seed after the other is left out. It lies around the
+    statistic itself, and is `mean_interval` where that is a mean over seeds.
+    """
+    seeds = runs["seed"].unique()
+    if (count := len(seeds)) < 2:
+        return np.nan, np.nan
+    without = np.array([statistic(runs[runs["seed"] != seed]) for seed in seeds])
+    half = student_half((count - 1) / np.sqrt(count) * without.std(ddof=1), count)
+    return float(statistic(runs) - half), float(statistic(runs) + half)
 
 
 def by_seed(runs: pd.DataFrame, cell: Sequence[str], value: str) -> pd.DataFrame:

@@ -13,12 +13,10 @@ from stalegrad.claims import (
     by_seed,
     claim,
     compare,
-    mean_interval,
-    share_interval,
     share_verdict,
     verdict_of,
 )
-from stalegrad.results import StudyResults
+from stalegrad.results import StudyResults, student_half
 from stalegrad.tables.allawati2020 import (
     CLOSE,
     MOMENTS,
@@ -63,7 +61,7 @@ def figure_1(results: StudyResults) -> Finding:
     after, before = table["relative_after"], table["relative_before"]
     off = after.abs()
     worst = table.loc[off.idxmax()]
-    error = 1.96 * worst["mean_after_error"] / worst["theorem"]
+    error = student_half(worst["mean_after_error"], worst["replicates"]) / worst["theorem"]
     return Finding(
         verdict_of(list(off <= CLOSE)),
         "largest relative distance of the simulated mean from the theorem",
@@ -84,7 +82,8 @@ def theorem_2_is_exact(results: StudyResults) -> Finding:
     is wider, includes the theorem in at least 90 % of the clusters of the error map.
     """
     table = simulated(results, "error_map")
-    tolerance = np.maximum(1.96 * table["mean_after_error"], 0.005 * table["theorem"])
+    interval = student_half(table["mean_after_error"], table["replicates"])
+    tolerance = np.maximum(interval, 0.005 * table["theorem"])
     residual = table["mean_after"] - table["theorem"]
     holds = residual.abs() <= tolerance
     late = table["communication_time"] > 0
@@ -98,7 +97,6 @@ def theorem_2_is_exact(results: StudyResults) -> Finding:
         f"{table['relative_after'][late].max():.1%} at most and "
         f"{table['relative_after'][late].min():.1%} at least: the theorem takes the gradient's own "
         f"worker for one more stranger.",
-        *share_interval(holds),
     )
 
 
@@ -161,7 +159,6 @@ def grows_with_communication(results: StudyResults) -> Finding:
         "all",
         f"It grows over all {times} values of T_c for {sum(grown)} of {len(grown)} pairs of n "
         f"and K.",
-        *share_interval(grown),
     )
 
 
@@ -188,7 +185,6 @@ def any_distribution(results: StudyResults) -> Finding:
         f"{holds.sum()} of {len(holds)} distributions are; "
         + (f"not: {missed}." if missed else f"the furthest is off by {worst.max():.1%}.")
         + f" Counted before the update, {before.sum()} are at every T_c above 0.",
-        *share_interval(holds),
     )
 
 
@@ -202,6 +198,7 @@ def first_two_updates(results: StudyResults) -> Finding:
     """
     course = by_update(results, "fig2", 0)
     first, second = course["mean"].iloc[:2]
+    half = student_half(*course.loc[1, ["error", "replicates"]])
     return Finding(
         verdict_of([abs(first) <= 0.05, abs(second - 1) <= 0.05]),
         "mean staleness of the second update",
@@ -209,8 +206,8 @@ def first_two_updates(results: StudyResults) -> Finding:
         "0.95 to 1.05, and at most 0.05 for the first",
         f"Counted before, the first update has {first:.3f} and the second {second:.3f}; counted "
         f"after, as theorem 2 must be, each is larger by 1/K.",
-        second - 1.96 * course["error"].iloc[1],
-        second + 1.96 * course["error"].iloc[1],
+        second - half,
+        second + half,
     )
 
 
@@ -233,7 +230,6 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
         "each within 0.05, some above 0 and some below",
         f"They lie {off.min():+.1%} to {off.max():+.1%} from the limit counted after, and lower by "
         f"{1 / limit['minibatches_per_update'] / limit['theorem']:.1%} counted before.",
-        *mean_interval(off),
     )
 
 
@@ -286,6 +282,5 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
         f"Case 1 is ahead in {lower.sum()} of {len(at)}, Case 2 in {higher.sum()}; the ratio is "
         f"{at['ratio'].min():.2g} to {at['ratio'].max():.2g}. Each at its best step, the errors at "
         f"the end are {best['case_1']:.2g} and {best['case_2']:.2g}.",
-        *share_interval(lower),
-        compare(*logs, ("the log error of Case 2", "that of Case 1")),
+        paired=compare(*logs, ("the log error of Case 2", "that of Case 1")),
     )

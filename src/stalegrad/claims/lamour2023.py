@@ -17,6 +17,7 @@ from stalegrad.claims import (
     compare_kinds,
     compare_runs,
     mean_interval,
+    seed_interval,
     share_interval,
     share_verdict,
     verdict_of,
@@ -86,16 +87,16 @@ def split_labels_lower_accuracy(results: StudyResults) -> Finding:
     With a slow worker, split labels end at least 5 points below split dataset in every cell.
     """
     drop = label_drop(table2_cells(results), "mean")["points"]
-    slow = table2_runs(results).query("delayed_workers == 'one'")
+    runs = table2_runs(results)
     return Finding(
         verdict_of(list(drop >= 5)),
         "mean accuracy lost to split labels with a slow worker, points",
         float(drop.mean()),
         "at least 5 in every cell",
         f"The loss is {drop.min():.1f} to {drop.max():.1f} points over {len(drop)} cells.",
-        *mean_interval(drop),
+        *seed_interval(runs, _mean_label_drop),
         compare_kinds(
-            slow,
+            runs.query("delayed_workers == 'one'"),
             "partition",
             {"dataset": "accuracy with a split dataset", "labels": "that with split labels"},
             TABLE2_KEYS,
@@ -120,7 +121,7 @@ def split_labels_cost_28_points(results: StudyResults) -> Finding:
         "27.8, give or take 8",
         f"The printed cells with a slow worker average {row['published_points']:.1f} points with a "
         f"deviation of {row['converged_points_std']:.1f}, ours {ours:.1f}.",
-        *mean_interval(_each_seed(results, label_drop)),
+        *seed_interval(table2_runs(results), _mean_label_drop),
     )
 
 
@@ -168,7 +169,7 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults) -> Finding:
         "11, give or take 6",
         f"The printed cells that converge average {row['converged_relative']:.1f} % with a "
         f"deviation of {row['converged_relative_std']:.1f}, ours {ours:.1f} %.",
-        *mean_interval(_each_seed(results, slow_worker_drop, "relative")),
+        *seed_interval(table2_runs(results), _mean_relative_drop),
     )
 
 
@@ -285,6 +286,9 @@ def working_compensation_helps(results: StudyResults) -> Finding:
     each constant lambda.
     """
     runs = in_percent(results.grid("table4"))
+    runs = runs[~runs["as_published"].astype(bool)]
+    off = _slow_labels(results)
+    both = runs.merge(off, on=[*SLOW_CELL, "seed"], suffixes=("", "_off"))
     cells = table4_cells(results).query("kind == 'working'")
     gains = compensation_gain(cells, "mean", "off")["points"]
     by_strength = gains.groupby("compensation_lambda").mean()
@@ -298,10 +302,10 @@ def working_compensation_helps(results: StudyResults) -> Finding:
             f"{gain:+.1f} at lambda = {strength:g}" for strength, gain in by_strength.items()
         )
         + f"; single cells lie between {gains.min():+.1f} and {gains.max():+.1f}.",
-        *mean_interval(gains),
+        *mean_interval((both["accuracy"] - both["accuracy_off"]).groupby(both["seed"]).mean()),
         compare_runs(
-            runs[~runs["as_published"].astype(bool)],
-            _slow_labels(results),
+            runs,
+            off,
             ("accuracy with working compensation", "that without"),
             cell=["compensation", *SLOW_CELL],
             on=SLOW_CELL,
@@ -594,8 +598,11 @@ def _slow_labels(results: StudyResults) -> pd.DataFrame:
     return table2_runs(results).query("delayed_workers == 'one' and partition == 'labels'")
 
 
-def _each_seed(results: StudyResults, drop, column: str = "points") -> list[float]:
-    """The average that `drop` gives when each seed is taken for the one run of a paper."""
-    return [
-        drop(runs, "accuracy")[column].mean() for _, runs in table2_runs(results).groupby("seed")
-    ]
+def _mean_label_drop(runs: pd.DataFrame) -> float:
+    """Of runs of Table II, what split labels cost in points: the mean over cells."""
+    return label_drop(over_seeds(runs, TABLE2_KEYS, "accuracy"), "mean")["points"].mean()
+
+
+def _mean_relative_drop(runs: pd.DataFrame) -> float:
+    """Of runs of Table II, what one slow worker costs relative to all: the mean over cells."""
+    return slow_worker_drop(over_seeds(runs, TABLE2_KEYS, "accuracy"), "mean")["relative"].mean()

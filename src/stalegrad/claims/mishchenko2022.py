@@ -112,8 +112,6 @@ def longest_delay(results: StudyResults) -> Finding:
         off.max(),
         "at most 0.1 in at least 90 % of the profiles",
         f"{close.sum()} of {len(close)} profiles agree within 10 %.",
-        np.nan,
-        np.nan,
     )
 
 
@@ -289,8 +287,6 @@ def as_bad_as_fewer_steps(results: StudyResults) -> Finding:
         ratio.mean(),
         "between 1/3 and 3 at every delay",
         f"The ratio is {ratio.min():.2f} to {ratio.max():.2f}.",
-        ratio.min(),
-        ratio.max(),
     )
 
 

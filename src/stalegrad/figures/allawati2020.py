@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from stalegrad.figures import style
-from stalegrad.results import StudyResults
+from stalegrad.results import StudyResults, student_half
 from stalegrad.tables.allawati2020 import (
     CLOSE,
     by_update,
@@ -64,7 +64,8 @@ def fig2(results: StudyResults) -> Figure:
         (1 / cluster["minibatches_per_update"], "after the update", AFTER, AFTER),
         (0.0, "before the update", BEFORE, "white"),
     ):
-        mean, half = course["mean"] + shift, 1.96 * course["error"]
+        mean = course["mean"] + shift
+        half = student_half(course["error"], course["replicates"])
         ax.plot(update, mean, color=colour, marker="o", markersize=3, markerfacecolor=face,
                 label=name)  # fmt: skip
         ax.fill_between(update, mean - half, mean + half, color=colour, alpha=0.3, linewidth=0)

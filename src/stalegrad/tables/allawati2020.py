@@ -40,16 +40,17 @@ CLUSTER = ["workers", "minibatches_per_update", "communication_time"]
 def simulated(results: StudyResults, simulation: str) -> pd.DataFrame:
     """One row a cluster of a simulation: closed forms, and means over replicates.
 
-    theorem (Theorem 2), rate (Lemma 1), exact (`renewal.exact_staleness_before`, NaN where the
-    renewal function has no closed form), mean_before, mean_after and update_rate with their
-    standard errors `<column>_error`, and relative_before and relative_after: the simulated mean
-    over the theorem, less one. `compute_time` becomes a distribution.
+    replicates, theorem (Theorem 2), rate (Lemma 1), exact (`renewal.exact_staleness_before`, NaN
+    where the renewal function has no closed form), mean_before, mean_after and update_rate with
+    their standard errors `<column>_error`, and relative_before and relative_after: the simulated
+    mean over the theorem, less one. `compute_time` becomes a distribution.
     """
     rows = results.staleness.query("simulation == @simulation")
     measured = ["mean_before", "mean_after", "update_rate"]
     by_cluster = rows.groupby("index")
     table = by_cluster[[*CLUSTER, "arrivals"]].first()
     table["compute_time"] = by_cluster.apply(lambda same: compute_time(same.iloc[0]))
+    table["replicates"] = by_cluster.size()
     table[measured] = by_cluster[measured].mean()
     errors = by_cluster[measured].sem().add_suffix("_error")
     table = pd.concat([table, errors], axis=1)
@@ -186,13 +187,15 @@ def distributions(results: StudyResults) -> Table:
 def by_update(results: StudyResults, simulation: str, index: int) -> pd.DataFrame:
     """One row an update from the start: update (from 1), and mean staleness before with its error.
 
-    mean, error: over replicates, of the mean over the update's gradients.
+    mean, error: over replicates (as many as `replicates`), of the mean over the update's gradients.
     """
     arrays = results.arrays(simulation)
     rows = results.staleness.query("simulation == @simulation and index == @index")
     mean, deviation = arrays[f"by_update_{index}"], arrays[f"by_update_deviation_{index}"]
-    error = deviation / np.sqrt(rows["replicates"].iloc[0])
-    return pd.DataFrame({"update": np.arange(1, len(mean) + 1), "mean": mean, "error": error})
+    count = int(rows["replicates"].iloc[0])
+    update = np.arange(1, len(mean) + 1)
+    error = deviation / np.sqrt(count)
+    return pd.DataFrame({"update": update, "mean": mean, "error": error, "replicates": count})
 
 
 def transient_updates(results: StudyResults) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from stalegrad.clusters._profiles import seconds_per_gradient
 from stalegrad.problems.chain import Chain
-from stalegrad.results import StudyResults
+from stalegrad.results import StudyResults, student_half
 from stalegrad.tables import Table
 
 MINIBATCH, ASYNCHRONOUS, ADAPTIVE = "minibatch", "asynchronous", "delay-adaptive"
@@ -223,10 +223,24 @@ def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
 
 
+def slope_over_seeds(runs: pd.DataFrame, x: str) -> tuple[float, float, float]:
+    """The mean of the seeds' own slopes of log `error` over log `x`, with its 95 % interval.
+
+    Runs of one seed have their noise in common, so it is seeds that are independent, not runs. Of
+    one seed: its slope, with the interval of `slope`.
+    """
+    each = [slope(here[x], here["error"]) for _, here in runs.groupby("seed")]
+    if len(each) == 1:
+        return each[0]
+    slopes = pd.Series([value for value, *_ in each])
+    half = student_half(slopes.sem(), len(slopes))
+    return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)
+
+
 def slopes_in_tau(results: StudyResults) -> pd.DataFrame:
     """The power of the longest delay that the least error follows; columns as of `slopes`."""
     rows = [
-        (convexity, f"sigma = {noise:g}", 0.0, *slope(here["tau"], here["error"]), len(here))
+        (convexity, f"sigma = {noise:g}", 0.0, *slope_over_seeds(here, "tau"), len(here))
         for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"])
     ]
     return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
@@ -237,7 +251,7 @@ def slopes_in_k(results: StudyResults) -> pd.DataFrame:
     rows = [
         (
             *(convexity, f"sigma = {noise:g}", POWER_OF_K[convexity]),
-            *(*slope(here["updates"], here["error"]), len(here)),
+            *(*slope_over_seeds(here, "updates"), len(here)),
         )
         for (convexity, noise), here in horizon_runs(results).groupby(["convexity", "noise"])
     ]
@@ -268,7 +282,8 @@ def slopes_in_m(results: StudyResults) -> pd.DataFrame:
 def slopes(results: StudyResults) -> Table:
     """Powers of tau, K and M that the least error follows, beside those of the theorems.
 
-    low and high: the 95 % interval; points: the runs that the power is fitted to.
+    low and high: the 95 % interval, over seeds where there are several, else of the regression
+    line; points: the runs that the power is fitted to.
     """
     parts = {"tau": slopes_in_tau, "K": slopes_in_k, "M": slopes_in_m}
     table = pd.concat([part(results).assign(of=name) for name, part in parts.items()])
