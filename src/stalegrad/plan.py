@@ -4,6 +4,7 @@ Read by the Snakefile at every start, so it imports neither torch nor pandas.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from stalegrad.errors import ConfigError
 from stalegrad.files import archived_folder, archived_runs
 
 SOURCE = "src/stalegrad"
+PACKAGE = Path(__file__).parent
 SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
 
 # Source files, relative to the package, whose change makes a training run out of date, beside those
@@ -54,6 +56,7 @@ ENGINE = (
     "backends/vmap.py",
     "backends/cpu.py",
     "backends/cpu_synthetic.py",
+    "kernels/__init__.py",
     "kernels/calls.py",
     "kernels/vectors.h",
     "kernels/replay.h",
@@ -67,11 +70,11 @@ TRACES = (*ENGINE, "virtual_iterates.py")
 LANDSCAPES = ("landscapes.py", "backends/cpu.py", "backends/vmap.py")
 SIMULATIONS = (
     "simulations.py",
+    "schedule.py",
+    "partitions.py",
     "compiled.py",
     "compute_times.py",
-    "clusters/hub_and_spoke.py",
-    "clusters/parameter_server.py",
-    "clusters/heterogeneous.py",
+    *(f"clusters/{name}.py" for name in specs.names("clusters")),
     "clusters/_profiles.py",
     "clusters/_merge.py",
     "clusters/_staleness.py",
@@ -274,20 +277,17 @@ class Plan:
 
     @staticmethod
     def modules(bundle: Bundle) -> list[str]:
-        """Source files of the problems, rules and clusters of a bundle, relative to the package."""
-        return sorted(
-            {
-                f"{kind}s/{specs.name_of(getattr(cell, kind))}.py"
-                for cell in bundle.cells
-                for kind in ("problem", "rule", "cluster")
-            }
-        )
+        """Source files of the problems, rules and clusters of a bundle, and of what they are built
+        on (DC-ASGD on SGD), relative to the package."""
+        parts = {type(p) for cell in bundle.cells for p in (cell.problem, cell.rule, cell.cluster)}
+        files = {inspect.getfile(c) for part in parts for c in part.__mro__ if c is not object}
+        return sorted(str(Path(file).relative_to(PACKAGE)) for file in files)
 
     @classmethod
     def code_digest(cls, *bundles: Bundle, also: Iterable[str] = ()) -> str:
         """Changes with the source files that decide what training gives, and those of `also`."""
         names = {*ENGINE, *also, *(module for b in bundles for module in cls.modules(b))}
-        return contents(Path(__file__).parent / name for name in names)
+        return contents(PACKAGE / name for name in names)
 
     def products(self, study: str, kind: str) -> dict[str, dict[str, str | None]]:
         """The figures or tables of a study as plain values."""
