@@ -504,6 +504,14 @@ def test_from_bundles_to_the_archive(small_study, call):
     pd.testing.assert_frame_equal(kept, trained.sort_index())
 
 
+def test_a_file_of_another_kind_is_refused(small_study, call):
+    Path("notes.csv").write_text("name,what\na,b\n")
+    said = refused(call("archive", "--study", "small", "notes.csv"))
+    assert "notes.csv is not a readable CSV (it has no column run)" in said
+    said = refused(call("verdicts", "notes.csv"))
+    assert "it has no column study, claim, verdict" in said
+
+
 def test_foreign_runs_and_lost_provenance_are_not_archived(small_study, call):
     call("run", *CELL, "--seed", "9", "--output", "foreign.csv")
     assert "is none of small at the preset 'paper'" in refused(

@@ -1,6 +1,9 @@
 """The archive of runs made at full scale: adding to it, and not training again what it holds."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +161,36 @@ def test_nothing_added_to_nothing_leaves_nothing():
     assert archived_history("tiny").empty
 
 
+@pytest.mark.parametrize("written", ["history.csv.gz", "provenance.csv"])
+def test_what_a_kill_leaves_is_put_right_by_the_next_call(written, monkeypatch):
+    first, *others = train(bundles_of(plan()))
+    add_to_archive("tiny", [first])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed_after(written))
+        with pytest.raises(KeyboardInterrupt):
+            add_to_archive("tiny", others)
+    assert archived_runs("tiny") == set(pd.read_csv(first)["run"])
+    assert add_to_archive("tiny", others) == 8 - len(set(pd.read_csv(first)["run"]))
+    left = archive_bytes()
+    shutil.rmtree("measured")
+    add_to_archive("tiny", [first])
+    add_to_archive("tiny", others)
+    assert left == archive_bytes()
+
+
+def killed_after(name: str) -> Callable[[Path, Path], None]:
+    """`os.replace` of a process that is killed once a file of that name is in place."""
+    replace = os.replace
+
+    def replace_and_die(beside: Path, path: Path) -> None:
+        replace(beside, path)
+        if path.name == name:
+            raise KeyboardInterrupt
+
+    return replace_and_die
+
+
 def test_another_folder_can_be_the_archive(tmp_path):
     outputs = train(bundles_of(plan()))
     add_to_archive("tiny", outputs, tmp_path / "elsewhere")
@@ -167,9 +200,18 @@ def test_another_folder_can_be_the_archive(tmp_path):
 
 def test_a_broken_archive_is_named():
     add_to_archive("tiny", train(bundles_of(plan())))
-    Path("measured/tiny/history.csv.gz").write_bytes(b"")
-    with pytest.raises(ResultError, match="history.csv.gz is not a readable CSV"):
-        archived_history("tiny")
+    path = Path("measured/tiny/history.csv.gz")
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        whole[:-20],
+        whole[:60],
+        b"run,epoch",
+        whole[:30] + bytes(40) + whole[70:],
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ResultError, match="history.csv.gz is not a readable CSV"):
+            archived_history("tiny")
 
 
 def test_archived_runs_are_not_trained_again():
@@ -351,11 +393,13 @@ def recorded(folder) -> Path:
         "landscapes": {"plane": RECORDED | {"resolution": 5}},
     }
     (folder / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
-    for files in plan().products_kept("tiny").values():
-        for name, file in files.items():
+    for (kind, content), made in plan().products_kept("tiny").items():
+        for name, file in made.items():
             path = folder / "results" / "tiny" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{name} of {file}\n".encode() * 40)
+        said = {"landscape" if kind == "landscapes" else "bundle": content}
+        path.write_text(json.dumps(said))  # the last is the provenance
     return folder / "results"
 
 
@@ -398,6 +442,27 @@ def test_measured_only_leaves_out_landscapes_that_are_not_kept(recorded):
     only = plan(measured_only=True)
     assert list(only.trajectories["tiny"]) == ["curves"]
     assert "landscapes/plane.npz" in only.outputs("tiny")
+
+
+@pytest.mark.parametrize("written", ["history.csv.gz", "grid.npz", "points.csv.gz"])
+def test_half_of_a_landscape_is_not_kept(recorded, written, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed_after(written))
+        assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 130
+    here, kind = plan(), "trajectories" if written.startswith("history") else "landscapes"
+    ((_, content),) = (key for key in here.products_kept("tiny") if key[0] == kind)
+    assert list(Path("measured").rglob(written))
+    assert here.kept("tiny", kind, content) == ""
+    assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 0
+    assert here.kept("tiny", kind, content) != ""
+
+
+def test_results_of_another_preset_are_not_kept(recorded, capsys):
+    (path,) = (recorded / "tiny" / "landscapes").glob("*.provenance.json")
+    path.write_text(json.dumps({"landscape": "0123456789abcdef"}))
+    assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 2
+    assert "plane.npz.provenance.json is of other runs" in capsys.readouterr().err
+    assert not list(Path("measured").rglob("grid.npz"))
 
 
 def test_what_is_not_made_is_not_kept(recorded, capsys):

@@ -77,6 +77,13 @@ def test_a_run_in_archive_and_bundle_counts_once_as_the_first():
     assert list(runs["final_test_accuracy"]) == [0.9]
 
 
+def test_a_run_is_not_mixed_of_two_that_diverged_at_different_epochs():
+    histories = [history_of(SLOW, [0.2, 0.1], diverged=True), history_of(SLOW, [0.2, 0.9, 0.1])]
+    runs, history = collect({"one": [SLOW]}, histories)
+    assert list(history["epoch"]) == [1, 2]
+    assert runs["diverged"].all()
+
+
 def test_a_run_of_two_grids_stands_in_both_and_once_in_the_history():
     histories = [history_of(SLOW, [0.2, 0.9]), history_of(FAST, [0.3, 0.5])]
     runs, history = collect({"both": [SLOW, FAST], "slow": [SLOW]}, histories)

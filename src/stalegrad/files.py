@@ -48,6 +48,11 @@ def archived_folder(study: str, kind: str, content: str, archive: Path = ARCHIVE
     return archive / study / kind / content
 
 
+def is_kept(folder: Path) -> bool:
+    """All files of that trajectory or landscape are there: see `stalegrad.measured.keep`."""
+    return (folder / "provenance.json").exists()
+
+
 def csv_text(frame: "pd.DataFrame") -> str:
     """A result table as every CSV has it: nine digits, so that equal results are equal bytes."""
     return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")

@@ -21,6 +21,8 @@ from stalegrad.files import (
     ARCHIVE,
     archived_runs,
     csv_text,
+    held,
+    is_kept,
     provenance_path,
     write_atomically,
     write_bytes_atomically,
@@ -37,29 +39,45 @@ def archived_history(study: str, archive: Path = ARCHIVE) -> pd.DataFrame:
 def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> int:
     """Add the bundles at `outputs` to the archive; how many runs were new.
 
-    A run that is there already stays as it is. The same content gives the same bytes.
+    A run that is there already stays as it is. The same content gives the same bytes. One call at a
+    time adds to a study, and what one that was killed has left is put right by the next: a run is
+    there once `runs.txt`, which is written last, names it.
     """
-    known = archived_runs(study, archive)
-    histories, provenances = [archived_history(study, archive)], []
-    for output in outputs:
-        history = read_csv(output)
-        new = history[~history["run"].isin(known)]
-        if new.empty:
-            continue
-        known |= set(new["run"])
-        histories.append(new)
-        provenance = json.loads(provenance_path(output).read_text())
-        provenances.append(provenance | {"cells": " ".join(new["run"].unique())})
-    if not provenances:
+    if not outputs:
         return 0
-    folder = archive / study
-    history = pd.concat([h for h in histories if len(h)], ignore_index=True)
-    history = history.sort_values(["run", "epoch"], ignore_index=True)
-    before = len(archived_runs(study, archive))
-    _write_history(folder / "history.csv.gz", history)
-    _write_provenance(folder / "provenance.csv", provenances)
-    write_atomically(folder / "runs.txt", "\n".join(sorted(known)) + "\n")
-    return len(known) - before
+    names = archive / study / "runs.txt"
+    with held(names, wait=True):
+        before = archived_runs(study, archive)
+        history, provenance = _archived(study, archive, before)
+        known, histories, provenances = set(before), [history], [provenance]
+        for output in outputs:
+            history = read_csv(output, "run", "epoch")
+            new = history[~history["run"].isin(known)]
+            if new.empty:
+                continue
+            known |= set(new["run"])
+            histories.append(new)
+            made = json.loads(provenance_path(output).read_text())
+            provenances.append(pd.DataFrame([made | {"cells": " ".join(new["run"].unique())}]))
+        if known == before:
+            return 0
+        history = pd.concat([h for h in histories if len(h)], ignore_index=True)
+        history = history.sort_values(["run", "epoch"], ignore_index=True)
+        provenance = pd.concat([p for p in provenances if len(p)], ignore_index=True)
+        content = _gzipped(csv_text(history).encode())
+        write_bytes_atomically(names.with_name("history.csv.gz"), content)
+        text = provenance.to_csv(index=False, lineterminator="\n")
+        write_atomically(names.with_name("provenance.csv"), text)
+        write_atomically(names, "\n".join(sorted(known)) + "\n")
+    return len(known) - len(before)
+
+
+def _archived(study: str, archive: Path, known: set[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """History and provenance of the archived runs, which are `known`, and of no others."""
+    history, path = archived_history(study, archive), archive / study / "provenance.csv"
+    provenance = read_csv(path, "cells") if path.exists() else pd.DataFrame({"cells": []})
+    theirs = [known.issuperset(cells.split()) for cells in provenance["cells"]]
+    return history[history["run"].isin(known)], provenance[theirs]
 
 
 def gather(
@@ -85,13 +103,21 @@ def gather(
 def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
     """Put files into a folder of the archive, by name; whether they were not there already.
 
-    Raises ResultError where one of them has not been made.
+    The folder is named by the content hash of what they are, and `provenance`, which says so of
+    them, is written last. Raises ResultError where one of them has not been made, or for another
+    content.
     """
-    if folder.exists():
+    if is_kept(folder):
         return False
     if missing := [path for path in outputs.values() if not path.exists()]:
         raise ResultError(f"{missing[0]} is not there; `snakemake --config preset=paper` makes it.")
-    for name, path in outputs.items():
+    made = json.loads(outputs["provenance"].read_text())
+    if folder.name not in (made.get("bundle"), made.get("landscape")):
+        raise ResultError(
+            f"{outputs['provenance']} is of other runs than the paper preset has here now; "
+            f"`snakemake --config preset=paper` makes it anew."
+        )
+    for name, path in sorted(outputs.items(), key=lambda output: output[0] == "provenance"):
         content = path.read_bytes()
         kept = _kept(folder, name, path)
         write_bytes_atomically(kept, _gzipped(content) if kept.suffix == ".gz" else content)
@@ -116,13 +142,3 @@ def _gzipped(content: bytes) -> bytes:
     with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=9) as file:
         file.write(content)
     return buffer.getvalue()
-
-
-def _write_history(path: Path, history: pd.DataFrame) -> None:
-    write_bytes_atomically(path, _gzipped(csv_text(history).encode()))
-
-
-def _write_provenance(path: Path, provenances: list[dict]) -> None:
-    known = [read_csv(path)] if path.exists() else []
-    rows = pd.concat([*known, pd.DataFrame(provenances)], ignore_index=True)
-    write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))

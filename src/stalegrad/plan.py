@@ -25,7 +25,7 @@ from stalegrad.config import (
     study_names,
 )
 from stalegrad.errors import ConfigError
-from stalegrad.files import archived_folder, archived_runs
+from stalegrad.files import archived_folder, archived_runs, is_kept
 
 SOURCE = "src/stalegrad"
 PACKAGE = Path(__file__).parent
@@ -152,7 +152,7 @@ class Plan:
         if self.settings.preset != "paper" or self.settings.recompute:
             return ""
         folder = archived_folder(study, kind, content)
-        return str(folder) if folder.exists() else ""
+        return str(folder) if is_kept(folder) else ""
 
     @cached_property
     def simulations(self) -> dict[str, dict[str, list[SimulationCell]]]:

@@ -1,6 +1,10 @@
 """Results on disk: gathering bundles into the tables every figure, table and claim reads."""
 
-from collections.abc import Iterable, Mapping
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,11 +50,13 @@ def collect(
 
 
 def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, Cell]) -> pd.DataFrame:
-    found = [frame[frame["run"].isin(wanted)] for frame in histories]
-    history = pd.concat(found, ignore_index=True) if found else pd.DataFrame({"run": []})
-    # A run that stands in two places (an archive and a bundle) is the same run; the first counts.
-    history = history.drop_duplicates(["run", "epoch"]) if len(history) else history
-    there = set(history["run"])
+    found, there = [pd.DataFrame({"run": []})], set()
+    for frame in histories:
+        # A run that stands in two places (an archive and a bundle) counts as in the first: on
+        # another machine it may have diverged at another epoch, so they must not be mixed.
+        found.append(frame[frame["run"].isin(wanted.keys() - there)])
+        there |= set(found[-1]["run"])
+    history = pd.concat(found, ignore_index=True)
     if missing := [run for run in wanted if run not in there]:
         raise ResultError(
             f"{len(missing)} of {len(wanted)} runs have no history, the first {missing[0]} "
@@ -62,24 +68,40 @@ def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, Cell]) 
     return history.sort_values(["_place", "epoch"]).drop(columns="_place").reset_index(drop=True)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A result CSV (or csv.gz). Raises ResultError saying what makes it where it is missing."""
-    try:
-        return pd.read_csv(path, dtype={"run": str})
-    except FileNotFoundError:
-        raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise ResultError(f"{path} is not a readable CSV ({said}); delete it.") from None
+# What reading a file that was cut short, or is of another kind, ends in.
+_UNREADABLE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
+
+
+def read_csv(path: Path, *columns: str) -> pd.DataFrame:
+    """A result CSV (or csv.gz), which must have `columns`.
+
+    Raises ResultError saying what makes it where it is missing, cut short or of another kind.
+    """
+    with _read(path, "CSV"):
+        frame = pd.read_csv(path, dtype={"run": str})
+        if lacking := [name for name in columns if name not in frame]:
+            raise ValueError(f"it has no column {', '.join(lacking)}")
+    return frame
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All of an npz. Raises ResultError saying what makes it where it is missing."""
+    """All of an npz. Raises ResultError as `read_csv`."""
+    # np.load would leave a file that it opened itself open where it is cut short.
+    with _read(path, "npz"), open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@contextmanager
+def _read(path: Path, kind: str) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        yield
     except FileNotFoundError:
         raise ResultError(f"{path} is not there; `snakemake` makes it.") from None
+    except _UNREADABLE as error:
+        said = " ".join(str(error).split())
+        raise ResultError(
+            f"{path} is not a readable {kind} ({said}); put a whole one in its place, or delete it."
+        ) from None
 
 
 @dataclass(frozen=True)

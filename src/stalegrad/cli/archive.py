@@ -50,7 +50,7 @@ def _archive(options: argparse.Namespace) -> None:
         return
     known = distinct(grids_of(options, preset="paper"))
     for file in options.files:
-        foreign = set(read_csv(file)["run"]) - known.keys()
+        foreign = set(read_csv(file, "run")["run"]) - known.keys()
         if foreign:
             raise ResultError(
                 f"{file}: the run {min(foreign)} is none of {options.study} at the preset 'paper', "

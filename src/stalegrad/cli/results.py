@@ -72,7 +72,7 @@ def add_verdicts(commands) -> None:
 def _show_verdicts(options: argparse.Namespace) -> None:
     from stalegrad.results import read_csv
 
-    verdicts = read_csv(options.file)
+    verdicts = read_csv(options.file, "study", "claim", "verdict")
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = max(map(len, COLOURS))
     for study, claims in verdicts.groupby("study", sort=False):

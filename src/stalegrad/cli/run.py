@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
 def _history_of(cell: "Cell", output: Path) -> "pd.DataFrame":
     from stalegrad.results import read_csv
 
-    history = read_csv(output)
+    history = read_csv(output, "run")
     if set(history["run"]) != {cell.hash}:
         raise ResultError(f"{output} holds another run; name another file with '--output'.")
     return history
