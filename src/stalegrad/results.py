@@ -50,19 +50,20 @@ def collect(
 
 
 def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, Cell]) -> pd.DataFrame:
-    found, there = [pd.DataFrame({"run": []})], set()
+    found, there = [], set()
     for frame in histories:
         # A run that stands in two places (an archive and a bundle) counts as in the first: on
         # another machine it may have diverged at another epoch, so they must not be mixed.
-        found.append(frame[frame["run"].isin(wanted.keys() - there)])
-        there |= set(found[-1]["run"])
-    history = pd.concat(found, ignore_index=True)
+        new = frame[frame["run"].isin(wanted.keys() - there)]
+        there |= set(new["run"])
+        found += [new] if len(new) else []  # an empty one would decide the types of columns
     if missing := [run for run in wanted if run not in there]:
         raise ResultError(
             f"{len(missing)} of {len(wanted)} runs have no history, the first {missing[0]} "
             f"({wanted[missing[0]].columns()}); train them with `snakemake`, or with "
             f"`stalegrad run-bundle`."
         )
+    history = pd.concat(found, ignore_index=True).drop_duplicates(["run", "epoch"])
     place = {run: i for i, run in enumerate(wanted)}
     history = history.assign(_place=history["run"].map(place))
     return history.sort_values(["_place", "epoch"]).drop(columns="_place").reset_index(drop=True)
