@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stalegrad import data
+from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 
 SMALL_TRAIN, SMALL_TEST = 320, 70
@@ -63,10 +64,31 @@ def data_folder(small_data, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["pixels in [0, 1]", "normalized"])
-def lenet(request, small_data):
-    """LeNet-5 on the small data set."""
+def normalize(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def small_task(small_data):
+    """(problem, normalize) -> its task on the small data set, in float64."""
     folder, hashes = small_data
-    problem = LeNet5(dataset="mnist", normalize=request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
-        return problem.load(folder, torch.device("cpu"), torch.float64)
+
+    def load(problem, normalize: bool):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
+            made = problem(dataset="mnist", normalize=normalize)
+            return made.load(folder, torch.device("cpu"), torch.float64)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def lenet(normalize, small_task):
+    """LeNet-5 on the small data set."""
+    return small_task(LeNet5, normalize)
+
+
+@pytest.fixture(scope="session", params=[LeNet5, LargeCNN])
+def network_task(request, normalize, small_task):
+    """A network on the small data set."""
+    return small_task(request.param, normalize)

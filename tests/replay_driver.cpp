@@ -9,31 +9,10 @@
 // Out: gradients [runs, dimension] and losses [runs] (T) of the first minibatch; then weights
 //      [runs, dimension] (T) and sums of losses [runs] (double) after all arrivals.
 
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
+#include "driver.h"
 
-#include "replay.h"
-
-#define JOIN(A, B) A##B
-#define NAMED(A, B) JOIN(A, B)
-#define FUNCTION(STRUCT, NAME) extern "C" int NAMED(KERNEL, NAME)(const STRUCT*);
-FUNCTION(Minibatches, _gradients_float32)
-FUNCTION(Minibatches, _gradients_float64)
-FUNCTION(Stretch, _replay_float32)
-FUNCTION(Stretch, _replay_float64)
-
-template <class U>
-std::vector<U> read(int64_t count) {
-    std::vector<U> values(count);
-    if (std::fread(values.data(), sizeof(U), count, stdin) != (size_t)count) std::exit(2);
-    return values;
-}
-
-template <class U>
-void write(const std::vector<U>& values) {
-    std::fwrite(values.data(), sizeof(U), values.size(), stdout);
-}
+FUNCTIONS(Minibatches, gradients)
+FUNCTIONS(Stretch, replay)
 
 template <class T>
 int run(int (*gradients)(const Minibatches*), int (*replay)(const Stretch*)) {
@@ -78,6 +57,6 @@ int run(int (*gradients)(const Minibatches*), int (*replay)(const Stretch*)) {
 
 int main(int, char** arguments) {
     if (!std::strcmp(arguments[1], "float64"))
-        return run<double>(NAMED(KERNEL, _gradients_float64), NAMED(KERNEL, _replay_float64));
-    return run<float>(NAMED(KERNEL, _gradients_float32), NAMED(KERNEL, _replay_float32));
+        return run<double>(NAMED(gradients_float64), NAMED(replay_float64));
+    return run<float>(NAMED(gradients_float32), NAMED(replay_float32));
 }

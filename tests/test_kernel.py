@@ -1,6 +1,5 @@
-"""The fused LeNet-5 kernel against autograd, layer by layer, where the two could come apart."""
+"""The fused kernels of networks against autograd, layer by layer, where they could come apart."""
 
-import dataclasses
 import math
 import re
 
@@ -8,7 +7,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import InOrder, make_schedule, plan, quadratic_task
-from torch import Tensor
+from networks import (
+    TOLERANCE,
+    argmax,
+    assert_equals_autograd,
+    batch_of,
+    biases_before_relu,
+    layers,
+    network_of,
+    noise_of,
+    random_weights,
+    share_predicted,
+    with_layer,
+)
 
 from stalegrad import fused, kernels, replay
 from stalegrad.backends import cpu, make_backend
@@ -20,18 +31,21 @@ from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
 
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-LAYERS = [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for kind in "wb"]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_compiler():
     try:
-        kernels.load("lenet5")
+        for name in cpu.NETWORKS:
+            kernels.load(name)
     except kernels.KernelUnavailable as error:
         if "no C++ compiler" not in str(error):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def task(network_task):
+    return network_task
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -39,95 +53,52 @@ def dtype(request):
     return request.param
 
 
-def batch_of(task, size: int, runs: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    chosen = np.random.default_rng(seed).integers(len(task.train[0]), size=(runs, size))
-    return task.train[0][chosen], task.train[1][chosen]
-
-
-def random_weights(seed: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-    return (NETWORK.initial_weights(seed) * scale).to(dtype)[None]
-
-
-def with_layer(weights: Tensor, name: str, value: float) -> Tensor:
-    """A copy in which one layer's weights or biases all have one value."""
-    parts = list(weights.clone().split(NETWORK.sizes, dim=1))
-    parts[LAYERS.index(name)][:] = value
-    return torch.cat(parts, dim=1)
-
-
-def assert_equals_autograd(task, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """Gradients and losses within tolerance of autograd in float64; returns the gradients.
-
-    Relative to the norm of each layer, or, where that is all but zero, to that of the whole.
-    """
-    tolerance = TOLERANCE[weights.dtype]
-    gradients, losses = cpu.CpuBackend(task).gradients(weights, images, labels)
-    assert gradients.dtype == losses.dtype == weights.dtype
-    for run in range(len(weights)):
-        exact = weights[run].double().requires_grad_()
-        loss = task.loss(exact, images[run], labels[run])
-        (wanted,) = torch.autograd.grad(loss, exact)
-        assert losses[run].item() == pytest.approx(loss.item(), rel=tolerance)
-        parts = zip(
-            LAYERS,
-            gradients[run].double().split(NETWORK.sizes),
-            wanted.split(NETWORK.sizes),
-            strict=True,
-        )
-        for name, part, wanted_part in parts:
-            error = (part - wanted_part).norm().item()
-            if wanted_part.norm() == 0:
-                assert error == 0, name
-            assert error <= tolerance * max(wanted_part.norm(), 1e-3 * wanted.norm()), name
-    return gradients
-
-
-@pytest.mark.parametrize("size", [1, 5, 16, 17, 50])
-def test_gradients_on_random_weights(lenet, dtype, size):
-    """With tiles of 16: less than one, exactly one, and a last one that is not full."""
-    for seed, scale in ((1, 1.0), (2, 3.0)):
-        weights = random_weights(seed, dtype, scale)
-        assert_equals_autograd(lenet, weights, *batch_of(lenet, size, seed=seed))
+@pytest.mark.parametrize("size", [1, 5, 16, 17, 32, 60])
+def test_gradients_on_random_weights(task, dtype, size):
+    """With tiles of 16 or 32: less than one, exactly one, and a last one that is not full."""
+    for seed, scale in ((1, 1.0), (4, 3.0)):
+        weights = random_weights(task, seed, dtype, scale)
+        assert_equals_autograd(task, weights, *batch_of(task, size, seed=seed))
 
 
 def test_gradients_of_a_large_batch(lenet, dtype):
     """Rounding does not pile up over the sixty-four tiles of the largest minibatch."""
-    assert_equals_autograd(lenet, random_weights(3, dtype), *batch_of(lenet, 1024))
+    assert_equals_autograd(lenet, random_weights(lenet, 3, dtype), *batch_of(lenet, 1024))
 
 
-@pytest.mark.parametrize("layer", ["conv1.b", "conv2.b", "fc1.b", "fc2.b"])
-def test_dead_layer_passes_no_gradient(lenet, dtype, layer):
-    weights = with_layer(random_weights(4, dtype), layer, -1e3)
-    gradients = assert_equals_autograd(lenet, weights, *batch_of(lenet, 17))
-    below = sum(NETWORK.sizes[: LAYERS.index(layer) + 1])
-    assert (gradients[:, :below] == 0).all() and (gradients[:, -10:] != 0).all()
+def test_dead_layer_passes_no_gradient(task, dtype):
+    network = network_of(task)
+    for layer in biases_before_relu(network):
+        weights = with_layer(task, random_weights(task, 4, dtype), layer, -1e3)
+        gradients = assert_equals_autograd(task, weights, *batch_of(task, 17))
+        below = sum(network.sizes[: layers(network).index(layer) + 1])
+        assert (gradients[:, :below] == 0).all() and (gradients[:, -10:] != 0).all()
 
 
-def test_some_units_dead_in_every_layer(lenet, dtype):
-    parts = list(random_weights(5, dtype).split(NETWORK.sizes, dim=1))
-    for layer in range(1, 9, 2):
-        parts[layer] = parts[layer].clone()
-        parts[layer][:, ::2] = -1e3
-    assert_equals_autograd(lenet, torch.cat(parts, dim=1), *batch_of(lenet, 17))
+def test_some_units_dead_in_every_layer(task, dtype):
+    weights = random_weights(task, 5, dtype)
+    for layer in biases_before_relu(network_of(task)):
+        weights = with_layer(task, weights, layer, -1e3, every=2)
+    assert_equals_autograd(task, weights, *batch_of(task, 17))
 
 
-def test_units_at_exactly_zero_pass_no_gradient(lenet, dtype):
+def test_units_at_exactly_zero_pass_no_gradient(task, dtype):
     """With zero weights and biases every unit sits on the kink of its ReLU."""
-    weights = torch.zeros((1, NETWORK.parameters), dtype=dtype)
-    gradients = assert_equals_autograd(lenet, weights, *batch_of(lenet, 17))
+    weights = torch.zeros((1, task.parameters), dtype=dtype)
+    gradients = assert_equals_autograd(task, weights, *batch_of(task, 17))
     assert (gradients[:, :-10] == 0).all()
 
 
 @pytest.mark.parametrize("pixel", [0, 1, 255])
-def test_ties_in_pooling_on_constant_images(lenet, dtype, pixel):
+def test_ties_in_pooling_on_constant_images(task, dtype, pixel):
     """All windows away from the border tie: the first maximum takes the whole gradient."""
     images = torch.full((1, 5, 28, 28), pixel, dtype=torch.uint8)
     labels = torch.tensor([[0, 1, 2, 3, 9]])
-    assert_equals_autograd(lenet, random_weights(6, dtype), images, labels)
+    assert_equals_autograd(task, random_weights(task, 6, dtype), images, labels)
 
 
-@pytest.mark.parametrize("lenet", [False], indirect=True, ids=["pixels in [0, 1]"])
-def test_ties_between_equal_pixels(lenet, dtype):
+@pytest.mark.parametrize("normalize", [False], indirect=True, ids=["pixels in [0, 1]"])
+def test_ties_between_equal_pixels(task, dtype):
     """Black and white images under convolutions of few bits: two-, three- and four-way ties.
 
     All sums before the pooling are exact, so that no order of summing breaks a tie.
@@ -135,38 +106,39 @@ def test_ties_between_equal_pixels(lenet, dtype):
     rng = np.random.default_rng(7)
     images = torch.from_numpy(rng.choice(np.array([0, 255], np.uint8), size=(1, 17, 28, 28)))
     labels = torch.from_numpy(rng.integers(10, size=(1, 17)))
-    weights = random_weights(7, dtype, scale=4.0)
-    convolutions = weights[:, : sum(NETWORK.sizes[:4])]
+    weights = random_weights(task, 7, dtype, scale=4.0)
+    convolutions = weights[:, : sum(network_of(task).sizes[:4])]
     convolutions[:] = (convolutions * 4).round() / 4
-    assert_equals_autograd(lenet, weights, images, labels)
+    assert_equals_autograd(task, weights, images, labels)
 
 
-def test_several_runs_in_one_call_equal_one_by_one(lenet, dtype):
-    weights = torch.cat([random_weights(seed, dtype) for seed in range(5)])
-    images, labels = batch_of(lenet, 21, runs=5)
-    backend = cpu.CpuBackend(lenet)
-    together = backend.gradients(weights, images, labels)
+def test_several_runs_in_one_call_equal_one_by_one(task, dtype):
+    weights = torch.cat([random_weights(task, seed, dtype) for seed in range(5)])
+    images, labels = batch_of(task, 21, runs=5)
+    noise, backend = noise_of(task, labels), cpu.CpuBackend(task)
+    together = backend.gradients(weights, images, labels, noise)
     metrics = backend.metrics(weights)
     for run in range(5):
         row = slice(run, run + 1)
-        alone = backend.gradients(weights[row], images[row], labels[row])
+        own = None if noise is None else noise[row]
+        alone = backend.gradients(weights[row], images[row], labels[row], own)
         assert all(torch.equal(a[row], b) for a, b in zip(together, alone, strict=True))
         for name, value in backend.metrics(weights[row]).items():
             assert torch.equal(metrics[name][row], value)
 
 
-def test_rows_that_are_not_contiguous(lenet):
-    weights = torch.cat([random_weights(seed, torch.float64) for seed in range(4)])
-    images, labels = batch_of(lenet, 3, runs=4)
-    backend = cpu.CpuBackend(lenet)
+def test_rows_that_are_not_contiguous(task):
+    weights = torch.cat([random_weights(task, seed, torch.float64) for seed in range(4)])
+    images, labels = batch_of(task, 3, runs=4)
+    backend = cpu.CpuBackend(task)
     whole, _ = backend.gradients(weights, images, labels)
     strided, _ = backend.gradients(weights.T.contiguous().T[::2], images[::2], labels[::2])
     assert torch.equal(strided, whole[::2])
 
 
-def test_metrics_equal_the_reference(lenet, dtype):
-    weights = torch.cat([random_weights(seed, dtype, scale=2.0) for seed in range(3)])
-    fused, wanted = cpu.CpuBackend(lenet).metrics(weights), VmapBackend(lenet).metrics(weights)
+def test_metrics_equal_the_reference(task, dtype):
+    weights = torch.cat([random_weights(task, seed, dtype, scale=2.0) for seed in range(3)])
+    fused, wanted = cpu.CpuBackend(task).metrics(weights), VmapBackend(task).metrics(weights)
     assert fused.keys() == wanted.keys()
     assert torch.equal(fused["test_accuracy"], wanted["test_accuracy"])
     assert fused["test_loss"].dtype == torch.float64
@@ -174,63 +146,61 @@ def test_metrics_equal_the_reference(lenet, dtype):
     assert fused["test_loss"].tolist() == pytest.approx(wanted["test_loss"].tolist(), rel=tolerance)
 
 
-def share_predicted(task, weights: Tensor, classes: Tensor) -> float:
-    """The share of test images that the kernel puts in these classes [N]."""
-    relabelled = dataclasses.replace(task, test=(task.test[0], classes))
-    return cpu.CpuBackend(relabelled).metrics(weights)["test_accuracy"].item()
-
-
-def argmax(task, weights: Tensor) -> Tensor:
-    images = task.test[0].to(weights.dtype) * task.options["scale"] + task.options["shift"]
-    return NETWORK(weights[0], images[:, None]).argmax(dim=1)
-
-
-def test_predictions_equal_argmax(lenet, dtype):
-    weights = random_weights(9, dtype, scale=3.0)
-    wanted = argmax(lenet, weights)
+def test_predictions_equal_argmax(task, dtype):
+    weights = random_weights(task, 10, dtype, scale=3.0)
+    wanted = argmax(task, weights)
     assert wanted.unique().numel() > 1
-    assert share_predicted(lenet, weights, wanted) == 1
+    assert share_predicted(task, weights, wanted) == 1
 
 
-def test_equal_logits_predict_class_0(lenet, dtype):
-    weights = torch.zeros((1, NETWORK.parameters), dtype=dtype)
-    assert share_predicted(lenet, weights, torch.zeros_like(lenet.test[1])) == 1
+def test_equal_logits_predict_class_0(task, dtype):
+    weights = torch.zeros((1, task.parameters), dtype=dtype)
+    assert share_predicted(task, weights, torch.zeros_like(task.test[1])) == 1
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_nan_weights_give_nan_and_class_0(lenet, dtype, layer):
+def test_nan_weights_give_nan_and_class_0(task, dtype):
     """One NaN anywhere in the first unit of any layer reaches the loss, as in PyTorch."""
-    weights = random_weights(10, dtype).abs()
-    weights[0, sum(NETWORK.sizes[: LAYERS.index(layer)])] = math.nan
-    images, labels = batch_of(lenet, 5)
-    backend = cpu.CpuBackend(lenet)
-    gradients, losses = backend.gradients(weights, images, labels)
-    assert not losses.isfinite().any() and not gradients.isfinite().all()
-    assert math.isnan(backend.metrics(weights)["test_loss"].item())
-    wanted = argmax(lenet, weights)
-    assert (wanted == 0).all()
-    assert share_predicted(lenet, weights, wanted) == 1
+    network, (images, labels) = network_of(task), batch_of(task, 5)
+    for layer, name in enumerate(layers(network)):
+        weights = random_weights(task, 10, dtype).abs()
+        weights[0, sum(network.sizes[:layer])] = math.nan
+        backend = cpu.CpuBackend(task)
+        gradients, losses = backend.gradients(weights, images, labels, noise_of(task, labels))
+        assert not losses.isfinite().any() and not gradients.isfinite().all(), name
+        assert math.isnan(backend.metrics(weights)["test_loss"].item()), name
+        wanted = argmax(task, weights)
+        assert (wanted == 0).all()
+        assert share_predicted(task, weights, wanted) == 1, name
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf], ids=["inf", "-inf"])
-@pytest.mark.parametrize("place", [0, 12, 24, 150, 156, 168, 2556, 2572, 50572, 61686, 61696])
-def test_infinite_weights_are_seen(lenet, dtype, place, value):
+def test_infinite_weights_are_seen(task, dtype, value):
     """Wherever PyTorch's loss is not finite the kernel's is not. (The converse need not hold:
     some of PyTorch's convolutions leave out products with padding, which are NaN.)"""
-    weights = random_weights(11, dtype).abs()
-    weights[0, place] = value
     # Black images with one bright pixel: within one pooling window some sums are NaN (0 times
     # infinity) and some are not.
     images = torch.zeros((1, 4, 28, 28), dtype=torch.uint8)
     images[0, 1, 7, 7], images[0, 2, 8, 8], images[0, 3] = 255, 9, 255
     labels = torch.tensor([[0, 1, 2, 9]])
-    _, losses = cpu.CpuBackend(lenet).gradients(weights, images, labels)
-    for i in range(4):
-        one = (images[:, i : i + 1], labels[:, i : i + 1])
-        _, loss = cpu.CpuBackend(lenet).gradients(weights, *one)
-        wanted = lenet.loss(weights[0], *(tensor[0] for tensor in one))
-        assert wanted.isfinite() or not loss.isfinite(), i
-        assert loss.isfinite() or not losses[0].isfinite(), i
+    noise = noise_of(task, labels)
+    batch = [part for part in (images, labels, noise) if part is not None]
+    for place in places(network_of(task)):
+        weights = random_weights(task, 11, dtype).abs()
+        weights[0, place] = value
+        _, losses = cpu.CpuBackend(task).gradients(weights, *batch)
+        for i in range(4):
+            one = [part[:, i : i + 1] for part in batch]
+            _, loss = cpu.CpuBackend(task).gradients(weights, *one)
+            wanted = task.loss(weights[0], *(part[0] for part in one))
+            assert wanted.isfinite() or not loss.isfinite(), (place, i)
+            assert loss.isfinite() or not losses[0].isfinite(), (place, i)
+
+
+def places(network) -> list[int]:
+    """Of the first weight of each layer, and of the middle and last weight of the first kernels."""
+    starts = np.cumsum([0, *network.sizes[:-1]]).tolist()
+    area = math.prod(network.shapes[0][2:])
+    return sorted({*starts, *(at + i for at in (0, starts[2]) for i in (area // 2, area - 1))})
 
 
 def test_network_is_lenet5_as_written_with_modules():

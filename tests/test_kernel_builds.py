@@ -15,6 +15,7 @@ import packages
 import pytest
 import torch
 from helpers import assert_close
+from networks import batch_of, network_of, noise_of, random_weights
 
 from stalegrad import kernels, replay
 from stalegrad.backends import cpu
@@ -22,14 +23,15 @@ from stalegrad.backends.vmap import VmapBackend
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.partitions import IndependentOrder
 from stalegrad.problems.chain import Chain
-from stalegrad.problems.lenet5 import NETWORK, LeNet5
+from stalegrad.problems.large_cnn import LargeCNN
+from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.problems.linear_regression import LinearRegression
 from stalegrad.replay import Run
 from stalegrad.rules.sgd import SGD
 
 KERNELS = Path(kernels.__file__).parent
 DRIVERS = Path(__file__).parent
-RUNS, BATCH = 2, 21  # a full tile of sixteen images and one that is not full
+RUNS, BATCH = 2, 35  # not a whole number of tiles of sixteen or thirty-two
 
 
 @dataclass(frozen=True)
@@ -84,49 +86,45 @@ def outcome(program: list[str], dtype, case: Sequence[np.ndarray]) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("problem", [LeNet5, LargeCNN])
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-6), (np.float64, 1e-12)])
-def test_build_of_lenet5_equals_autograd(compiler, lenet_in_01, dtype, tolerance):
-    task = lenet_in_01
-    chosen = np.random.default_rng(1).integers(len(task.train[0]), size=(RUNS, BATCH))
-    images, labels = (part[chosen].numpy() for part in task.train)
-    weights = np.stack([NETWORK.initial_weights(seed).numpy() for seed in range(RUNS)])
-    weights = weights.astype(dtype)
+def test_build_of_a_network_equals_autograd(compiler, small_task, problem, dtype, tolerance):
+    task = small_task(problem, normalize=True)
+    images, labels = batch_of(task, BATCH, RUNS, seed=1)
+    noise = noise_of(task, labels)
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    weights = torch.cat([random_weights(task, seed, kind) for seed in range(RUNS)])
 
-    scale = np.array([task.options["scale"], task.options["shift"]], dtype)
-    case = [np.array([RUNS, BATCH]), scale, weights, images, labels]
-    found = outcome(compiler("lenet5", "lenet5_driver.cpp"), dtype, case)
-    parts = np.split(np.frombuffer(found, np.uint8), _ends(dtype))
+    sizes = np.array([RUNS, BATCH, task.parameters, task.noise])
+    batch = [part.numpy() for part in (images, labels, noise) if part is not None]
+    case = [sizes, np.array(list(task.options.values())), weights.numpy(), *batch]
+    found = outcome(compiler(task.name, "network_driver.cpp"), dtype, case)
+    parts = np.split(np.frombuffer(found, np.uint8), _ends(task, dtype))
     kinds = (dtype, dtype, np.float64, np.int64)
     gradients, losses, test_losses, classes = map(np.ndarray.view, parts, kinds)
 
     gradients = torch.from_numpy(gradients.astype(float)).view(RUNS, -1)
     for run in range(RUNS):
-        exact = torch.from_numpy(weights[run].astype(float)).requires_grad_()
-        loss = task.loss(exact, *(torch.from_numpy(part[run]) for part in (images, labels)))
+        exact = weights[run].double().requires_grad_()
+        minibatch = (None if part is None else part[run] for part in (images, labels, noise))
+        loss = task.loss(exact, *minibatch)
         (wanted,) = torch.autograd.grad(loss, exact)
         assert losses[run] == pytest.approx(loss.item(), rel=tolerance)
         error = (gradients[run] - wanted).norm() / wanted.norm()
         assert error <= tolerance
-        pixels = torch.from_numpy(images[0] * task.options["scale"])[:, None]
-        outputs = NETWORK(exact.detach(), pixels)
+        pixels = images[0].double() * task.options["scale"] + task.options["shift"]
+        outputs = network_of(task)(exact.detach(), pixels[:, None])
         of_run = slice(run * BATCH, (run + 1) * BATCH)
         assert (classes[of_run] == outputs.argmax(dim=1).numpy()).all()
-        each = torch.nn.functional.cross_entropy(
-            outputs, torch.from_numpy(labels[0]), reduction="none"
-        )
+        each = torch.nn.functional.cross_entropy(outputs, labels[0], reduction="none")
         assert test_losses[of_run] == pytest.approx(each.numpy(), rel=2 * tolerance)
 
 
-def _ends(dtype) -> list[int]:
+def _ends(task, dtype) -> list[int]:
     """Where the first three of the program's four outputs end, in bytes."""
     number = np.dtype(dtype).itemsize
-    sizes = [RUNS * NETWORK.parameters * number, RUNS * number, RUNS * BATCH * 8]
+    sizes = [RUNS * task.parameters * number, RUNS * number, RUNS * BATCH * 8]
     return np.cumsum(sizes).tolist()
-
-
-@pytest.fixture
-def lenet_in_01(data_folder):
-    return LeNet5(dataset="mnist").load(data_folder, torch.device("cpu"), torch.float64)
 
 
 PROBLEMS = {

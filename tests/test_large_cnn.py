@@ -9,7 +9,6 @@ import torch
 from helpers import assert_close, epoch_an_arrival, make_schedule, plan, quadratic_task, trajectory
 from torch import nn
 
-from stalegrad.backends import make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle, parse_cell
@@ -183,10 +182,6 @@ def test_same_bytes_whatever_the_bundle_and_the_threads(data_folder, tmp_path):
     first = together[together["run"] == cells[0].hash].reset_index(drop=True)
     pd.testing.assert_frame_equal(first, alone, check_dtype=False, check_exact=True)
     assert together["train_loss"].nunique() == len(together)
-
-
-def test_the_step_of_a_kernel_is_not_taken_for_it(task):
-    assert make_backend("auto", task).name == "torch"
 
 
 def test_virtual_iterates_refuse_it(task):

@@ -60,7 +60,9 @@ ENGINE = (
     "kernels/calls.py",
     "kernels/vectors.h",
     "kernels/replay.h",
+    "kernels/classification.h",
     "kernels/lenet5.cpp",
+    "kernels/large_cnn.cpp",
     "kernels/linear_model.cpp",
     "kernels/chain.cpp",
 )

@@ -87,8 +87,9 @@ def make_backend(name: str, task: Task) -> Backend:
         return VmapBackend(task)
     reason = cpu.reason_against(task)
     if reason is None:
-        kernel = cpu.KERNELS[task.name]
-        return cpu.CpuBackend(task) if kernel == "lenet5" else SyntheticBackend(task, kernel)
+        if task.name in cpu.NETWORKS:
+            return cpu.CpuBackend(task)
+        return SyntheticBackend(task, cpu.KERNELS[task.name])
     if name == "cpu":
         raise ConfigError(f"config: 'backend' is 'cpu', but {reason}; use 'auto' or 'torch'.")
     if task.train[0].device.type == "cpu" and task.name in cpu.KERNELS:

@@ -1,4 +1,4 @@
-"""What kernels are called with: the structures of `kernels/replay.h`, filled from arrays."""
+"""What kernels are called with: the structures of `kernels/*.h`, filled from arrays."""
 
 import ctypes
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Minibatches(_Call):
         *[(name, _integer) for name in ("groups", "batch")],
         *[(name, _pointer) for name in ("bounds", "rows", "inputs", "targets")],
         *[(name, _integer) for name in ("dimension", "width")],
-        *[(name, _pointer) for name in ("options", "weights", "gradients", "losses")],
+        *[(name, _pointer) for name in ("options", "weights", "gradients", "losses", "noise")],
     ]
 
 
@@ -63,23 +63,39 @@ class Stretch(_Call):
     ]
 
 
+class TestSet(_Call):
+    """See classification.h."""
+
+    _fields_ = [
+        *[(name, _integer) for name in ("runs", "count")],
+        *[(name, _pointer) for name in ("inputs", "targets")],
+        *[(name, _integer) for name in ("dimension", "width")],
+        *[(name, _pointer) for name in ("options", "weights", "losses", "classes")],
+    ]
+
+
 def address(array: Array) -> int:
     """Where the first number of `array` lies."""
     return array.data_ptr() if isinstance(array, Tensor) else array.ctypes.data
 
 
 class Kernel:
-    """The functions that replay.h asks of a kernel, on samples given as the fields `inputs`,
-    `targets`, `dimension`, `width` and `options` of a call."""
+    """The functions that replay.h and classification.h ask of a kernel, on samples given as the
+    fields `inputs`, `targets`, `dimension`, `width` and `options` of a call."""
 
     def __init__(self, name: str):
         self.name, self.library = name, kernels.load(name)
 
     def gradients(
-        self, weights: Tensor, rows: Tensor, bounds: Tensor, samples: Mapping[str, Any]
+        self,
+        weights: Tensor,
+        rows: Tensor,
+        bounds: Tensor,
+        samples: Mapping[str, Any],
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Gradients [R, P] and losses [R] at the samples `rows` [G, B] of each group of runs, of
-        which group g has those from bounds[g] to bounds[g + 1]."""
+        which group g has those from bounds[g] to bounds[g + 1] and the random bytes noise[g]."""
         weights = weights.contiguous()
         out, losses = torch.empty_like(weights), weights.new_empty(len(weights))
         minibatches = Minibatches(
@@ -90,6 +106,7 @@ class Kernel:
             weights=weights,
             gradients=out,
             losses=losses,
+            noise=None if noise is None else noise.contiguous(),
             **samples,
         )
         self._call("gradients", minibatches, weights.dtype)
@@ -98,6 +115,22 @@ class Kernel:
     def replay(self, stretch: Stretch, dtype: torch.dtype, samples: Mapping[str, Any]) -> None:
         stretch.set(**samples)
         self._call("replay", stretch, dtype)
+
+    def predictions(self, weights: Tensor, samples: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Cross-entropies (float64) and predicted classes [R, N] at weights [R, P]."""
+        weights, count = weights.contiguous(), len(samples["targets"])
+        losses = torch.empty((len(weights), count), dtype=torch.float64)
+        classes = torch.empty((len(weights), count), dtype=torch.int64)
+        test_set = TestSet(
+            runs=len(weights),
+            count=count,
+            weights=weights,
+            losses=losses,
+            classes=classes,
+            **samples,
+        )
+        self._call("predictions", test_set, weights.dtype)
+        return losses, classes
 
     def _call(self, name: str, structure: _Call, dtype: torch.dtype) -> None:
         precision = str(dtype).removeprefix("torch.")

@@ -12,22 +12,16 @@
 // as in PyTorch. Comparisons are written so that a NaN propagates.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <numeric>
-#include <utility>
 
+#include "classification.h"
 #include "replay.h"
-
-#define INLINE __attribute__((always_inline))
 
 namespace {
 
 constexpr int TILE = 16;  // images
-constexpr int CLASSES = 10;
 constexpr int PIXELS = 28 * 28;
 constexpr int PADDED = 32;            // 28 and a border of two on either side
 constexpr int SIDE1 = 14, SIDE2 = 5;  // after the first and the second pooling
@@ -43,13 +37,6 @@ constexpr int FC2_W = FC1_B + HIDDEN1, FC2_B = FC2_W + HIDDEN2 * HIDDEN1;
 constexpr int FC3_W = FC2_B + HIDDEN2, FC3_B = FC3_W + CLASSES * HIDDEN2;
 constexpr int PARAMETERS = FC3_B + CLASSES;
 static_assert(PARAMETERS == 61706);
-
-template <int N, class F>
-INLINE inline void unroll(F&& body) {
-    [&]<int... I>(std::integer_sequence<int, I...>) INLINE {
-        (body(std::integral_constant<int, I>{}), ...);
-    }(std::make_integer_sequence<int, N>{});
-}
 
 // Which of the four positions of a pooling window won (0-3), or -1 where the unit is dead.
 using Winner = int8_t __attribute__((vector_size(TILE)));
@@ -293,23 +280,9 @@ struct Lenet5 {
         connect<HIDDEN2, CLASSES, 10, false>(hidden2, w + FC3_W, w + FC3_B, logits);
     }
 
-    // Cross-entropy of one lane; p receives its softmax.
-    T lane_loss(int lane, int64_t label, T* p) const {
-        T top = logits[0][lane], total = 0;
-        for (int c = 1; c < CLASSES; ++c) top = logits[c][lane] <= top ? top : logits[c][lane];
-        for (int c = 0; c < CLASSES; ++c) total += p[c] = std::exp(logits[c][lane] - top);
-        for (int c = 0; c < CLASSES; ++c) p[c] /= total;
-        return std::log(total) + top - logits[label][lane];
-    }
-
-    // The class torch.argmax gives: the first maximum, a NaN counting as larger than any number.
-    int lane_class(int lane) const {
-        int best = 0;
-        for (int c = 1; c < CLASSES; ++c) {
-            const T z = logits[c][lane], top = logits[best][lane];
-            if (z > top || (std::isnan(z) && !std::isnan(top))) best = c;
-        }
-        return best;
+    // The logits [CLASSES] of one lane.
+    void copy_logits(int lane, T* z) const {
+        for (int c = 0; c < CLASSES; ++c) z[c] = logits[c][lane];
     }
 
     void backward(const T* w) {
@@ -379,10 +352,11 @@ struct Lenet5 {
             load(images, rows + start, count, scale, shift);
             forward(w);
             for (int lane = 0; lane < TILE; ++lane) {
-                T p[CLASSES] = {};
+                T z[CLASSES], p[CLASSES] = {};
                 if (lane < count) {
                     const int64_t label = labels[rows[start + lane]];
-                    loss += lane_loss(lane, label, p);
+                    copy_logits(lane, z);
+                    loss += cross_entropy(z, label, p);
                     p[label] -= 1;
                 }
                 for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / batch;
@@ -412,20 +386,14 @@ struct Lenet5 {
             load(images, rows, here, scale, shift);
             forward(w);
             for (int lane = 0; lane < here; ++lane) {
-                T p[CLASSES];
-                losses[start + lane] = lane_loss(lane, labels[start + lane], p);
-                classes[start + lane] = lane_class(lane);
+                T z[CLASSES], p[CLASSES];
+                copy_logits(lane, z);
+                losses[start + lane] = cross_entropy(z, labels[start + lane], p);
+                classes[start + lane] = predicted_class(z);
             }
         }
     }
 };
-
-// One a thread, kept from call to call.
-template <typename T>
-Lenet5<T>* network() {
-    thread_local std::unique_ptr<Lenet5<T>> net(new (std::nothrow) Lenet5<T>);
-    return net.get();
-}
 
 // As `replay` asks for it.
 template <typename T>
@@ -450,7 +418,7 @@ struct Trained {
 
 template <typename T>
 int lenet5_gradients(const Minibatches& all) {
-    auto* net = network<T>();
+    auto* net = kept_scratch<Lenet5<T>>();
     if (!net) return 1;
     for (int64_t g = 0; g < all.groups; ++g)
         for (int64_t r = all.bounds[g]; r < all.bounds[g + 1]; ++r)
@@ -463,7 +431,7 @@ int lenet5_gradients(const Minibatches& all) {
 
 template <typename T>
 int lenet5_replay(const Stretch& all) {
-    auto* net = network<T>();
+    auto* net = kept_scratch<Lenet5<T>>();
     T* out = scratch<T>(round_up(PARAMETERS, LANES<T>));
     if (!net || !out) return 1;
     Trained<T> problem{*net, all, out};
@@ -472,27 +440,13 @@ int lenet5_replay(const Stretch& all) {
 }
 
 template <typename T>
-int predictions(int64_t runs, const T* weights, const uint8_t* images, const int64_t* labels,
-                int64_t count, T scale, T shift, double* losses, int64_t* classes) {
-    auto* net = network<T>();
-    if (!net) return 1;
-    for (int64_t r = 0; r < runs; ++r)
-        net->predict(weights + r * PARAMETERS, images, labels, count, scale, shift,
-                     losses + r * count, classes + r * count);
-    return 0;
+int lenet5_predictions(const TestSet& all) {
+    return predictions<T>(kept_scratch<Lenet5<T>>(), all);
 }
 
 }  // namespace
 
-#define EXPORT_PREDICTIONS(T, NAME)                                                              \
-    extern "C" int lenet5_predictions_##NAME(                                                    \
-        int64_t runs, const T* weights, const uint8_t* images, const int64_t* labels,            \
-        int64_t count, T scale, T shift, double* losses, int64_t* classes) {                     \
-        return predictions<T>(runs, weights, images, labels, count, scale, shift, losses,        \
-                              classes);                                                          \
-    }
-
 EXPORT(lenet5, float, float32)
 EXPORT(lenet5, double, float64)
-EXPORT_PREDICTIONS(float, float32)
-EXPORT_PREDICTIONS(double, float64)
+EXPORT_PREDICTIONS(lenet5, float, float32)
+EXPORT_PREDICTIONS(lenet5, double, float64)

@@ -23,7 +23,8 @@ constexpr int64_t AHEAD = 4;  // minibatches
 }  // namespace
 
 // What a call takes the gradients of. Runs come in groups, of which group g has the samples `rows`
-// [groups, batch] and the runs from bounds[g] to bounds[g + 1]. Names as in `Stretch`.
+// [groups, batch] and the runs from bounds[g] to bounds[g + 1]. Names as in `Stretch`. noise: random
+// bytes [groups, batch, a problem's number] where a problem takes any, or null.
 struct Minibatches {
     int64_t groups, batch;
     const int64_t *bounds, *rows;
@@ -32,6 +33,7 @@ struct Minibatches {
     const double* options;
     const void* weights;      // [runs, dimension]
     void *gradients, *losses; // [runs, dimension] and [runs]
+    const uint8_t* noise;
 };
 
 // What a call replays: the same arrivals of each of some runs. The same for both precisions; numbers
@@ -219,9 +221,11 @@ int gradients(Problem& problem, const Minibatches& all) {
 
 }  // namespace
 
-// The two functions of a problem: 0, or 1 where there is no memory for scratch space.
-#define EXPORT(PROBLEM, T, NAME)                                                               \
+// The functions of a problem: 0, or 1 where there is no memory for scratch space.
+#define EXPORT_GRADIENTS(PROBLEM, T, NAME)                                                     \
     extern "C" int PROBLEM##_gradients_##NAME(const Minibatches* all) {                        \
         return PROBLEM##_gradients<T>(*all);                                                   \
-    }                                                                                          \
+    }
+#define EXPORT(PROBLEM, T, NAME)                                                               \
+    EXPORT_GRADIENTS(PROBLEM, T, NAME)                                                         \
     extern "C" int PROBLEM##_replay_##NAME(const Stretch* all) { return PROBLEM##_replay<T>(*all); }

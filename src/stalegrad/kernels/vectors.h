@@ -6,8 +6,18 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
+
+#define INLINE __attribute__((always_inline))
 
 namespace {
+
+template <int N, class F>
+INLINE inline void unroll(F&& body) {
+    [&]<int... I>(std::integer_sequence<int, I...>) INLINE {
+        (body(std::integral_constant<int, I>{}), ...);
+    }(std::make_integer_sequence<int, N>{});
+}
 
 constexpr int BYTES = 64;
 
@@ -79,6 +89,25 @@ T sum(Vector<T> v) {
     return v[0];
 }
 
+// Lane j of v[i] becomes lane i of v[j].
+template <typename T>
+INLINE inline void transpose(Vector<T> (&v)[LANES<T>]) {
+    constexpr int L = LANES<T>;
+    for (int n = 1; n < L; n *= 2) {
+        Index<T> first, second;  // lanes of two vectors side by side
+        for (int i = 0; i < L; ++i) {
+            first[i] = i & n ? L + i - n : i;
+            second[i] = i & n ? L + i : i + n;
+        }
+        for (int i = 0; i < L; ++i)
+            if (!(i & n)) {
+                const Vector<T> a = v[i], b = v[i + n];
+                v[i] = __builtin_shuffle(a, b, first);
+                v[i + n] = __builtin_shuffle(a, b, second);
+            }
+    }
+}
+
 constexpr int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }
@@ -99,6 +128,14 @@ T* scratch(int64_t count) {
         if (room) size = count;
     }
     return room.get();
+}
+
+// One `Scratch` a thread, kept from call to call; null where there is no memory.
+template <class Scratch>
+Scratch* kept_scratch() {
+    thread_local std::unique_ptr<Scratch> one;
+    if (!one) one.reset(new (std::nothrow) Scratch);
+    return one.get();
 }
 
 }  // namespace
