@@ -1,6 +1,7 @@
 """Shared fixtures. Data sets are small and made up here, so that no test needs a download."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,17 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left_open():
+    """pyplot keeps every figure until it is closed, and warns from the twenty-first on."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    left = pyplot.get_fignums() if pyplot else []
+    if left:
+        pyplot.close("all")
+    assert not left, "a figure was left open: close it with pyplot.close"
 
 
 def small_files() -> dict[str, bytes]:

@@ -168,6 +168,15 @@ def test_everything_wrong_with_a_part_is_said_at_once():
     assert len(lines) == 3 and all(line.startswith(f"{WHERE}: 'rule.") for line in lines)
 
 
+def test_keys_that_do_not_go_together_are_shown_together():
+    problem = {"name": "chain", "strong_convexity": 2.0}
+    said = refusal(parse_cell, changed(CELL, "problem", problem), WHERE)
+    assert said == (
+        f"{WHERE}: 'problem' is {{'strong_convexity': 2.0}}: strong_convexity must be at most "
+        f"smoothness, and 0 with a penalty that is not convex."
+    )
+
+
 def test_whole_numbers_do_for_rates():
     """YAML writes 1.0 as 1; the two are one rate."""
     assert parse_cell(changed(CELL, "rule.lr", 1), WHERE).rule.lr == 1.0

@@ -258,7 +258,9 @@ def test_models_stand_side_by_side(tmp_path):
 
 
 def test_the_larger_model_is_drawn_from_its_layers(printed):
-    (drawn,) = figures.fig6(results_in(printed)).axes
+    figure = figures.fig6(results_in(printed))
+    pyplot.close(figure)
+    (drawn,) = figure.axes
     texts = [text.get_text() for text in drawn.texts]
     for wanted in ("1 × 28 × 28", "64 × 12 × 12", "320", "18,496", "1,179,776", "1,290", "10"):
         assert wanted in texts

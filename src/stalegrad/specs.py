@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import pydantic
 import pydantic.dataclasses
+from pydantic_core import ArgsKwargs
 
 from stalegrad.errors import ConfigError
 
@@ -116,6 +117,8 @@ def _sentence(cls: type, problem: Mapping[str, Any], prefix: str) -> str:
             f"'{key}' is the text {value!r}; a number is needed. (YAML reads 1e-3 as text: "
             f"write 0.001.)"
         )
+    if isinstance(value, ArgsKwargs):  # of a check of several keys together
+        value = value.kwargs
     message = message.removeprefix("Value error, ")
     return f"'{key}' is {value!r}: {message[0].lower()}{message[1:].rstrip('.')}."
 
