@@ -110,6 +110,8 @@ def test_what_a_preset_can_carry(monkeypatch, tmp_path, preset, seeds, cannot):
 def test_reasons_say_what_is_missing(monkeypatch, tmp_path):
     few = judged(monkeypatch, results_of(tmp_path, "paper", 2)).loc["needs_seeds", "reason"]
     assert few.startswith("Here there are 2 seeds, and this needs 3; ")
+    one = judged(monkeypatch, results_of(tmp_path, "paper", 1)).loc["needs_seeds", "reason"]
+    assert one.startswith("Here there is one seed, and this needs 3; ")
     thin = judged(monkeypatch, results_of(tmp_path, "quick")).loc["needs_grid", "reason"]
     assert thin.startswith("Here the quick preset runs a thinned grid, and this needs the whole; ")
 
@@ -135,7 +137,7 @@ def test_seeds_are_those_of_the_grids_that_are_read(monkeypatch, tmp_path):
         *(reads("of_many", "many"), reads("of_few", "few"), reads("of_both", "many", "few")),
     )
     assert list(table["verdict"]) == [REPRODUCED, CANNOT_TELL, CANNOT_TELL]
-    assert table.loc["of_both", "reason"].startswith("Here there are 1 seeds, and this needs 3; ")
+    assert table.loc["of_both", "reason"].startswith("Here there is one seed, and this needs 3; ")
 
 
 def lacks(error):

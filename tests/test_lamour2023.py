@@ -217,7 +217,8 @@ def test_tables_are_laid_out_as_printed(printed):
         ["async", "all"],
         ["async", "one"],
     ]
-    assert "NC | 10.0 ± 0.0" in two.latex()
+    assert r"\textcolor{published}{NC} & 10.0 ± 0.0" in two.latex()
+    assert two.latex().startswith(r"\begin{tabular}{llr" + 6 * r"r@{\hspace{2.5pt}}l" + "}")
     assert [len(tables._gaussian(results, n).layout) for n in (2, 5, 10)] == [12] * 3
 
 

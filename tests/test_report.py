@@ -19,7 +19,7 @@ from stalegrad.plan import Plan
 from stalegrad.products import maker
 from stalegrad.report import build_report, write_sources
 from stalegrad.report.latex import code, escape
-from stalegrad.report.pages import command
+from stalegrad.report.pages import _words, command
 from stalegrad.report.values import (
     axis,
     collect_values,
@@ -180,10 +180,20 @@ def write_everything(plan: Plan, folder: Path, study: str = "jain2018") -> None:
 @pytest.mark.parametrize(
     ("text", "latex"),
     [
-        ("50 % of a_b & c#1", r"50 \% of a\_b \& c\#1"),
+        ("50 % of all_b & c#1", r"50 \% of all\_b \& c\#1"),
         ("a < b > c $x$", r"a \textless{} b \textgreater{} c \$x\$"),
         ("rate 10^-2.5, s^2", "rate $10^{-2.5}$, $s^{2}$"),
         ("σ ± 1 × τ", r"$\sigma$ $\pm$ 1 $\times$ $\tau$"),
+        ("n/(K mu), 2 K/tau", r"n/(K $\mu$), 2 K/$\tau$"),
+        ("mumble, tau_of_it", r"mumble, tau\_of\_it"),
+        ("T_c or s_max, tau_1", r"$T_{c}$ or $s_{\mathrm{max}}$, $\tau_{1}$"),
+        ("x_k - x^_k - y", r"$x_{k}$ $-$ $\hat x_{k}$ $-$ y"),
+        ("exp(- K)", "exp($-$ K)"),
+        ("gamma_next(k,m)^2", r"$\gamma_{\mathrm{next}(k,m)}^{2}$"),
+        ("E[ |x^_k|^2 ] (a)^2 >= b", r"E[ \textbar{}$\hat x_{k}$$|^{2}$ ] (a$)^{2}$ $\geq$ b"),
+        ("Omega(tau^2) <= sqrt(K)", r"$\Omega$($\tau^{2}$) $\leq$ $\sqrt{K}$"),
+        ("1.8e-05, 7.9e+14, 1e-10", r"$1.8\times10^{-5}$, $7.9\times10^{14}$, $10^{-10}$"),
+        ("N(1, 0.2^2), 3 a b", "N(1, $0.2^{2}$), 3 a b"),
         ("N - 1 is -1, half-way", "N $-$ 1 is $-$1, half-way"),
         ("'so' it's \"said\"", "`so' it's ``said''"),
         ("a `b_c` and `d'", r"a \texttt{b\_\allowbreak{}c} and `d'"),
@@ -212,7 +222,7 @@ def test_code_keeps_every_character_and_breaks_at_slashes():
         (1e-5, "$10^{-5}$"),
         (3.1623e-05, r"$3.162\times10^{-5}$"),
         (True, "yes"),
-        ("a_b", r"a\_b"),
+        ("all_b", r"all\_b"),
         (np.nan, None),
         (np.inf, r"$\infty$"),
     ],
@@ -274,6 +284,21 @@ def test_configuration_runs_and_provenance_are_counted(tmp_path):
     assert values["provenance.wall"] == "90 s"
     assert values["nobody1999.provenance.samples"] == "1,000"
     assert values["provenance.commit"] == r"\texttt{0123456789+}"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("momentum_05_like_none", "Momentum 0.5 like none"),
+        ("momentum_099_diverges", "Momentum 0.99 diverges"),
+        ("sgd_fails_past_delay_32", "SGD fails past delay 32"),
+        ("figure_2_accuracies", "Figure 2 accuracies"),
+        ("rate_non_convex", "Rate non-convex"),
+        ("faster_on_lenet", "Faster on LeNet-5"),
+    ],
+)
+def test_claims_are_named_as_people_write(name, words):
+    assert _words(name) == words
 
 
 def test_verdicts_are_counted(tmp_path):
@@ -461,10 +486,14 @@ def test_every_figure_and_table_has_its_command(tmp_path):
     commands = (write_sources(plan, tmp_path, PAPER) / "commands.tex").read_text()
     plain = commands.replace(r"\allowbreak{}", "").replace(r"\_", "_").replace("-{}-", "--")
     for kind, suffix, names in (("figures", "pdf", plan.figures), ("tables", "csv", plan.tables)):
-        target = f"results/quick/{kind}/NAME.{suffix}"
+        target = f"results/quick/{kind}/STUDY_NAME.{suffix}"
         _, _, below = plain.partition(f"snakemake --cores all --config preset=quick -- {target}")
         below = below.partition(r"\commandline")[0]
-        listed = re.findall(r"\\texttt\{(\w+)\}", below)
+        listed = [
+            f"{study}_{name}"
+            for study, part in re.findall(r"\\commandnames\{\\texttt\{(\w+)\}\}(.*)", below)
+            for name in re.findall(r"\\texttt\{(\w+)\}", part)
+        ]
         assert sorted(listed) == sorted(names)
 
 

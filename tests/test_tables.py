@@ -41,6 +41,18 @@ def test_latex_of_a_small_table():
     )
 
 
+def test_published_numbers_are_in_their_colour_and_pairs_in_two_columns():
+    frame = pd.DataFrame({"n": [1, 2], "theirs": [0.5, np.nan], "both": ["NC | 10 %", "–"]})
+    headings = {"n": "$n$", "theirs": "theirs", "both": "both"}
+    table = Table(frame, headings, published=["theirs"], pairs=["both"])
+    assert table.latex() == (
+        "\\begin{tabular}{rrr@{\\hspace{2.5pt}}l}\n\\toprule\n"
+        "$n$ & theirs & \\multicolumn{2}{l}{both} \\\\\n\\midrule\n"
+        "1 & \\textcolor{published}{0.5} & \\textcolor{published}{NC} & 10 \\% \\\\\n"
+        "2 & -- & – &  \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+
+
 def test_columns_without_headings_go_by_their_own_names():
     latex = Table(pd.DataFrame({"test_accuracy": [0.5], "n": [1]})).latex()
     assert r"test\_accuracy & n \\" in latex

@@ -137,7 +137,8 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
     elif needs["full_grid"] and results.preset != "paper":
         because = f"the {results.preset} preset runs a thinned grid, and this needs the whole"
     elif found < needs["seeds"]:
-        because = f"there are {found} seeds, and this needs {needs['seeds']}"
+        there = "is one seed" if found == 1 else f"are {found} seeds"
+        because = f"there {there}, and this needs {needs['seeds']}"
     if because is None:
         return finding
     reason = f"Here {because}; as it stands: {finding.verdict}. {finding.reason}"

@@ -67,8 +67,8 @@ def figure_1(results: StudyResults) -> Finding:
         "largest relative distance of the simulated mean from the theorem",
         off.max(),
         "at most 0.05 for every n",
-        f"The mean lies {after.min():+.1%} to {after.max():+.1%} from the theorem counted after "
-        f"the update, {before.min():+.1%} to {before.max():+.1%} counted before it.",
+        f"The mean lies {after.min():+z.1%} to {after.max():+z.1%} from the theorem counted after "
+        f"the update, {before.min():+z.1%} to {before.max():+z.1%} counted before it.",
         off.max() - error,
         off.max() + error,
     )
@@ -228,8 +228,8 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
         "mean staleness of the last twenty updates over the limit, less one",
         off.mean(),
         "each within 0.05, some above 0 and some below",
-        f"They lie {off.min():+.1%} to {off.max():+.1%} from the limit counted after, and lower by "
-        f"{1 / limit['minibatches_per_update'] / limit['theorem']:.1%} counted before.",
+        f"They lie {off.min():+z.1%} to {off.max():+z.1%} from the limit counted after, and lower "
+        f"by {1 / limit['minibatches_per_update'] / limit['theorem']:.1%} counted before.",
     )
 
 

@@ -299,9 +299,9 @@ def working_compensation_helps(results: StudyResults) -> Finding:
         "at least 3 for each lambda",
         "The mean gain is "
         + ", ".join(
-            f"{gain:+.1f} at lambda = {strength:g}" for strength, gain in by_strength.items()
+            f"{gain:+z.1f} at lambda = {strength:g}" for strength, gain in by_strength.items()
         )
-        + f"; single cells lie between {gains.min():+.1f} and {gains.max():+.1f}.",
+        + f"; single cells lie between {gains.min():+z.1f} and {gains.max():+z.1f}.",
         *mean_interval((both["accuracy"] - both["accuracy_off"]).groupby(both["seed"]).mean()),
         compare_runs(
             runs,
@@ -352,8 +352,8 @@ def momentum_05_like_none(results: StudyResults) -> Finding:
         "largest difference in accuracy after any epoch, points",
         float(apart.abs().max()),
         "at most 3 after every epoch",
-        f"The difference is {apart.iloc[0]:+.1f} points after the first epoch and "
-        f"{apart.iloc[-1]:+.1f} after the last.",
+        f"The difference is {apart.iloc[0]:+z.1f} points after the first epoch and "
+        f"{apart.iloc[-1]:+z.1f} after the last.",
         paired=compare_kinds(
             curves,
             "momentum",
@@ -485,7 +485,7 @@ def momentum_05_better_than_none(results: StudyResults) -> Finding:
         "share of cells in which 0.5 ends higher than 0",
         float((gain > 0).mean()),
         "at least 0.9 (partly from 0.5)",
-        f"It does in {(gain > 0).sum()} of {len(gain)} cells, by {gain.mean():+.1f} points on "
+        f"It does in {(gain > 0).sum()} of {len(gain)} cells, by {gain.mean():+z.1f} points on "
         f"average.",
         *share_interval(gain > 0),
         compare_kinds(
@@ -509,7 +509,7 @@ def momentum_099_random_in_larger_clusters(results: StudyResults) -> Finding:
     random = cells["mean"] <= NEAR_CHANCE
     return Finding(
         verdict_of(list(random)),
-        "largest mean accuracy at momentum 0.99",
+        "largest mean accuracy at momentum 0.99, per cent",
         float(cells["mean"].max()),
         "at most 15 in every cell",
         f"{random.sum()} of {len(cells)} cells are near chance; "

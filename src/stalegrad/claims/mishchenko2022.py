@@ -128,7 +128,7 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     end = table.loc[MINIBATCH, "seconds_to_minibatch"]
     took = table.loc[[ASYNCHRONOUS, ADAPTIVE], "seconds_to_minibatch"]
     ratio = end / took.fillna(np.inf)
-    said = {m: f"{took[m]:.0f} s" if np.isfinite(took[m]) else "never" for m in took.index}
+    said = {m: f"{took[m]:,.0f} s" if np.isfinite(took[m]) else "never" for m in took.index}
     errors = table["error"]
     runs = _log(experiment_runs(results))
     return Finding(
@@ -136,7 +136,7 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
         "smallest ratio of simulated times to minibatch SGD's final error",
         ratio.min(),
         "at least 2 for both",
-        f"Minibatch SGD gets there in {end:.0f} s; asynchronous SGD with constant steps: "
+        f"Minibatch SGD gets there in {end:,.0f} s; asynchronous SGD with constant steps: "
         f"{said[ASYNCHRONOUS]}, with delay-adaptive steps: {said[ADAPTIVE]}. Final errors are "
         f"{errors[MINIBATCH]:.4g}, {errors[ASYNCHRONOUS]:.4g} and {errors[ADAPTIVE]:.4g}.",
         paired=compare_runs(
@@ -208,7 +208,7 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
 
 def _intervals(rows: pd.DataFrame) -> str:
     return "; ".join(
-        f"{row['slope']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] ({row['where']})"
+        f"{row['slope']:+z.2f} [{row['low']:+z.2f}, {row['high']:+z.2f}] ({row['where']})"
         for _, row in rows.dropna().iterrows()
     )
 
@@ -240,7 +240,9 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
         "largest power of the longest delay that the error follows",
         worst["slope"],
         "at most 0.1 on all three problems",
-        "; ".join(f"{r['convexity']}, {r['where']}: {r['slope']:+.3f}" for _, r in table.iterrows())
+        "; ".join(
+            f"{r['convexity']}, {r['where']}: {r['slope']:+z.3f}" for _, r in table.iterrows()
+        )
         + ".",
         worst["low"],
         worst["high"],
@@ -307,8 +309,8 @@ def no_contradiction(results: StudyResults) -> Finding:
         "smallest ratio of the bound at tau = K to the error",
         ratio.min(),
         "at least 3 on every function, and below the error at constant delay",
-        f"The longest delay is {table['slow_tau'].max():.0f}; the error is {ratio.min():.1f} to "
-        f"{ratio.max():.1f} times below the bound it would give.",
+        f"The longest delay is {table['slow_tau'].max():,.0f}; the error is {ratio.min():.1f} to "
+        f"{ratio.max():,.1f} times below the bound it would give.",
     )
 
 
@@ -324,7 +326,7 @@ def virtual_iterates_identity(results: StudyResults) -> Finding:
         "largest relative error of the identity",
         rows["error"].max(),
         "at most 1e-10 at every update",
-        f"Over {rows['run'].nunique()} runs of {rows['version'].max() + 1} updates.",
+        f"Over {rows['run'].nunique()} runs of {rows['version'].max() + 1:,} updates.",
     )
 
 

@@ -259,7 +259,8 @@ def error_map(results: StudyResults) -> Figure:
             cells = 100 * cells.sort_index(ascending=False)
             cells.columns = [f"{ratio:g}" for ratio in cells.columns]
             image = style.heatmap(ax, cells, cmap=style.DIFFERENCE_MAP,
-                                  limits=(-100 * most, 100 * most), digits="{:+.1f}")  # fmt: skip
+                                  limits=(-100 * most, 100 * most), digits="{:+z.1f}",
+                                  fontsize=5.5)  # fmt: skip
             ax.set_title(f"$K={k}$, {counted} the update")
     for ax in axes[-1]:
         ax.set_xlabel("$T_c/\\mu$")

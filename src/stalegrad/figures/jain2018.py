@@ -25,7 +25,8 @@ def fig1(results: StudyResults) -> Figure:
         mean = (delays * share).sum()
         deviation = np.sqrt(((delays - mean) ** 2 * share).sum())
         near = np.abs(delays - mean) < max(4.5 * deviation, 2)
-        ax.bar(delays[near], share[near], width=1, color=style.COLOURS[0], alpha=0.6)
+        edges = np.append(delays[near], delays[near][-1] + 1) - 0.5
+        ax.stairs(share[near], edges, fill=True, color=style.COLOURS[0], alpha=0.6)
         x = np.linspace(delays[near].min() - 0.5, delays[near].max() + 0.5, 300)
         ax.plot(x, stats.norm.pdf(x, mean, deviation), color=style.PUBLISHED)
         ax.set_title(f"$N = {cell['workers']}$: {mean:.2f} $\\pm$ {deviation:.2f}")
@@ -67,7 +68,7 @@ def fig2_difference(results: StudyResults) -> Figure:
         unreadable = here.assign(mean=here["legibility"] == "missing")
         image = style.heatmap(
             ax, _rate_by_batch(here), cmap=style.DIFFERENCE_MAP, limits=(-1, 1),
-            digits="{:+.2f}", hatch=_rate_by_batch(unreadable).astype(bool),
+            digits="{:+z.2f}", hatch=_rate_by_batch(unreadable).astype(bool),
         )  # fmt: skip
         ax.set_title(f"{delay} batch delay")
     _label_panels(axes, len(delays))
@@ -86,7 +87,8 @@ def fig3(results: StudyResults) -> Figure:
             here = curves[(curves["delay"] == delay) & (curves["rule"] == rule)]
             batch, lr, accuracy = _accuracy_curves(ax, here, batches)
             name = "SGD" if rule == "sgd" else "Adam"
-            ax.set_title(f"{name}, delay {delay}: {accuracy:.4f} (batch {batch}, rate {lr:g})")
+            rate = style.scientific(lr)
+            ax.set_title(f"{name}, delay {delay}: {accuracy:.4f} (batch {batch}, rate {rate})")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     for ax in axes[:, 0]:
@@ -162,9 +164,10 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
         label = "neither"
         if warm:
             label = f"rate warmed up over {warm} epochs"
-            ax.axvline(warm, color=style.COLOURS[i], linewidth=0.6, linestyle=":")
         elif ramp:
             label = f"workers added over {ramp} epochs"
+        if warm or ramp:
+            ax.axvline(warm or ramp, color=style.COLOURS[i], linewidth=0.6, linestyle=":")
         cells = over_seeds(here, ["epoch"], "test_accuracy")
         line = {"colour": style.COLOURS[i], "linestyle": style.LINES[i], "label": label}
         style.band(ax, cells, "epoch", **line)

@@ -53,7 +53,8 @@ def fig2(results: StudyResults) -> Figure:
     filled = ax.contourf(grid["x"], grid["y"], grid["test_loss"], levels=levels, **shades)
     for label, colour, path in _trajectories(grid, points):
         ax.plot(path["pc1"], path["pc2"], color=colour, marker=".", label=label)
-        ax.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "*", color=colour, markersize=9)
+        ax.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "*", color=colour, markersize=8,
+                markeredgecolor="white", markeredgewidth=0.4)  # fmt: skip
     ax.set_xlabel(_component(grid, 1))
     ax.set_ylabel(_component(grid, 2))
     bar = figure.colorbar(filled, label="test loss", ticks=style.log_ticks(low, high))

@@ -136,10 +136,13 @@ def _delays(results: StudyResults, ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(top=1e3 * counts.max())  # room for what the lines are
-    for x, name, side in ((workers, "$M$", "right"), (longest, r"$\tau_{\max}$", "right")):
+    for x, name, side, height in (
+        (workers, "M", "left", 0.99),
+        (longest, r"\tau_{\max}", "right", 0.83),
+    ):
         ax.axvline(x, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
-        ax.annotate(f"{name} = {x:,.0f} ", (x, 0.97), xycoords=("data", "axes fraction"),
-                    ha=side, va="top", fontsize=7, rotation=90)  # fmt: skip
+        ax.annotate(f" ${name} = {x:,.0f}$ ".replace(",", "{,}"), (x, height),
+                    xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=7)  # fmt: skip
     ax.set_xlabel(r"delay $\tau(k)$")
     ax.set_ylabel("gradients")
 

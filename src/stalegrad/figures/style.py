@@ -93,6 +93,7 @@ def heatmap(
     cmap: str,
     limits: tuple[float, float],
     digits: str = "{:.3f}",
+    fontsize: float = 6.5,
     hatch: pd.DataFrame | None = None,
 ) -> AxesImage:
     """Rows and columns of a table as coloured, numbered cells.
@@ -111,8 +112,8 @@ def heatmap(
             axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
         if np.isfinite(value):
             colour = readable_on(image.cmap(image.norm(value)))
-            text = digits.format(value)
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=5.5)
+            text = digits.format(value).replace("-", "\N{MINUS SIGN}")
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=fontsize)
     return image
 
 
@@ -148,6 +149,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks = [lead * 10.0**power for power in powers for lead in (1, 2, 5)]
     return [tick for tick in ticks if low <= tick <= high]
+
+
+def scientific(value: float) -> str:
+    """A number as `:g` has it, with its power of ten written out."""
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    if not exponent:
+        return mantissa
+    return rf"${mantissa}\cdot 10^{{{int(exponent)}}}$".replace(r"$1\cdot ", "$")
 
 
 def log10_label(value: float) -> str:

@@ -61,21 +61,31 @@ _SPECIAL = {
     "\u2009": r"\,",
     **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
 }
-# A power (10^-2.5, s^2), a `name`, an opening quotation mark, or any other single character.
+# What is set as mathematics: a number with its exponent (1.2e-05); a symbol, that is a Greek letter
+# by name, or a letter or number with an index or power (T_c, x^_k for x-hat, s_max, 10^-3); a power
+# of what is in bars or brackets; a root; at most and at least.
+_MATHEMATICS = (
+    r"(?<![\w.])(?P<mantissa>\d+(?:\.\d+)?)e(?P<exponent>[+-]\d+)(?!\w)"
+    rf"|(?<![\w.\\])(?:(?P<greek>{'|'.join(_GREEK.values())})|(?P<base>\d+(?:\.\d+)?|[A-Za-z]|max))"
+    r"(?P<hat>\^(?=_))?(?:_(?P<index>[A-Za-z]+(?:\([^()]*\))?|\d+))?"
+    r"(?:\^(?P<power>-?\d+(?:\.\d+)?))?(?!\w)"
+    r"|(?P<closing>[|)\]])\^(?P<raised>\d+)|sqrt\((?P<root>\w+)\)|(?P<relation>[<>]=)"
+)
+# Mathematics, a `name`, an opening quotation mark, or any other single character.
 _TOKEN = re.compile(
-    r"(?<![\w.])(?P<base>\d+|[A-Za-z])\^(?P<power>-?\d+(?:\.\d+)?)|`(?P<name>[^`']+)`"
-    r"|(?:(?<=[\s(\[])|^)(?P<quote>['\"])|(?P<character>.)",
+    rf"{_MATHEMATICS}|`(?P<name>[^`']+)`|(?:(?<=[\s(\[])|^)(?P<quote>['\"])|(?P<character>.)",
     re.DOTALL,
 )
 # A sign before a number, and a difference (N - 1).
-_MINUS = re.compile(r"(?<![\w.^-])-(?=\d)|(?<=\w )-(?= (?:\d|\w\b))")
+_MINUS = re.compile(r"(?<![\w.^-])-(?=\d)|(?<=[\w)\]] )-(?= (?:\d|\w(?:\b|[_^])))|(?<=\()-(?= )")
 
 
 def escape(text: str) -> str:
     """`text` as LaTeX that shows it: specials escaped, white space run together.
 
-    Powers such as 10^-3 are raised, minus signs set as such, straight quotation marks turned, and
-    what stands between two backticks is a name, in the typewriter font.
+    Symbols are set as mathematics, be they Greek (`sigma`) or have an index or a power (`T_c`,
+    `10^-3`); minus signs are set as such, straight quotation marks turned, and what stands between
+    two backticks is a name, in the typewriter font.
     Characters that the report's fonts lack are replaced by their nearest ASCII, or by their number.
     """
     text = _MINUS.sub("−", " ".join(text.split()))
@@ -83,16 +93,40 @@ def escape(text: str) -> str:
 
 
 def _token(match: re.Match) -> str:
-    if match["base"]:
-        return rf"${match['base']}^{{{match['power']}}}$"
+    if mathematics := _mathematics(match):
+        return f"${mathematics}$"
     if match["name"]:
         return code(match["name"])
     if match["quote"]:
         return "`" if match["quote"] == "'" else "``"
-    character = match["character"]
-    if character == '"':
+    if match[0] == '"':
         return "''"
-    return _SPECIAL.get(character) or _in_font(character)
+    # A letter or number with neither index nor power is text like any other.
+    return "".join(_SPECIAL.get(character) or _in_font(character) for character in match[0])
+
+
+def _mathematics(match: re.Match) -> str | None:
+    if match["mantissa"]:
+        mantissa = "" if match["mantissa"] == "1" else rf"{match['mantissa']}\times"
+        return rf"{mantissa}10^{{{int(match['exponent'])}}}"
+    if match["relation"]:
+        return {"<=": r"\leq", ">=": r"\geq"}[match["relation"]]
+    if match["root"]:
+        return rf"\sqrt{{{match['root']}}}"
+    if match["closing"]:
+        return rf"{match['closing']}^{{{match['raised']}}}"
+    if not (match["greek"] or match["index"] or match["power"]):
+        return None
+    symbol = rf"\{match['greek']}" if match["greek"] else match["base"]
+    symbol = {"max": r"\max"}.get(symbol, symbol)
+    hat = rf"\hat {symbol}" if match["hat"] else symbol
+    index = f"_{{{_index(match['index'])}}}" if match["index"] else ""
+    return hat + index + (f"^{{{match['power']}}}" if match["power"] else "")
+
+
+def _index(index: str) -> str:
+    """Letters are symbols, words are not: `m`, `max`, `next(k,m)`."""
+    return re.sub(r"[A-Za-z]{2,}", lambda word: rf"\mathrm{{{word[0]}}}", index)
 
 
 def _in_font(character: str) -> str:

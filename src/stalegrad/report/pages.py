@@ -27,7 +27,11 @@ _SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two colum
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
 
 # How words of a claim's name are written.
-_ACRONYMS = {"sgd": "SGD", "asgd": "ASGD", "ssgd": "SSGD", "pca": "PCA", "adam": "Adam"}
+_SPELT = {
+    **{word: word.upper() for word in ("sgd", "asgd", "ssgd", "pca")},
+    **{"adam": "Adam", "lenet": "LeNet-5", "warmup": "warm-up"},
+}
+_FRACTION = re.compile(r"0\d+")  # a name cannot hold a point: 05 is 0.5
 
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
@@ -136,14 +140,22 @@ def _show(kind: str, name: str) -> str:
 def _facts(plan: Plan, published: Grids, folder: Path, prose: Mapping[str, str]) -> str:
     r"""For `\studyfacts`: what was run of each study, and what is missing."""
     bibliography = prose.get("references.bib", "")
+    verdicts = read_verdicts(folder)
     out = []
     for study, content in plan.studies.items():
         known = re.search(rf"@\w+\{{{re.escape(content.cite)},", bibliography)
         of = rf"\citet{{{content.cite}}}" if known else rf"\emph{{{escape(content.title)}}}"
         text = f"What was run to replicate {of}: {_amount(plan, study)}."
+        text += _judged(verdicts[verdicts["study"] == study])
         text += "".join([_missing(plan, study, folder), _grids(plan, published, study, folder)])
         out.append(rf"\definefacts{{{study}}}{{{text}}}")
     return "\n".join([*out, ""])
+
+
+def _judged(verdicts: pd.DataFrame) -> str:
+    found = verdicts["verdict"].value_counts()
+    counted = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if verdict in found)
+    return f" Verdicts on its {len(verdicts)} claims: {counted}." if len(verdicts) else ""
 
 
 def _amount(plan: Plan, study: str) -> str:
@@ -263,7 +275,8 @@ def _matrix_row(row: Mapping[str, object]) -> str:
     ]
     claim = rf"\claimlink{{{_identity(row)}}}{{{escape(_words(row['claim']))}}}"
     value = _compact(row["value"]) or "--"
-    return " & ".join([claim, *marks, value, _interval(row, _compact)]) + r" \\"
+    threshold = shown(row["threshold"]) or ""
+    return " & ".join([claim, *marks, value, _interval(row, _compact), threshold]) + r" \\"
 
 
 def _verdict(row: Mapping[str, object]) -> str:
@@ -293,8 +306,14 @@ def _identity(row: Mapping[str, object]) -> str:
 
 
 def _words(claim: object) -> str:
-    text = " ".join(_ACRONYMS.get(word, word) for word in str(claim).split("_"))
+    text = " ".join(map(_spelt, str(claim).replace("non_", "non-").split("_")))
     return text[:1].upper() + text[1:]
+
+
+def _spelt(word: str) -> str:
+    if _FRACTION.fullmatch(word):
+        return f"0.{word[1:]}"
+    return _SPELT.get(word, word)
 
 
 def _sentence(statistic: object) -> str:
@@ -345,15 +364,13 @@ def _commands(plan: Plan) -> str:
         ("figures", "pdf", plan.figures),
         ("tables", "csv", plan.tables),
     ):
-        out.append(_command_line(plan, f"{kind}/NAME.{suffix}"))
-        for study, content in plan.studies.items():
-            names = [name for name, (owner, *_) in products.items() if owner == study]
+        out.append(_command_line(plan, f"{kind}/STUDY_NAME.{suffix}"))
+        for study in plan.studies:
+            names = [short for owner, short, _ in products.values() if owner == study]
             if names:
                 listed = ", ".join(map(code, names))
-                out.append(rf"\commandnames{{{escape(content.title)}}}{{{listed}}}")
+                out.append(rf"\commandnames{{{code(study)}}}{{{listed}}}")
     out.append(_command_line(plan, "STUDY/verdicts.csv"))
-    studies = ", ".join(map(code, plan.studies))
-    out.append(rf"\commandnames{{One study's claims}}{{{studies}}}")
     out.append(_command_line(plan, "report.pdf"))
     return "\n".join([*out, ""])
 

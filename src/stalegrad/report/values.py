@@ -290,8 +290,8 @@ def short(commit: str) -> str:
 
 
 def _rounded(count: float) -> str | int:
-    """A large count in words: '540 million'."""
-    for size, name in ((1e9, "thousand million"), (1e6, "million")):
+    """A large count in words: '540 million', '3.1 billion'."""
+    for size, name in ((1e9, "billion"), (1e6, "million")):
         if count >= size:
             return f"{count / size:.3g} {name}"
     return round(count)

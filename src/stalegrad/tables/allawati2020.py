@@ -124,7 +124,7 @@ def theory_vs_simulation(results: StudyResults) -> Table:
         "update_rate": "updates a second",
     }
     formats = dict.fromkeys(("theorem", "mean_before", "mean_after", "exact"), "{:.4f}")
-    formats |= dict.fromkeys(("relative_before", "relative_after"), "{:+.4f}")
+    formats |= dict.fromkeys(("relative_before", "relative_after"), "{:+z.4f}")
     formats |= dict.fromkeys(("rate", "update_rate"), "{:.4f}")
     return Table(table[["workers", *columns]], headings, formats)
 
@@ -158,7 +158,7 @@ def counting(results: StudyResults) -> Table:
     }
     formats = {"communication_time": "{:g}", "jain2018": "{:g}", "theorem": "{:.3f}"}
     formats |= dict.fromkeys(("mean_before", "mean_after"), "{:.3f}")
-    formats |= dict.fromkeys(("residual_before", "residual_after", "residual_exact"), "{:+.4f}")
+    formats |= dict.fromkeys(("residual_before", "residual_after", "residual_exact"), "{:+z.4f}")
     # How it depends on n is plain; the report prints one.
     layout = table[table["workers"] == COUNTED_WORKERS]
     return Table(table[columns], headings, formats, layout)
@@ -179,7 +179,7 @@ def distributions(results: StudyResults) -> Table:
             name = f"{counted}_{t_c:g}"
             table[name] = here[f"relative_{counted}"]
             headings[name] = f"{counted}, $T_c={t_c:g}$"
-            formats[name] = "{:+.4f}"
+            formats[name] = "{:+z.4f}"
         table[f"error_{t_c:g}"] = here["mean_after_error"] / here["theorem"]
     return Table(table, headings, formats)
 

@@ -46,7 +46,7 @@ def fig1(results: StudyResults) -> Table:
         "normal_distance": "KS distance",
     }
     formats = dict.fromkeys(("mean", "deviation"), "{:.3f}")
-    formats |= {"difference": "{:+.5f}", "skewness": "{:+.3f}", "normal_distance": "{:.4f}"}
+    formats |= {"difference": "{:+z.5f}", "skewness": "{:+z.3f}", "normal_distance": "{:.4f}"}
     return Table(table, headings, formats)
 
 
@@ -146,8 +146,8 @@ def best_adam(results: StudyResults) -> Table:
         "lr_sgd": "rate",
     }
     formats = dict.fromkeys(("published", "mean", "std", "mean_sgd"), "{:.4f}")
-    formats |= {"difference": "{:+.4f}", "lr": "{:g}", "lr_sgd": "{:g}"}
-    return Table(table, headings, formats)
+    formats |= {"difference": "{:+z.4f}", "lr": "{:g}", "lr_sgd": "{:g}"}
+    return Table(table, headings, formats, published=["published"])
 
 
 WARMUP_KEYS = ["delay", "lr", "warmup_epochs", "ramp_epochs"]

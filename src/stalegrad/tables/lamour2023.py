@@ -81,9 +81,11 @@ def table2(results: StudyResults) -> Table:
     order = [place[row] for row in zip(layout["mode"], layout["delayed_workers"], strict=True)]
     layout = layout.assign(_order=order).sort_values(["_order", "delay_ms"]).drop(columns="_order")
     headings = {"mode": "mode", "delayed_workers": "delayed", "delay_ms": "ms"}
-    headings |= {c: f"{c} (printed $|$ ours)" for c in layout.columns[3:4]}
-    headings |= {c: c for c in layout.columns[4:]}
-    return Table(cells, headings, layout=layout)
+    pairs = list(layout.columns[3:])
+    for workers, partition in map(str.split, pairs):
+        lines = rf"{workers} workers\\split {partition}"
+        headings[f"{workers} {partition}"] = rf"\shortstack[l]{{{lines}}}"
+    return Table(cells, headings, layout=layout, pairs=pairs)
 
 
 def table3_cells(results: StudyResults) -> pd.DataFrame:
@@ -96,8 +98,9 @@ def table3_cells(results: StudyResults) -> pd.DataFrame:
 def table3(results: StudyResults) -> Table:
     cells = table3_cells(results)
     layout = _side_by_side(cells, ["workers", "delay_ms"], ["momentum"])
-    headings = {f"{m}": f"momentum {m:g}" for m in cells["momentum"].unique()}
-    return Table(cells, {"workers": "workers", "delay_ms": "ms"} | headings, layout=layout)
+    momenta = {f"{m}": f"momentum {m:g}" for m in cells["momentum"].unique()}
+    headings = {"workers": "workers", "delay_ms": "ms"} | momenta
+    return Table(cells, headings, layout=layout, pairs=list(momenta))
 
 
 def table4_cells(results: StudyResults) -> pd.DataFrame:
@@ -150,7 +153,9 @@ def table4(results: StudyResults) -> Table:
     headings["adaptive 2"] = "adaptive"
     layout = pd.DataFrame(rows)
     there = {column: name for column, name in headings.items() if column in layout}
-    return Table(cells, there, {"off": "{:.1f}", "off_published": "{:.2f}"}, layout)
+    formats = {"off": "{:.1f}", "off_published": "{:.2f}"}
+    printed = [column for column in there if column.startswith(("printed", "off_published"))]
+    return Table(cells, there, formats, layout, published=printed)
 
 
 def aliased_equals_off(results: StudyResults) -> pd.DataFrame:
@@ -180,12 +185,13 @@ def gaussian_cells(results: StudyResults) -> pd.DataFrame:
 def _gaussian(results: StudyResults, workers: int) -> Table:
     cells = gaussian_cells(results).query("workers == @workers").reset_index(drop=True)
     layout = _side_by_side(cells, ["momentum", "delay_ms"], ["partition", "compensation_lambda"])
-    headings = {"momentum": "momentum", "delay_ms": "ms"}
-    for partition, strength in (
-        cells[["partition", "compensation_lambda"]].drop_duplicates().itertuples(index=False)
-    ):
-        headings[f"{partition} {strength}"] = rf"{partition}, $\lambda={strength:g}$"
-    return Table(cells, headings, layout=layout)
+    kinds = cells[["partition", "compensation_lambda"]].drop_duplicates()
+    pairs = {
+        f"{partition} {strength}": rf"{partition}, $\lambda={strength:g}$"
+        for partition, strength in kinds.itertuples(index=False)
+    }
+    headings = {"momentum": "momentum", "delay_ms": "ms"} | pairs
+    return Table(cells, headings, layout=layout, pairs=list(pairs))
 
 
 def tables5to7(results: StudyResults) -> Table:
@@ -203,8 +209,8 @@ def tables5to7(results: StudyResults) -> Table:
     for workers, partition, strength in layout.columns:
         lines = rf"$n={workers}$\\{partition}\\$\lambda={strength:g}$"
         headings[f"{workers} {partition} {strength}"] = rf"\shortstack[l]{{{lines}}}"
-    layout.columns = list(headings)[2:]
-    return Table(cells, headings, layout=layout.reset_index())
+    layout.columns = pairs = list(headings)[2:]
+    return Table(cells, headings, layout=layout.reset_index(), pairs=pairs)
 
 
 def table5(results: StudyResults) -> Table:
@@ -260,7 +266,8 @@ def table1(results: StudyResults) -> Table:
         headings |= {f"{name}_percent": f"{title}, printed", name: "ours"}
     headings |= {"lowest_recall": "lowest recall", "highest_recall": "highest recall"}
     numbers = ("precision", "recall", "f1", "lowest_recall", "highest_recall")
-    return Table(table, headings, dict.fromkeys(numbers, "{:.0f}"))
+    printed = [column for column in headings if column.endswith("_percent")]
+    return Table(table, headings, dict.fromkeys(numbers, "{:.0f}"), published=printed)
 
 
 def calibration(results: StudyResults) -> Table:
@@ -283,7 +290,7 @@ def calibration(results: StudyResults) -> Table:
         "ideal_mean": r"\texttt{ideal}, s",
     }
     formats = dict.fromkeys(("authors_mean", "authors_std", "ideal_mean"), "{:.0f}")
-    return Table(table, headings, formats | {"difference": "{:+.3f}"})
+    return Table(table, headings, formats | {"difference": "{:+z.3f}"})
 
 
 def faults(results: StudyResults) -> Table:
@@ -611,4 +618,6 @@ def averages(results: StudyResults) -> Table:
         "ours_relative": "relative",
     }
     table = pd.DataFrame(rows)
-    return Table(table, headings, dict.fromkeys(table.columns[1:], "{:.1f}"))
+    names = table["quantity"].str.replace(r" (\d)", r", strength \1", regex=True)
+    formats = dict.fromkeys(table.columns[1:], "{:.1f}")
+    return Table(table, headings, formats, table.assign(quantity=names), published=["quoted"])

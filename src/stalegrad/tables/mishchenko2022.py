@@ -297,7 +297,7 @@ def slopes(results: StudyResults) -> Table:
         "high": "to",
         "points": "points",
     }
-    formats = dict.fromkeys(("slope", "low", "high"), "{:+.3f}") | {"theorem": "{:+.1f}"}
+    formats = dict.fromkeys(("slope", "low", "high"), "{:+z.3f}") | {"theorem": "{:+z.1f}"}
     return Table(table[["of", *SLOPE_COLUMNS]].reset_index(drop=True), headings, formats)
 
 
