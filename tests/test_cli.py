@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from stalegrad import bundles, cli, data
 from stalegrad.cells import Bundle, study_cells
 from stalegrad.cells import bundles as cut
 from stalegrad.cli.cell_flags import cell_of, field_texts
-from stalegrad.cli.flags import named_by_flag
+from stalegrad.cli.flags import grids_of, named_by_flag
 from stalegrad.config import Preset, load_preset, load_study
 from stalegrad.errors import ConfigError
 from stalegrad.measured import archived_history, archived_runs
@@ -106,6 +107,21 @@ def test_the_examples_of_run_are_cells(workplace, capsys):
     for _, *arguments in lines:
         options = cli.parser_for(arguments).parse_args(arguments)
         assert cell_of(options).batch_size == 64
+
+
+def test_commands_in_the_documents_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    documents = [ROOT / "README.md", ROOT / "measured" / "README.md", *ROOT.glob("docs/*.md")]
+    text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")
+    lines = re.findall(r"^ {4}stalegrad (.*)$", text, re.MULTILINE)
+    assert len(lines) >= 10
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        options = cli.parser_for(arguments).parse_args(arguments)
+        if arguments[0] == "run":
+            cell_of(options)
+        elif hasattr(options, "grid"):
+            grids_of(options, "paper")
 
 
 def test_help_and_listing_import_nothing_heavy():
@@ -389,6 +405,14 @@ def test_bundles_say_how_much_work_they_are(workplace, call):
     assert "600 runs in 6 bundles" in said and f"{samples:,} samples: 299 h 4 min" in said
     assert all(len(bundle.cells) == 100 for bundle in read_all(Path("w")))
     assert {c.seed for bundle in read_all(Path("w")) for c in bundle.cells} == {1, 3}
+
+
+def test_seeds_that_are_not_there_are_refused(workplace, call):
+    arguments = ["--study", "jain2018", "--seeds", "1,9,7", "--output", "todo"]
+    assert "'--seeds' names 7, 9, which no run of jain2018 at quick has" in refused(
+        call("bundles", *arguments)
+    )
+    assert not Path("todo").exists()
 
 
 def test_archived_runs_are_left_out_unless_all_are_asked_for(workplace, call):

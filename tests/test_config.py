@@ -260,7 +260,12 @@ def test_bad_preset_is_refused(tmp_path, path, value, parts):
         ("backend", "numba", ["'backend'", "'numba'", "'batched' or 'batched_tf32'"]),
         ("threads", 0, ["'threads'", "0", "greater than or equal to 1"]),
         ("threads", "2", ["'threads'", "'2'", "a number is needed"]),
-        ("studies", "jain2018", ["'studies'", "'jain2018'", "list"]),
+        (
+            "studies",
+            "jain2018",
+            ["'studies'", "'jain2018'", "a list is needed, such as [jain2018]"],
+        ),
+        ("studies", [], ["'studies'", "[]", "at least 1 item"]),
         ("data_folder", 3, ["'data_folder'", "3", "string"]),
     ],
 )

@@ -54,7 +54,7 @@ class Settings(_Model):
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    studies: list[str] | None = None
+    studies: Annotated[list[str], Field(min_length=1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "cpu", "torch", "batched", "batched_tf32"] = "auto"
     threads: Count = 1

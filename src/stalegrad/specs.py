@@ -117,6 +117,8 @@ def _sentence(cls: type, problem: Mapping[str, Any], prefix: str) -> str:
             f"'{key}' is the text {value!r}; a number is needed. (YAML reads 1e-3 as text: "
             f"write 0.001.)"
         )
+    if isinstance(value, str) and kind == "list_type":
+        return f"'{key}' is {value!r}; a list is needed, such as [{value}]."
     if isinstance(value, ArgsKwargs):  # of a check of several keys together
         value = value.kwargs
     message = message.removeprefix("Value error, ")

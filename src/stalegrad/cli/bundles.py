@@ -72,6 +72,11 @@ def _write_bundles(options: argparse.Namespace) -> None:
     runs = distinct(grids_of(options))
     if options.seeds:
         runs = {h: cell for h, cell in runs.items() if cell.seed in options.seeds}
+        if lacking := options.seeds - {cell.seed for cell in runs.values()}:
+            raise ConfigError(
+                f"'--seeds' names {', '.join(map(str, sorted(lacking)))}, which no run of "
+                f"{options.study} at {options.preset} has; `stalegrad cells` lists those there are."
+            )
     known = set() if options.all else archived_runs(options.study, options.archive_folder)
     cells = [cell for h, cell in runs.items() if h not in known]
     preset = load_preset(options.preset, options.config_folder)
