@@ -45,7 +45,9 @@ def show(what: Any) -> None:
     from IPython.display import Image, display
 
     if not isinstance(what, Figure):
-        with pd.option_context("display.max_colwidth", None, "display.max_columns", None):
+        shown = {"max_colwidth": None, "max_columns": None, "float_format": "{:.5g}".format}
+        options = [part for name, value in shown.items() for part in (f"display.{name}", value)]
+        with pd.option_context(*options):
             display(what)
         return
     picture = io.BytesIO()

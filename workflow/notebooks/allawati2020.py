@@ -46,9 +46,9 @@ for workers, per_update, communication in ((10, 1, 0.0), (10, 1, 1.0), (20, 1, 1
 
 # %% [markdown]
 # ## A cluster, arrival by arrival
-# Each worker computes, sends, waits for the answer and starts again. Nobody waits for anybody
-# else, so that arrival times are sums of random numbers, and no gradient is needed to know how
-# stale each is.
+# Each worker computes, sends, and starts the next at once from the newest weights it has. Nobody
+# waits, neither for the master nor for another, so that arrival times are sums of random numbers,
+# and no gradient is needed to know how stale each is.
 
 # %%
 with as_far_as_made():
