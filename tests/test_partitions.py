@@ -6,15 +6,54 @@ from helpers import small_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stalegrad import partitions
 from stalegrad.cells import parse_cell
 from stalegrad.errors import ConfigError
-from stalegrad.partitions import PARTITIONS, DataOrder, split
+from stalegrad.partitions import (
+    PARTITIONS,
+    DataOrder,
+    IndependentOrder,
+    minibatch_noise,
+    split,
+)
 
 TARGETS = np.random.default_rng(0).integers(10, size=1_003)
 
 
 def classes(part):
     return set(TARGETS[part].tolist())
+
+
+# What a seed stands for in every result there is, the archived ones included: never to change.
+
+
+@pytest.mark.parametrize(
+    ("purpose", "drawn"),
+    [
+        (partitions.WEIGHTS, [11727853, 6352724, 5167672]),
+        (partitions.ORDER, [7982004, 15107588, 11120979]),
+        (partitions.PARTITION, [3911914, 8289662, 6394218]),
+        (partitions.CLUSTER, [1914693, 206728, 10129919]),
+        (partitions.DROPOUT, [10251397, 7630148, 14671003]),
+        (partitions.SYNTHETIC, [4747533, 712386, 5611381]),
+    ],
+)
+def test_what_a_seed_stands_for(purpose, drawn):
+    generators = [partitions.generator(1, purpose, *more) for more in ((), (0, 0), (2, 3))]
+    assert [int(g.bit_generator.random_raw()) >> 40 for g in generators] == drawn
+
+
+def test_which_samples_a_seed_draws():
+    order = DataOrder((np.arange(10), np.arange(10, 20)), 3, seed=1)
+    rows = order.indices(np.array([0, 0, 1]), np.array([0, 3, 2]))
+    assert rows.tolist() == [[5, 3, 0], [9, 1, 6], [11, 18, 13]]
+    independent = IndependentOrder(samples=1000, epoch_samples=100, batch_size=3, seed=1)
+    rows = independent.indices(np.zeros(3, int), np.array([0, 63, 64]))
+    assert rows.tolist() == [[387, 900, 98], [150, 683, 787], [759, 51, 554]]
+    halves = split("dataset", np.arange(10), 2, seed=1)
+    assert [part.tolist() for part in halves] == [[7, 8, 6, 2, 4], [1, 0, 5, 9, 3]]
+    assert split("labels", np.arange(8) % 4, 2, seed=1)[0].tolist() == [1, 2, 5, 6]
+    assert minibatch_noise(1, 0, 2, 1, 4).tolist() == [[191, 206, 3, 251]]
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
