@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stalegrad.clusters._profiles import seconds_per_gradient
-from stalegrad.clusters.heterogeneous import Heterogeneous
+from stalegrad.clusters.heterogeneous import Heterogeneous, _long_rounds
 from stalegrad.compute_times import Exponential
 from stalegrad.errors import ConfigError
 from stalegrad.rules.delay_adaptive import DelayAdaptive
@@ -128,6 +128,11 @@ def test_adaptive_step_and_warmup_multiply():
     assert warm == pytest.approx(whole * np.minimum(1, np.arange(1, 101) / 50))
 
 
+def test_the_median_time_is_not_a_long_one():
+    worker, time = np.array([0, 1, 0, 0, 1]), np.array([1.0, 2.0, 3.0, 6.0, 7.0])
+    assert _long_rounds(worker, time).tolist() == [0, 0, 0, 1, 1]
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="3 gradients in all are too few for one update"):
         simulate(3, workers=4, barrier=True)
@@ -139,4 +144,7 @@ def test_refusals():
         Heterogeneous(workers=2).simulate(Workload((4, 0), 1), np.random.default_rng(0))
     keys = {"name": "heterogeneous", "workers": 2, "barrier": True, "answers_once": True}
     with pytest.raises(ConfigError, match="leave no choice"):
+        parse("clusters", keys, where="a test", key="cluster")
+    keys = {"name": "heterogeneous", "workers": 2, "data_by": "duration"}
+    with pytest.raises(ConfigError, match="'cluster.data_by' is 'duration': with a constant"):
         parse("clusters", keys, where="a test", key="cluster")

@@ -42,9 +42,14 @@ class Heterogeneous:
 
     @field_validator("answers_once", "data_by")
     @classmethod
-    def _only_asynchronous(cls, value: bool | str, info: ValidationInfo) -> bool | str:
+    def _must_mean_something(cls, value: bool | str, info: ValidationInfo) -> bool | str:
         if value not in (False, "worker") and info.data.get("barrier"):
             raise ValueError("workers that wait for all, with `barrier`, leave no choice here")
+        if value == "duration" and isinstance(info.data.get("compute_time"), Constant):
+            raise ValueError(
+                "with a constant 'compute_time' no gradient takes longer than another; choose "
+                "another distribution, or 'worker'"
+            )
         return value
 
     def seconds(self) -> np.ndarray:
