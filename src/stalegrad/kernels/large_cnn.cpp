@@ -94,9 +94,13 @@ struct LargeCnn {
     alignas(BYTES) T hidden[IMAGES][HIDDEN], d_hidden[IMAGES][HIDDEN];
     alignas(BYTES) T slope[IMAGES][HIDDEN];                    // of ReLU and dropout behind `hidden`
     alignas(BYTES) T logits[IMAGES][CLASSES], d_logits[IMAGES][CLASSES];
-    alignas(BYTES) T rows_of_channel[HIDDEN][WINDOWS];         // of the weights, side by side
+    alignas(BYTES) T some_rows[UNITS][CHANNELS * WINDOWS];     // of the weights, for some units
+    alignas(BYTES) T rows_of_channel[HIDDEN][WINDOWS];         // and for a channel of the input
 
     // ---- parts ----
+
+    template <int CUT>
+    static constexpr T SCALE = 1 / (1 - T(CUT) / 256);  // of what is kept
 
     // What dropout multiplies units by, whose bytes these are, or none in evaluation.
     template <int CUT>
@@ -105,8 +109,7 @@ struct LargeCnn {
         typedef uint8_t Bytes __attribute__((vector_size(L)));
         Bytes bytes;
         std::memcpy(&bytes, noise, L);
-        constexpr T scale = 1 / (1 - T(CUT) / 256);
-        return __builtin_convertvector(bytes, V) < T(CUT) ? V{} : V{} + scale;
+        return __builtin_convertvector(bytes, V) < T(CUT) ? V{} : V{} + SCALE<CUT>;
     }
 
     static void relu(V& v) { v = v <= V{} ? V{} : v; }
@@ -206,24 +209,26 @@ struct LargeCnn {
     void connect1(const T* w, const T* bias, int count) {
         for (int b = 0; b < count; ++b) std::copy_n(bias, HIDDEN, hidden[b]);
         for (int c0 = 0; c0 < MAPS2; c0 += CHANNELS)
-            for (int u = 0; u < HIDDEN; u += UNITS)
+            for (int u = 0; u < HIDDEN; u += UNITS) {
+                // Side by side and on lines of the cache, which the weights of a run need not be.
+                for (int j = 0; j < UNITS; ++j)
+                    std::copy_n(w + (u + j) * FLAT + c0 * WINDOWS, CHANNELS * WINDOWS, some_rows[j]);
                 for (int b = 0; b < count; b += TOGETHER) {
                     V sums[TOGETHER][UNITS]{};
-                    for (int c = c0; c < c0 + CHANNELS; ++c) {
-                        const T *x = pooled[c][b], *row = w + u * FLAT + c * WINDOWS;
+                    for (int c = 0; c < CHANNELS; ++c)
                         for (int q = 0; q < WINDOWS; q += L) {
-                            V some[TOGETHER];
-                            unroll<TOGETHER>([&](auto i) INLINE { some[i] = load(x + i * WINDOWS + q); });
+                            V x[TOGETHER];
+                            unroll<TOGETHER>([&](auto i) INLINE { x[i] = load(pooled[c0 + c][b + i] + q); });
                             unroll<UNITS>([&](auto j) INLINE {
-                                const V weights = load(row + j * FLAT + q);
-                                unroll<TOGETHER>([&](auto i) INLINE { sums[i][j] += some[i] * weights; });
+                                const V weights = load(some_rows[j] + c * WINDOWS + q);
+                                unroll<TOGETHER>([&](auto i) INLINE { sums[i][j] += x[i] * weights; });
                             });
                         }
-                    }
                     unroll<TOGETHER>([&](auto i) INLINE {
                         unroll<UNITS>([&](auto j) INLINE { hidden[b + i][u + j] += sum<T>(sums[i][j]); });
                     });
                 }
+            }
     }
 
     void connect2(int image, const T* w, const T* bias, const uint8_t* noise) {
@@ -254,7 +259,7 @@ struct LargeCnn {
         for (int b = 0; b < count; ++b) connect2(b, w + FC2_W, w + FC2_B, of(b, FLAT));
     }
 
-    // ---- backward: what is given to `out` is added to what is there ----
+    // ---- backward: what is given to `out` is added to what is there, unless that is `empty` ----
 
     void connect2_gradient(int count, const T* w, T* out_w, T* out_b) {
         for (int b = 0; b < count; ++b) {
@@ -274,7 +279,7 @@ struct LargeCnn {
     }
 
     // Afterwards `pooled` holds the gradient with respect to it.
-    void connect1_gradient(int count, const T* w, T* out_w, T* out_b) {
+    void connect1_gradient(int count, const T* w, T* out_w, T* out_b, bool empty) {
         for (int b = 0; b < count; ++b)
             for (int u = 0; u < HIDDEN; ++u) out_b[u] += d_hidden[b][u];
         for (int b = count; b % BACK_IMAGES; ++b) std::fill_n(d_hidden[b], HIDDEN, T{});
@@ -282,15 +287,25 @@ struct LargeCnn {
             for (int u = 0; u < HIDDEN; ++u)
                 std::copy_n(w + u * FLAT + c * WINDOWS, WINDOWS, rows_of_channel[u]);
             for (int u = 0; u < HIDDEN; u += BACK_UNITS)
-                for (int q = 0; q < WINDOWS; q += COLUMNS * L)
-                    connect1_weight_gradient(count, pooled[c][0] + q, u,
-                                             out_w + u * FLAT + c * WINDOWS + q);
+                for (int q = 0; q < WINDOWS; q += COLUMNS * L) {
+                    const int at = u * FLAT + c * WINDOWS + q;
+                    expect(w + at + (c + 1 < MAPS2 ? WINDOWS : 0));  // of the next channel
+                    connect1_weight_gradient(count, pooled[c][0] + q, u, out_w + at, empty);
+                }
             for (int q = 0; q < WINDOWS; q += COLUMNS * L)
                 for (int b = 0; b < count; b += BACK_IMAGES) connect1_input_gradient(c, b, q);
         }
     }
 
-    void connect1_weight_gradient(int count, const T* x, int u, T* out) const {
+    // Fetches a tile of weights, or of their gradient, into the cache.
+    INLINE static void expect(const T* tile) {
+        unroll<BACK_UNITS * COLUMNS>([&](auto i) INLINE {
+            __builtin_prefetch(tile + i / COLUMNS * FLAT + i % COLUMNS * L);
+        });
+    }
+
+    void connect1_weight_gradient(int count, const T* x, int u, T* out, bool empty) const {
+        expect(out);
         V sums[BACK_UNITS][COLUMNS]{};
         for (int b = 0; b < count; ++b, x += WINDOWS) {
             V some[COLUMNS];
@@ -303,7 +318,7 @@ struct LargeCnn {
         unroll<BACK_UNITS>([&](auto j) INLINE {
             unroll<COLUMNS>([&](auto i) INLINE {
                 T* there = out + j * FLAT + i * L;
-                store(there, load(there) + sums[j][i]);
+                store(there, empty ? sums[j][i] : load(there) + sums[j][i]);
             });
         });
     }
@@ -325,27 +340,28 @@ struct LargeCnn {
 
     // Lists what is left of the second convolution's output gradient: by band, then by channel.
     void find_spikes(int image, const uint8_t* noise) {
-        constexpr T scale = 1 / (1 - T(CUT1) / 256);
-        constexpr int shift[] = {0, MAPS1, ROW, ROW + MAPS1};
+        const T scale = noise ? SCALE<CUT1> : 1;
+        const int32_t shift[] = {0, MAPS1, ROW, ROW + MAPS1};
+        int32_t first[WINDOWS];
+        for (int q = 0; q < WINDOWS; ++q) first[q] = 2 * (q / ACROSS * ROW + q % ACROSS * MAPS1);
+        uint8_t all_kept[BAND];
+        std::fill_n(all_kept, BAND, 255);
         Spike* next = spikes;
-        for (int band = 0; band < BANDS; ++band)
+        for (int q0 = 0; q0 < WINDOWS; q0 += BAND)
             for (int c = 0; c < MAPS2; ++c) {
-                Spike* const first = next;
-                T total = 0;
-                for (int q = band * BAND; q < (band + 1) * BAND; ++q) {
-                    const bool stays = !noise || noise[c * WINDOWS + q] >= CUT1;
-                    const T d = pooled[c][image][q] * (noise ? scale : 1);
-                    const int at = 2 * (q / ACROSS * ROW + q % ACROSS * MAPS1);
-                    *next = {at + shift[winner[image][q * MAPS2 + c]], d};
-                    total += stays ? d : 0;
-                    next += stays;
+                const Spike* const before = next;
+                const uint8_t* bytes = noise ? noise + c * WINDOWS + q0 : all_kept;
+                const uint8_t* won = winner[image] + q0 * MAPS2 + c;
+                for (int q = 0; q < BAND; ++q) {
+                    next->at = first[q0 + q] + shift[won[q * MAPS2]];
+                    next->value = pooled[c][image][q0 + q] * scale;
+                    next += bytes[q] >= CUT1;
                 }
-                sum2_b[c] += total;
-                spike_counts[band][c] = (int)(next - first);
+                spike_counts[q0 / BAND][c] = (int)(next - before);
             }
     }
 
-    // sum2 += gradient of the second convolution's weights, of some rows of its kernels.
+    // sum2, sum2_b += gradient of the second convolution, of some rows of its kernels at a time.
     template <int ROWS>
     void convolve2_weight_gradient(const T* x) {
         constexpr int N = 3 * V1;  // vectors in a row of a patch
@@ -355,9 +371,11 @@ struct LargeCnn {
                 const Spike* const end = spike + spike_counts[band][c];
                 for (int ky = 0; ky < 3; ky += ROWS) {
                     V sum[ROWS][N]{};
+                    T total = 0;
                     for (const Spike* s = spike; s < end; ++s) {
                         const T* patch = x + s->at + ky * ROW;
                         const T d = s->value;
+                        total += d;
                         unroll<ROWS * N>([&](auto i) INLINE {
                             sum[i / N][i % N] += load(patch + i / N * ROW + i % N * L) * d;
                         });
@@ -366,6 +384,7 @@ struct LargeCnn {
                     unroll<ROWS * N>([&](auto i) INLINE {
                         store(there + i * L, load(there + i * L) + sum[i / N][i % N]);
                     });
+                    if (ky == 0) sum2_b[c] += total;
                 }
                 spike = end;
             }
@@ -417,9 +436,9 @@ struct LargeCnn {
     }
 
     void backward(const T* w, const uint8_t* images, const int64_t* rows, const uint8_t* noise,
-                  int count, T scale, T shift, T* out) {
+                  int count, T scale, T shift, T* out, bool empty) {
         connect2_gradient(count, w + FC2_W, out + FC2_W, out + FC2_B);
-        connect1_gradient(count, w + FC1_W, out + FC1_W, out + FC1_B);
+        connect1_gradient(count, w + FC1_W, out + FC1_W, out + FC1_B, empty);
         for (int b = 0; b < count; ++b) {
             find_spikes(b, noise ? noise + b * NOISE : nullptr);
             convolve2_weight_gradient<PATCH_ROWS>(convolved[b]);
@@ -441,7 +460,7 @@ struct LargeCnn {
         std::fill_n(sum1_b, MAPS1, T{});
         std::fill_n(sum2, MAPS2 * TAPS * MAPS1, T{});
         std::fill_n(sum2_b, MAPS2, T{});
-        std::fill_n(out + FC1_W, PARAMETERS - FC1_W, T{});
+        std::fill_n(out + FC1_B, PARAMETERS - FC1_B, T{});
         for (int64_t start = 0; start < batch; start += IMAGES) {
             const int count = (int)std::min<int64_t>(IMAGES, batch - start);
             const uint8_t* bytes = noise ? noise + start * NOISE : nullptr;
@@ -452,7 +471,7 @@ struct LargeCnn {
                 d_logits[b][label] -= 1;
                 for (int c = 0; c < CLASSES; ++c) d_logits[b][c] /= batch;
             }
-            backward(w, images, rows + start, bytes, count, scale, shift, out);
+            backward(w, images, rows + start, bytes, count, scale, shift, out, start == 0);
         }
         for (int o = 0; o < MAPS1; ++o)
             for (int k = 0; k < TAPS; ++k) out[CONV1_W + o * TAPS + k] = sum1[k * MAPS1 + o];

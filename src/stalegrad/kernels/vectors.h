@@ -66,26 +66,38 @@ void store(T* to, const Vector<T>& v, int count) {
     std::memcpy(to, &v, count * sizeof(T));
 }
 
+// Lane i is number(i): constant where `number` is, which a loop over lanes is not.
+template <typename T, class F>
+INLINE inline Index<T> numbered(F&& number) {
+    return [&]<int... I>(std::integer_sequence<int, I...>) INLINE {
+        return Index<T>{number(I)...};
+    }(std::make_integer_sequence<int, LANES<T>>{});
+}
+
+template <typename T>
+constexpr int HALVINGS = LANES<T> == 16 ? 4 : 3;  // from a vector to a number
+
 // Lane i of the result is the sum over the lanes of v[i]; v is used up.
 template <typename T>
-Vector<T> sums(Vector<T> (&v)[LANES<T>]) {
-    Index<T> even, odd;
-    for (int i = 0; i < LANES<T>; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
-    for (int n = LANES<T> / 2; n > 0; n /= 2)
-        for (int i = 0; i < n; ++i)
+INLINE inline Vector<T> sums(Vector<T> (&v)[LANES<T>]) {
+    const Index<T> even = numbered<T>([&](int i) { return 2 * i; });
+    const Index<T> odd = numbered<T>([&](int i) { return 2 * i + 1; });
+    unroll<HALVINGS<T>>([&](auto step) INLINE {
+        unroll<(LANES<T> >> step) / 2>([&](auto i) INLINE {
             v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) +
                    __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+        });
+    });
     return v[0];
 }
 
 // The sum over the lanes of v.
 template <typename T>
-T sum(Vector<T> v) {
-    for (int apart = LANES<T> / 2; apart > 0; apart /= 2) {
-        Index<T> other;
-        for (int i = 0; i < LANES<T>; ++i) other[i] = i ^ apart;
-        v += __builtin_shuffle(v, other);
-    }
+INLINE inline T sum(Vector<T> v) {
+    unroll<HALVINGS<T>>([&](auto step) INLINE {
+        constexpr int apart = LANES<T> >> (step + 1);
+        v += __builtin_shuffle(v, numbered<T>([&](int i) { return i ^ apart; }));
+    });
     return v[0];
 }
 
@@ -93,19 +105,18 @@ T sum(Vector<T> v) {
 template <typename T>
 INLINE inline void transpose(Vector<T> (&v)[LANES<T>]) {
     constexpr int L = LANES<T>;
-    for (int n = 1; n < L; n *= 2) {
-        Index<T> first, second;  // lanes of two vectors side by side
-        for (int i = 0; i < L; ++i) {
-            first[i] = i & n ? L + i - n : i;
-            second[i] = i & n ? L + i : i + n;
-        }
-        for (int i = 0; i < L; ++i)
-            if (!(i & n)) {
-                const Vector<T> a = v[i], b = v[i + n];
-                v[i] = __builtin_shuffle(a, b, first);
-                v[i + n] = __builtin_shuffle(a, b, second);
-            }
-    }
+    unroll<HALVINGS<T>>([&](auto step) INLINE {
+        constexpr int n = 1 << step;
+        // Lanes of two vectors side by side.
+        const Index<T> first = numbered<T>([&](int i) { return i & n ? L + i - n : i; });
+        const Index<T> second = numbered<T>([&](int i) { return i & n ? L + i : i + n; });
+        unroll<L / 2>([&](auto pair) INLINE {
+            constexpr int i = pair / n * 2 * n + pair % n;
+            const Vector<T> a = v[i], b = v[i + n];
+            v[i] = __builtin_shuffle(a, b, first);
+            v[i + n] = __builtin_shuffle(a, b, second);
+        });
+    });
 }
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) {
