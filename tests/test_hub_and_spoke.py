@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from stalegrad.compute_times import (
 )
 from stalegrad.errors import ConfigError
 from stalegrad.schedule import Workload
+from stalegrad.snapshots import plan_snapshots
 from stalegrad.specs import describe, parse
 
 # allawati2020, section 4: alpha = 1, lambda = 2/3.
@@ -193,6 +195,19 @@ def test_blocks_change_nothing(hub, arrivals, block, seed):
 
     for cut, whole in zip(columns(block), columns(arrivals), strict=True):
         np.testing.assert_array_equal(cut, whole)
+
+
+@settings(deadline=None)  # the first example may compile
+@given(clusters(), seeds)
+def test_no_more_versions_in_flight_than_workers_without_communication_time(hub, seed):
+    hub = replace(hub, communication_time=0.0)
+    schedule = hub.simulate(Workload((200,), 1), np.random.default_rng(seed))
+    assert plan_snapshots(schedule).slots <= hub.in_flight() == hub.workers
+
+
+def test_versions_in_flight_with_communication_time():
+    """Four updates within one second, the mean compute time being 2.5."""
+    assert cluster(10, 1, 1.0).in_flight() == 10 + 4
 
 
 @settings(deadline=None)  # the first example may compile

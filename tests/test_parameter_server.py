@@ -163,6 +163,15 @@ def test_synchronous_workers_are_sgd_on_the_union_of_their_minibatches(lenet, wo
     assert_close(found[0] - start, weights.detach() - start, 1e-11)
 
 
+@pytest.mark.parametrize("random", [{"jitter": 0.1}, {"delay_deviation_ms": 3.0}], ids=str)
+def test_every_computation_has_a_time_and_a_delay_of_its_own(random):
+    """The first ones too, that workers alike begin at the same moment."""
+    cluster = ParameterServer(workers=4, compute_ms=10, delay_ms=30, **random)
+    schedule = simulate(cluster, (3,) * 4)
+    steps = [np.diff(schedule.time[schedule.worker == w], prepend=0.0) for w in range(4)]
+    assert len(np.unique(np.round(steps, 9))) == 12
+
+
 def test_gaussian_delay_doubles_mean_and_deviation_for_worker_1():
     cluster = ParameterServer(
         workers=2, compute_ms=1, delay_ms=30, delay_deviation_ms=5, delayed="one"

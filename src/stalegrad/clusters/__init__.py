@@ -17,7 +17,8 @@ class Cluster(Protocol):
         """1 for asynchronous, K for K-batch, all workers for synchronous."""
 
     def in_flight(self) -> int:
-        """How many old versions of the weights gradients in flight may need, at most."""
+        """About how many old versions of the weights gradients in flight need: to reckon a job's
+        memory before its schedule is known."""
 
     def check(self, workload: Workload) -> None:
         """Raises ValueError where the cluster cannot do `workload`; asked before work starts."""

@@ -55,7 +55,8 @@ class HubAndSpoke:
         return self.minibatches_per_update
 
     def in_flight(self) -> int:
-        """One version a worker, and those on their way to the workers."""
+        """One version a worker, and the mean number of updates in a communication time, in which
+        they and the gradients are under way. Without it no schedule needs more."""
         rate = self.workers / self.minibatches_per_update / self.compute_time.mean
         return self.workers + math.ceil(rate * self.communication_time)
 
