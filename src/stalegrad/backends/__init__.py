@@ -69,6 +69,12 @@ def resolve_device(device: str) -> torch.device:
 def make_backend(name: str, task: Task) -> Backend:
     """The backend called `name` for `task`; `auto` takes the fastest that can do it.
 
+    On a GPU that is `batched` where there is a form for many runs at once, although none has been
+    timed: its step can be captured, while the reference says some hundred kernels anew at every
+    step, and its products are large, while the reference's convolutions become grouped ones of few
+    channels. Both are held to autograd by the same tests; what these cannot see, the capture on a
+    GPU, fails with an error where it fails, and `torch` then does without it.
+
     Raises ConfigError where a backend that was asked for by name cannot do the task.
     """
     from stalegrad.backends import batched, cpu

@@ -48,11 +48,6 @@ class StalenessSample:
         return self.mean_before + self.triggers / self.counted
 
     @property
-    def by_update_after(self) -> np.ndarray:
-        """`by_update` [R, U] counted just after: of K gradients, the last one triggers."""
-        return self.by_update + 1 / self.per_update
-
-    @property
     def update_rate(self) -> np.ndarray:
         """Updates a simulated second [R]; its limit is Lemma 1 of allawati2020."""
         return self.counted / self.per_update / self.seconds
