@@ -197,18 +197,26 @@ def heuristic(results: StudyResults) -> Figure:
 
 
 def asynchronous(results: StudyResults) -> Figure:
-    """Final accuracy with constant delay against that with random delay of the same mean."""
+    """Final accuracy against learning rate, with constant delay and with random delay of its mean."""
     cells = delay_kinds(results).reset_index()
     figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
-    ax.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.6)
     for i, (delay, here) in enumerate(cells.groupby("mean_delay")):
-        ax.plot(here["constant"], here["random"], linestyle="", marker=style.MARKERS[i],
-                color=style.COLOURS[i], label=f"mean delay {delay:g}")  # fmt: skip
-    ax.set_xlabel("accuracy with constant delay $N-1$")
-    ax.set_ylabel("accuracy with $N$ random workers")
-    ax.set_aspect("equal")
-    figure.legend(loc="outside lower center", ncol=3, fontsize=7, columnspacing=1)
+        for kind, options in (
+            ("constant", {"linestyle": "-", "marker": "."}),
+            ("random", {"linestyle": "--", "marker": style.MARKERS[i], "markerfacecolor": "none"}),
+        ):
+            label = f"{kind}, {delay:g}"
+            ax.plot(here["lr"], here[kind], color=style.COLOURS[i], label=label, **options)
+    rates = sorted(cells["lr"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(rates, [style.log10_label(lr) for lr in rates])
+    ax.minorticks_off()
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("final test accuracy")
+    figure.legend(title="delay, its mean", loc="outside lower center", ncol=3, fontsize=7,
+                  title_fontsize=7, columnspacing=1)  # fmt: skip
     return figure
 
 
