@@ -150,7 +150,7 @@ def table4(results: StudyResults) -> Table:
             f"as published {strength}": "aliased",
             f"working {strength}": "working",
         }
-    headings["adaptive 2"] = "adaptive"
+    headings["adaptive 2"] = r"adaptive, $\lambda_0=2$"
     layout = pd.DataFrame(rows)
     there = {column: name for column, name in headings.items() if column in layout}
     formats = {"off": "{:.1f}", "off_published": "{:.2f}"}
