@@ -197,7 +197,7 @@ def heuristic(results: StudyResults) -> Figure:
 
 
 def asynchronous(results: StudyResults) -> Figure:
-    """Final accuracy against learning rate, with constant delay and with random delay of its mean."""
+    """Final accuracy against learning rate: constant delay, and random delay of its mean."""
     cells = delay_kinds(results).reset_index()
     figure, axes = style.panels(1, 1, 2.6, style.HALF)
     ax = axes[0, 0]
