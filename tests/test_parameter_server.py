@@ -287,7 +287,13 @@ def test_simulated_times_are_the_authors(workers, delay, published, authors_clus
         where="test",
         key="cluster",
     )
-    sample = sample_schedules(cluster, 6 * 1_875, 20, np.random.default_rng(1), bins=256)
+    sample = sample_schedules(
+        cluster,
+        Workload((6 * 1_875 // workers,) * workers, 1),
+        20,
+        np.random.default_rng(1),
+        bins=256,
+    )
     tolerance = 0.05 if workers == 2 else 0.10
     assert sample.seconds.mean() == pytest.approx(published, rel=tolerance)
 

@@ -7,6 +7,7 @@ import pytest
 
 from stalegrad.cells import SimulationCell, parse_simulation, study_simulations
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke
+from stalegrad.clusters.parameter_server import ParameterServer
 from stalegrad.compute_times import Exponential, Pareto
 from stalegrad.config import Study
 from stalegrad.errors import ConfigError
@@ -79,6 +80,18 @@ def test_a_kept_schedule_is_that_of_the_first_replicate(keys):
         np.testing.assert_array_equal(arrays[f"{name}_0"], getattr(first, name))
 
 
+def test_a_kept_schedule_of_workers_that_stop_is_the_one_counted():
+    server = ParameterServer(workers=3, compute_ms=10, jitter=0.3)
+    rows, arrays = simulated(
+        SimulationCell(cluster=server, arrivals=62, replicates=2, schedule=True)
+    )
+    assert len(arrays["worker_0"]) == rows.loc[0, "arrivals"] == 60
+    staleness = np.arange(60) - arrays["read_version_0"]
+    counted = arrays["histogram_0"][0]
+    assert counted.tolist() == np.bincount(staleness, minlength=len(counted)).tolist()
+    assert rows.loc[0, "seconds"] == arrays["time_0"][-1]
+
+
 def test_no_shape_is_told_beyond_the_last_bin():
     assert shape(np.array([1, 2, 1, 0]))["deviation"] == pytest.approx(np.sqrt(0.5))
     assert np.isnan(list(shape(np.array([1, 2, 0, 1])).values())).all()
@@ -120,6 +133,11 @@ def test_axes_change_any_key():
         ({"arrivals": 10, "replicates": 0}, "'replicates' is 0"),
         ({"arrivals": 10, "minibatches": 1}, "'minibatches' is not a known key; allowed here: arr"),
         ({"arrivals": 10, "cluster": {"name": "hub"}}, "'cluster.name' is 'hub'"),
+        ({"arrivals": 1}, "'arrivals' is 1, too few for one update of the cluster {'name': 'hub_"),
+        (
+            {"arrivals": 5, "cluster": {"name": "heterogeneous", "workers": 8}},
+            "'arrivals' is 5, too few for one update",
+        ),
         (
             {"updates": 5, "cluster": {"name": "constant_delay", "delay": 1}},
             "'updates' is only for the cluster 'hub_and_spoke'",

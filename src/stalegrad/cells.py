@@ -447,6 +447,14 @@ class SimulationCell:
             return 0
         return self.arrivals // 10 if self.skip is None else self.skip
 
+    @property
+    def workload(self) -> Workload:
+        """The gradients of a repetition: workers of `hub_and_spoke` go on until all have arrived,
+        others stop after an equal share each; what does not divide is left out."""
+        arrivals = self.arrivals or self.updates * self.cluster.arrivals_per_update()
+        streams = 1 if specs.name_of(self.cluster) == "hub_and_spoke" else self.cluster.streams()
+        return Workload((arrivals // streams,) * streams, 1)
+
 
 def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
     """A simulation from plain values, checked key by key; `None` stands for a key's default.
@@ -484,6 +492,13 @@ def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
             f"{where}: 'skip' is {cell.skip}, all of the {cell.arrivals} arrivals; leave some to "
             f"be counted."
         )
+    try:
+        cell.cluster.check(cell.workload)
+    except ValueError:
+        raise ConfigError(
+            f"{where}: 'arrivals' is {cell.arrivals}, too few for one update of the cluster "
+            f"{specs.describe(cell.cluster)}; simulate more."
+        ) from None
     return cell
 
 

@@ -72,6 +72,7 @@ TRACES = (*ENGINE, "virtual_iterates.py")
 LANDSCAPES = ("landscapes.py", "backends/cpu.py", "backends/vmap.py")
 SIMULATIONS = (
     "simulations.py",
+    "cells.py",
     "schedule.py",
     "partitions.py",
     "compiled.py",

@@ -12,7 +12,6 @@ from stalegrad.cells import SimulationCell
 from stalegrad.clusters._staleness import StalenessSample, sample_schedules
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
 from stalegrad.partitions import CLUSTER, generator
-from stalegrad.schedule import Workload
 
 Arrays = dict[str, np.ndarray]
 
@@ -68,7 +67,7 @@ def _sample(cell: SimulationCell, random: np.random.Generator) -> StalenessSampl
         return simulate_staleness(
             cell.cluster, cell.arrivals, cell.replicates, random, skip=cell.skipped, bins=bins
         )
-    return sample_schedules(cell.cluster, cell.arrivals, cell.replicates, random, bins)
+    return sample_schedules(cell.cluster, cell.workload, cell.replicates, random, bins)
 
 
 def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
@@ -77,7 +76,7 @@ def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arra
     `by_update_deviation`, both [updates]."""
     sample = simulate_staleness(
         cell.cluster,
-        _arrivals(cell),
+        cell.workload.total,
         cell.replicates,
         generator(0, CLUSTER, index),
         updates=cell.updates,
@@ -100,14 +99,13 @@ def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arra
 def _first_schedule(cell: SimulationCell, index: int) -> Arrays:
     """`worker`, `time` and `read_version` [arrivals] of the first replicate."""
     # Compute times are drawn in the order of arrivals, so these are the arrivals counted above.
-    workload = Workload((_arrivals(cell),), 1)
-    schedule = cell.cluster.simulate(workload, generator(0, CLUSTER, index))
+    schedule = cell.cluster.simulate(cell.workload, generator(0, CLUSTER, index))
     return {name: getattr(schedule, name) for name in ("worker", "time", "read_version")}
 
 
 def _columns(cell: SimulationCell) -> dict[str, Any]:
     described = specs.describe(cell.cluster)
-    columns = {"arrivals": _arrivals(cell), "cluster": described.pop("name")}
+    columns = {"arrivals": cell.workload.total, "cluster": described.pop("name")}
     for key, value in described.items():
         if isinstance(value, dict):
             columns |= {key: value["name"]}
@@ -115,11 +113,6 @@ def _columns(cell: SimulationCell) -> dict[str, Any]:
         else:
             columns[key] = value
     return columns
-
-
-def _arrivals(cell: SimulationCell) -> int:
-    """Of each replicate."""
-    return cell.arrivals or cell.updates * cell.cluster.arrivals_per_update()
 
 
 def shape(counts: np.ndarray) -> dict[str, float]:

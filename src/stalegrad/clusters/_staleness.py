@@ -54,19 +54,21 @@ class StalenessSample:
 
 
 def sample_schedules(
-    cluster: "Cluster", arrivals: int, replicates: int, generator: np.random.Generator, bins: int
+    cluster: "Cluster",
+    workload: Workload,
+    replicates: int,
+    generator: np.random.Generator,
+    bins: int,
 ) -> StalenessSample:
     """Staleness in whole schedules, from the first arrival to when the last worker stops.
 
-    arrivals: divided equally among the workers' streams; what does not divide is left out.
     bins: of the histograms, at least; more where staleness goes beyond, so that nothing is lost.
     """
-    share = arrivals // cluster.streams()
     per_update = cluster.arrivals_per_update()
     total, largest = np.zeros(replicates, np.int64), np.zeros(replicates, np.int64)
     counts, seconds = [], np.zeros(replicates)
     for r in range(replicates):
-        schedule = cluster.simulate(Workload((share,) * cluster.streams(), 1), generator)
+        schedule = cluster.simulate(workload, generator)
         staleness = schedule.staleness_before
         total[r], largest[r] = staleness.sum(), staleness.max()
         # One bin more than there is staleness: the last, of all larger, stays empty.
