@@ -3,6 +3,9 @@
 That training keeps to it is in test_bundles.py.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import small_cell
@@ -12,7 +15,7 @@ from stalegrad.bundles import plan_runs
 from stalegrad.cells import bundles
 from stalegrad.config import Preset
 from stalegrad.errors import ConfigError
-from stalegrad.memory import free_megabytes, need
+from stalegrad.memory import free_megabytes, left_by_groups, need
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 
@@ -65,6 +68,39 @@ def test_step_counts_what_the_network_makes_of_a_minibatch(data_folder):
 def test_free_memory_is_told():
     free = free_megabytes(torch.device("cpu"))
     assert free is None or 1 < free < 1e8
+
+
+def test_a_control_group_leaves_less_than_the_machine_has(tmp_path):
+    """A job of 900 bytes below a group of 1,000 that is fuller; and a container of version 1."""
+    job = tmp_path / "v2" / "slurm" / "job"
+    job.mkdir(parents=True)
+    (job / "memory.max").write_text("900\n")
+    (job / "memory.current").write_text("500\n")
+    (job / "memory.stat").write_text("anon 300\ninactive_file 150\nactive_file 50\n")
+    (job.parent / "memory.max").write_text("1000\n")
+    (job.parent / "memory.current").write_text("700\n")
+    (job.parents[1] / "memory.max").write_text("max\n")
+    own = tmp_path / "own"
+    own.write_text("0::/slurm/job\n")
+    assert left_by_groups(own, tmp_path / "v2") == [900 - (500 - 150), 300]
+
+    memory = tmp_path / "v1" / "memory"
+    memory.mkdir(parents=True)
+    (memory / "memory.limit_in_bytes").write_text("800\n")
+    (memory / "memory.usage_in_bytes").write_text("900\n")
+    own.write_text("5:cpu:/\n4:memory:/docker/0123\n0::/\n")  # as seen from inside a container
+    assert left_by_groups(own, tmp_path / "v1") == [0]
+    assert left_by_groups(tmp_path / "none", tmp_path) == []
+
+
+def test_patches_on_a_gpu_take_more_than_layers(data_folder):
+    cell = small_cell(batch_size=160)
+    task = task_of(cell, data_folder)
+    on_gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+    (planned,) = plan_runs([cell], task.train[1].numpy())
+    more = need(replace(task, train=(on_gpu, task.train[1])), [planned.run]).step
+    more -= need(task, [planned.run]).step
+    assert more == pytest.approx((8 - 2) * 160 * LeNet5.network.activations * 4 / 1e6)
 
 
 # ---- the plan ----

@@ -55,12 +55,47 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
 
 
 def free_megabytes(device: torch.device) -> float | None:
-    """Free memory of a device, or of the machine (Linux); None where the system does not say."""
+    """Free memory of a device, or what this process may have of the machine's (Linux); None where
+    the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e6
+    free = [1024 * kilobytes for kilobytes in _numbers(Path("/proc/meminfo"), "MemAvailable:")]
+    free += left_by_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return min(free) / 1e6 if free else None
+
+
+# The files of a control group, of version 2 and of 1: limit, use, and what of it is cached files,
+# which make room when asked.
+_OF_GROUP = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def left_by_groups(groups: Path, root: Path) -> list[int]:
+    """Bytes that each control group of this process (a container, a cluster's job) leaves it.
+
+    groups: the process's own, as /proc/self/cgroup lists them; root: where they are mounted.
+    """
+    left = []
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controller, path = line.split(":", 2)
+        if controller not in _OF_GROUP:
+            continue
+        most, used, cached = _OF_GROUP[controller]
+        inside = Path(path.lstrip("/"))
+        for group in (root / controller / each for each in (inside, *inside.parents)):
+            for limit in _numbers(group / most):
+                use = sum(_numbers(group / used)) - sum(_numbers(group / "memory.stat", cached))
+                left.append(max(limit - use, 0))
+    return left
+
+
+def _numbers(path: Path, name: str = "") -> list[int]:
+    """The number in a file, or that behind `name`; none where there is none ('max')."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 / 1e6 if found else None
+        return []
+    behind = [line[1:] if name else line for line in lines if not name or line[0] == name]
+    return [int(words[0]) for words in behind if words and words[0].isdecimal()]
