@@ -25,9 +25,9 @@ from stalegrad.tables.allawati2020 import (
     tuned,
 )
 
-BEFORE, AFTER = style.COLOURS[5], style.COLOURS[0]
+BEFORE, AFTER = style.COLOURS[4], style.COLOURS[0]
 THEOREM = style.PUBLISHED
-CASE_1, CASE_2 = style.COLOURS[0], style.COLOURS[4]
+CASE_1, CASE_2 = style.COLOURS[0], style.COLOURS[3]
 
 
 def fig1(results: StudyResults) -> Figure:

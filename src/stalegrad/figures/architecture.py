@@ -92,7 +92,7 @@ def draw(network: Network) -> Figure:
         if number:
             _arrow(ax, x, found[number - 1])
             x += GAP
-        _draw_block(ax, x, block, style.COLOURS[0] if len(shape) == 3 else style.COLOURS[2])
+        _draw_block(ax, x, block, style.COLOURS[0] if len(shape) == 3 else style.COLOURS[1])
         label = " × ".join(map(str, shape))
         ax.text(x + width / 2, -side / 2 - LINE / 2, label, ha="center", va="top", fontsize=FONT)
         x += width + depth * SLANT[0]

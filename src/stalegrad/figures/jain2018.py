@@ -28,7 +28,7 @@ def fig1(results: StudyResults) -> Figure:
         edges = np.append(delays[near], delays[near][-1] + 1) - 0.5
         ax.stairs(share[near], edges, fill=True, color=style.COLOURS[0], alpha=0.6)
         x = np.linspace(delays[near].min() - 0.5, delays[near].max() + 0.5, 300)
-        ax.plot(x, stats.norm.pdf(x, mean, deviation), color=style.PUBLISHED)
+        ax.plot(x, stats.norm.pdf(x, mean, deviation), color="black", linewidth=0.9)
         ax.set_title(f"$N = {cell['workers']}$: {mean:.2f} $\\pm$ {deviation:.2f}")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -180,7 +180,7 @@ def heuristic(results: StudyResults) -> Figure:
     ax = axes[0, 0]
     for grid, label, colour, marker in (
         ("heuristic", "rate and batch halved as workers double", style.COLOURS[0], "o"),
-        ("no_heuristic", "rate and batch fixed", style.COLOURS[4], "s"),
+        ("no_heuristic", "rate and batch fixed", style.COLOURS[3], "s"),
     ):
         runs = results.grid(grid)
         runs = runs.assign(workers=runs["delay"] + 1)

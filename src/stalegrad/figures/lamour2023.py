@@ -51,10 +51,11 @@ def fig2(results: StudyResults) -> Figure:
     shades = {"norm": LogNorm(low, high), "cmap": LOSS_MAP, "alpha": 0.8, "extend": "max"}
     levels = np.geomspace(low, high, 25)
     filled = ax.contourf(grid["x"], grid["y"], grid["test_loss"], levels=levels, **shades)
-    for label, colour, path in _trajectories(grid, points):
+    for i, (label, colour, path) in enumerate(_trajectories(grid, points)):
         ax.plot(path["pc1"], path["pc2"], color=colour, marker=".", label=label)
-        ax.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "*", color=colour, markersize=8,
-                markeredgecolor="white", markeredgewidth=0.4)  # fmt: skip
+        # Smaller and smaller, so that none covers another that ends in the same place.
+        ax.plot(path["pc1"].iloc[-1:], path["pc2"].iloc[-1:], "*", color=colour,
+                markersize=16 - 2.6 * i, markeredgecolor="white", markeredgewidth=0.3)  # fmt: skip
     ax.set_xlabel(_component(grid, 1))
     ax.set_ylabel(_component(grid, 2))
     bar = figure.colorbar(filled, label="test loss", ticks=style.log_ticks(low, high))
@@ -166,11 +167,11 @@ def _training(curves: pd.DataFrame) -> Figure:
     loss, norm = axes
     for _, run in curves.groupby("seed"):
         time = run["simulated_seconds"]
-        for column, colour in (("train_loss", OURS), ("test_loss", style.COLOURS[2])):
+        for column, colour in (("train_loss", OURS), ("test_loss", style.COLOURS[1])):
             loss.plot(time, run[column], color=colour, alpha=0.7)
         norm.plot(time, run["weight_norm"], color=OURS, alpha=0.7)
     loss.plot([], [], color=OURS, label="training")
-    loss.plot([], [], color=style.COLOURS[2], label="test")
+    loss.plot([], [], color=style.COLOURS[1], label="test")
     loss.axhline(np.log(CLASSES), **CHANCE, label="chance")
     figure.legend(loc="outside right center")
     loss.set_ylabel("loss")
@@ -275,7 +276,7 @@ def spread(results: StudyResults) -> Figure:
         ax.plot(100 * means.index, means, color=OURS, label="shared machine")
         ax.plot(100 * here["spread"], here["accuracy"], ".", color=OURS)
         waiting = queue[_case(queue) == case]
-        ax.plot(100 * waiting["spread"], waiting["accuracy"], "x", color=style.COLOURS[2],
+        ax.plot(100 * waiting["spread"], waiting["accuracy"], "x", color=style.COLOURS[1],
                 label="server in turn")  # fmt: skip
         ax.axhline(published[case], color=style.PUBLISHED, label="published")
         ax.axhline(10, **CHANCE)
@@ -327,7 +328,7 @@ def staleness(results: StudyResults) -> Figure:
         mean = (share * values).sum()
         shown = values <= max(2 * cell["workers"], np.flatnonzero(share > 1e-3).max())
         ax.bar(values[shown], share[shown], width=1, color=OURS, alpha=0.6)
-        ax.axvline(mean, color=style.COLOURS[1], linewidth=0.8)
+        ax.axvline(mean, color="black", linewidth=0.8)
         case = "no delay" if not cell["delay_ms"] else f"{cell['delay_ms']:g} ms, all"
         case = f"{cell['delay_ms']:g} ms, {SLOW}" if cell["delayed"] == "one" else case
         name = "authors" if cell["machine_ms"] or cell["workers"] == 2 else "ideal"
@@ -357,7 +358,7 @@ def delay(results: StudyResults) -> Figure:
     figure, axes = style.panels(1, 4, 1.9, sharey=True)
     panels = product(("dataset", "labels"), ("all", "one"))
     for (partition, who), ax in zip(panels, axes.flat, strict=True):
-        for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[2])):
+        for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[1])):
             here = runs[runs["partition"] == partition]
             here = here[(here["delayed"] == who) | (here["delay_ms"] == 0)]
             cells = over_seeds(here, ["delay_ms"], "accuracy")
@@ -384,13 +385,13 @@ def stop(results: StudyResults) -> Figure:
     figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     for x, case in enumerate(cases):
         here = runs[_case(runs) == case]
-        for shift, on, colour in ((-0.2, True, OURS), (0.2, False, style.COLOURS[2])):
+        for shift, on, colour in ((-0.2, True, OURS), (0.2, False, style.COLOURS[1])):
             seeds = here[here["run_on"].astype(bool) == on]["accuracy"]
             ax.bar(x + shift, seeds.mean(), width=0.36, color=colour, alpha=0.35)
             ax.plot(np.full(len(seeds), x + shift), seeds, ".", color=colour)
         ax.plot([x - 0.4, x], [published[case]] * 2, color=style.PUBLISHED, linewidth=2)
     ax.bar([0], [0], color=OURS, alpha=0.35, label="each finishes its epochs")
-    ax.bar([0], [0], color=style.COLOURS[2], alpha=0.35, label="all stop with the first")
+    ax.bar([0], [0], color=style.COLOURS[1], alpha=0.35, label="all stop with the first")
     ax.plot([], [], color=style.PUBLISHED, linewidth=2, label="published")
     ax.axhline(10, **CHANCE)
     ax.set_xticks(
@@ -417,7 +418,7 @@ def recall(results: StudyResults) -> Figure:
                 np.arange(CLASSES), workers[column], generator(int(seed), PARTITION)
             )
             own = run["class"].isin(first)
-            for chosen, colour in ((own, style.COLOURS[1]), (~own, style.GREY)):
+            for chosen, colour in ((own, OURS), (~own, style.GREY)):
                 means = run[chosen].groupby("simulated_seconds")["recall"].mean()
                 ax.plot(means.index, means, color=colour, marker=".", alpha=0.8)
         ax.set_title(f"{workers[column]} workers, {'all alike' if who == 'all' else SLOW}")
@@ -427,7 +428,7 @@ def recall(results: StudyResults) -> Figure:
         ax.set_xlabel("simulated time, s")
     for ax in axes[:, 0]:
         ax.set_ylabel("recall")
-    axes[0, 0].plot([], [], color=style.COLOURS[1], label="classes of worker 1")
+    axes[0, 0].plot([], [], color=OURS, label="classes of worker 1")
     axes[0, 0].plot([], [], color=style.GREY, label="classes of the others")
     figure.legend(loc="outside lower center", ncol=2)
     return figure

@@ -17,11 +17,11 @@ from stalegrad.files import replaced
 WIDTH = 6.3  # inches; the text width of the report
 HALF = 3.05  # of two figures side by side
 
-# Okabe and Ito's colours, distinguishable with any colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's colours, distinguishable with any colour vision; one of them for PUBLISHED alone.
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
-PUBLISHED = "#D55E00"  # the papers' own numbers, wherever they stand beside ours
+PUBLISHED = "#D55E00"  # the papers' own numbers and formulas, and nothing of ours
 GREY = "#7f7f7f"
 
 ACCURACY_MAP = "cividis"
