@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
+from scipy.stats import skew
 
 from stalegrad.cells import SimulationCell, parse_simulation, study_simulations
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke
@@ -90,6 +92,21 @@ def test_a_kept_schedule_of_workers_that_stop_is_the_one_counted():
     counted = arrays["histogram_0"][0]
     assert counted.tolist() == np.bincount(staleness, minlength=len(counted)).tolist()
     assert rows.loc[0, "seconds"] == arrays["time_0"][-1]
+
+
+def test_shape_by_hand():
+    """Of staleness 0, 1, 1, 2: half way between whole numbers the fit is at most as far off as its
+    tail above 2.5."""
+    found = shape(np.array([1, 2, 1, 0]))
+    assert found["deviation"] == pytest.approx(np.sqrt(0.5))
+    assert found["skewness"] == pytest.approx(0.0)
+    assert found["normal_distance"] == pytest.approx(ndtr(-1.5 / np.sqrt(0.5)))
+    lopsided = np.repeat([0, 1, 4], [4, 2, 1])
+    found = shape(np.append(np.bincount(lopsided), 0))
+    assert found["skewness"] == pytest.approx(skew(lopsided))
+    cut = (np.array([0.5, 1.5, 2.5, 3.5, 4.5]) - lopsided.mean()) / lopsided.std()
+    distance = np.abs(np.array([4, 6, 6, 6, 7]) / 7 - ndtr(cut)).max()
+    assert found["normal_distance"] == pytest.approx(distance)
 
 
 def test_no_shape_is_told_beyond_the_last_bin():
