@@ -21,8 +21,10 @@ from stalegrad.cells import (
 )
 from stalegrad.config import (
     Grid,
+    Preset,
     Settings,
     Simulation,
+    Study,
     at_preset,
     load_preset,
     load_settings,
@@ -223,6 +225,21 @@ def test_bad_study_is_refused(tmp_path, path, value, parts):
     assert message.startswith(f"{file}: ") and "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "which"),
+    [
+        ({"axes": {"epochs": [1, 2, 1]}}, 'that of seed 1 with {"epochs": 1}'),
+        ({"cases": [{"rule.lr": 0.1}, {}]}, 'that of seed 1 with {"epochs": 1}'),
+        ({"cell": STUDY["grids"]["some"]["cell"] | {"seed": 7}}, "that of seed 7 with"),
+    ],
+)
+def test_a_run_that_would_count_twice_is_refused(changes, which):
+    study = Study(**changed(STUDY, "grids.some", STUDY["grids"]["some"] | changes))
+    said = refusal(study_cells, study, "paper", Preset(**PRESET), "f.yaml")
+    assert said.startswith("f.yaml, grids.some: 'axes', 'cases' and 'seeds' make one run twice")
+    assert which in said
 
 
 def test_good_study_and_preset_are_read(tmp_path):

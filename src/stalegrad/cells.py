@@ -347,10 +347,18 @@ def _grid_cells(grid: Cases, preset_name: str, preset: Preset, where: str) -> It
             f"{where}: 'axes', 'cases' and 'seeds' ({seeds}) make {runs:,} runs, more than the "
             f"{MOST_RUNS:,} that a grid may have; leave some out."
         )
+    made = set()
     for keys in combinations(merged["axes"], merged["cases"]):
         values = with_keys(merged["cell"], keys, where)
         for seed in range(1, seeds + 1):
-            yield parse_cell(values | {"seed": values.get("seed", seed)}, where)
+            cell = parse_cell(values | {"seed": values.get("seed", seed)}, where)
+            if cell.hash in made:  # which would count twice in every mean
+                raise ConfigError(
+                    f"{where}: 'axes', 'cases' and 'seeds' make one run twice, that of seed "
+                    f"{cell.seed} with {json.dumps(keys)}; leave one of the two out."
+                )
+            made.add(cell.hash)
+            yield cell
 
 
 def combinations(
