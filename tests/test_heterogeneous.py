@@ -21,6 +21,21 @@ def simulate(arrivals: int, seed: int = 0, streams: int = 1, **keys) -> Schedule
     return Heterogeneous(**keys).simulate(workload, np.random.default_rng(seed))
 
 
+@pytest.mark.parametrize(
+    ("profile", "seconds"),
+    [
+        ("one_slow", [1, 1, 1, 1, 16]),
+        ("one_fast", [1, 16, 16, 16, 16]),
+        ("half_slow", [1, 1, 16, 16, 16]),
+        ("linear", [1, 4.75, 8.5, 12.25, 16]),
+        ("geometric", [1, 2, 4, 8, 16]),
+    ],
+)
+def test_profiles_by_hand(profile, seconds):
+    assert seconds_per_gradient(profile, 5, 16.0).tolist() == seconds
+    assert seconds_per_gradient("half_slow", 4, 16.0).tolist() == [1, 1, 16, 16]
+
+
 def test_two_workers_by_hand():
     """Seconds 1 and 3: at 3 both finish, and the first worker is served first."""
     schedule = simulate(8, workers=2, slowest=3.0)
