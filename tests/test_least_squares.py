@@ -102,6 +102,16 @@ def test_chain_is_smooth_and_its_gradient_bounded(penalty):
     assert (least < 0) == (penalty == "geman_mcclure")
 
 
+def test_the_bound_of_the_gradient_is_all_but_reached():
+    """Where the links are +-1 / sqrt(3) in turn, all but the last."""
+    chain = Chain(dimension=400, smoothness=2.0, penalty="geman_mcclure")
+    task = load(chain)
+    links = np.tile([1, -1], 200) / np.sqrt(3)
+    weights = torch.from_numpy(1 - np.cumsum(links))
+    gradients, _ = task.gradients(weights[None], *(part[:1] for part in task.train))
+    assert 0.99 < gradients.norm() / chain.constants()["gradient_bound"] <= 1
+
+
 def test_noise_has_the_variance_it_says_and_no_mean():
     noise, kind = Chain(dimension=7, noise=3.0, noise_samples=50).samples_of_noise()
     assert noise.mean(axis=0) == pytest.approx(np.zeros(7), abs=1e-12)
