@@ -25,6 +25,7 @@ from stalegrad import fused, kernels, replay
 from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.errors import ConfigError
+from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import NETWORK
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
@@ -303,18 +304,31 @@ RULES = {
 @pytest.mark.parametrize("per_update", [1, 2])
 @pytest.mark.parametrize("rule", RULES)
 def test_whole_stretches_are_the_steps_of_the_loop(lenet, rule, per_update):
+    assert_steps_are_those_of_the_loop(lenet, RULES[rule], per_update)
+
+
+@pytest.mark.parametrize("arrivals", [1, 3, 100])
+@pytest.mark.parametrize("rule", ["momentum", "adam", "adaptive"])
+def test_whole_stretches_with_noise(monkeypatch, small_task, rule, arrivals):
+    """Its random bytes are handed over in pieces, of so many arrivals; each gets its own."""
+    task = small_task(LargeCNN, normalize=True)
+    monkeypatch.setattr(fused, "_NOISE_AT_ONCE", arrivals * 5 * task.noise)
+    assert_steps_are_those_of_the_loop(task, RULES[rule], per_update=2, batch_size=5)
+
+
+def assert_steps_are_those_of_the_loop(task, rule, per_update, batch_size=17):
     """Two epochs of two runs of different schedules: the same losses, weights and state."""
     rng, arrivals, runs = np.random.default_rng(1), 9, []
     for run in range(2):
         versions = np.arange(arrivals) // per_update
         read = rng.integers(np.maximum(versions - 3, 0), versions + 1)
         schedule = make_schedule(read, [5 - run, arrivals], per_update)
-        runs.append(plan(RULES[rule], schedule, InOrder(17), seed=run))
-    backend = cpu.CpuBackend(lenet)
+        runs.append(plan(rule, schedule, InOrder(batch_size), seed=run))
+    backend = cpu.CpuBackend(task)
     assert fused.can_advance(runs, backend)
-    one, other = (replay.start(lenet, runs, torch.float64) for _ in range(2))
+    one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
     for _ in range(2):
-        one, wanted = replay.advance(lenet, runs, one, backend)
+        one, wanted = replay.advance(task, runs, one, backend)
         other, losses = fused.advance(runs, other, backend)
         torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0)
         for name, value in one.tensors().items():

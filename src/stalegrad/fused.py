@@ -9,6 +9,7 @@ they do changes a byte. It is held to `replay.advance`, whose numbers it compute
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -48,15 +49,10 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
             drawn[key] = run.order.indices(*taken)
         factors = run.rule.step_factors(run.schedule)
+        factors = None if factors is None else weights.new_tensor(factors)
         stretch = Stretch(
-            count=stop - first,
             batch=run.order.batch_size,
-            rows=drawn[key],
-            read=run.snapshots.read[first:stop],
-            write=run.snapshots.write[first:stop],
-            factors=None if factors is None else weights.new_tensor(factors[first:stop]),
             per_update=per_update,
-            waiting=first % per_update,
             rates=weights.new_tensor([run.rule.lr for run in group]),
             **_OF_RULE[_known_as(type(run.rule))](run.rule, {k: v[rows] for k, v in rule.items()}),
             runs=len(group),
@@ -67,10 +63,31 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             apart=saved.stride(0),
             losses=losses[rows],
         )
-        backend.replay(stretch, weights.dtype)
+        for here in _pieces(first, stop, run.order.batch_size * backend.noise):
+            arrivals = range(here.start, here.stop)
+            stretch.set(
+                count=len(arrivals),
+                rows=drawn[key][here.start - first : here.stop - first],
+                noise=run.noise(arrivals, backend.noise) if backend.noise else None,
+                read=run.snapshots.read[here],
+                write=run.snapshots.write[here],
+                factors=None if factors is None else factors[here],
+                waiting=here.start % per_update,
+            )
+            backend.replay(stretch, weights.dtype)
     arrivals = [stop - first for first, stop in (run.stretch(state.epoch) for run in runs)]
     means = losses / torch.tensor(arrivals, dtype=torch.float64)
     return State(weights, rule, saved, pending, state.epoch + 1), means
+
+
+_NOISE_AT_ONCE = 1 << 22  # bytes
+
+
+def _pieces(first: int, stop: int, noise: int) -> Iterator[slice]:
+    """The arrivals from first to stop, in pieces of which so many random bytes each can be held."""
+    size = max(1, _NOISE_AT_ONCE // noise if noise else stop - first)
+    for start in range(first, stop, size):
+        yield slice(start, min(start + size, stop))
 
 
 # ---- the rules that replay.h knows: fields of a call from a rule and its state ----
@@ -127,7 +144,7 @@ def _groups(runs: list[Run]) -> list[slice]:
 
 
 def _alike(one: Run, other: Run) -> bool:
-    same = one.schedule is other.schedule and one.order is other.order
+    same = one.schedule is other.schedule and one.order is other.order and one.seed == other.seed
     return same and _but_lr(one.rule) == _but_lr(other.rule)
 
 

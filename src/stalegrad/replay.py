@@ -55,6 +55,17 @@ class Run:
         """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
         return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
 
+    def noise(self, arrivals: Iterable[int], per_sample: int) -> np.ndarray:
+        """The random bytes [A, B, per_sample] of the minibatches of these arrivals."""
+        streams, batches = self.schedule.stream, self.schedule.batch
+        drawn = [
+            minibatch_noise(
+                self.seed, int(streams[i]), int(batches[i]), self.order.batch_size, per_sample
+            )
+            for i in arrivals
+        ]
+        return np.stack(drawn)
+
 
 @dataclass(frozen=True)
 class State:
@@ -294,12 +305,7 @@ def _noise(task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int
     """The random bytes [rows, B, N] of the minibatches of some runs, where the loss takes any."""
     if not task.noise:
         return None
-    drawn = []
-    for row in rows:
-        schedule, arrival = runs[row].schedule, steps.schedule_index[row, i]
-        minibatch = int(schedule.stream[arrival]), int(schedule.batch[arrival])
-        samples = steps.samples.shape[2]
-        drawn.append(minibatch_noise(runs[row].seed, *minibatch, samples, task.noise))
+    drawn = [runs[row].noise([steps.schedule_index[row, i]], task.noise)[0] for row in rows]
     return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
 
 

@@ -20,12 +20,14 @@ class Backend(Protocol):
     fetches: it fetches the samples of a minibatch itself, and replay calls `gradients_of`.
     static: its shapes and kernels are the same at every step, so that the step can be captured (see
         `stalegrad.captured`).
+    noise: random bytes that a sample of the task takes in training.
     """
 
     name: str
     runs_at_once: int | None
     fetches: bool
     static: bool
+    noise: int
 
     def gradients(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None

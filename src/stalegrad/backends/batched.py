@@ -32,6 +32,7 @@ class BatchedBackend:
     fetches = False
     static = True
     runs_at_once = None
+    noise = 0
 
     def __init__(self, task: Task, tf32: bool = False):
         self.name = "batched_tf32" if tf32 else "batched"

@@ -41,7 +41,7 @@ class CpuBackend:
 
     def __init__(self, task: Task):
         self._kernel = Kernel(KERNELS[task.name])
-        self._details, self._replays = task.details, not task.noise
+        self._details, self.noise = task.details, task.noise
         self._options = torch.tensor(list(task.options.values()), dtype=torch.float64)
         self._parameters = task.parameters
         self._train, self._test = self._laid_out(*task.train), self._laid_out(*task.test)
@@ -55,7 +55,7 @@ class CpuBackend:
         return self._kernel.gradients(weights, rows, torch.tensor(bounds), flat, noise)
 
     def steps_alone(self, batch_size: int) -> bool:
-        return self._replays
+        return True
 
     def replay(self, stretch: Stretch, dtype: torch.dtype) -> None:
         self._kernel.replay(stretch, dtype, self._train)

@@ -15,7 +15,7 @@ class VmapBackend:
         return False
 
     def __init__(self, task: Task):
-        self._task = task
+        self._task, self.noise = task, task.noise
         self._gradients = torch.func.vmap(torch.func.grad_and_value(task.loss))
         shared = (0, None, None, None) if task.noise else (0, None, None)
         self._shared = torch.func.vmap(torch.func.grad_and_value(task.loss), in_dims=shared)

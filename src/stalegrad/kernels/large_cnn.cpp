@@ -17,10 +17,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 
 #include "classification.h"
-#include "replay.h"
 
 namespace {
 
@@ -33,7 +31,6 @@ constexpr int TAPS = 9;                                  // of a 3x3 kernel
 constexpr int PATCH_ROW = 3 * MAPS1, ROW = SIDE1 * MAPS1;  // numbers
 constexpr int FLAT = MAPS2 * WINDOWS, HIDDEN = 128;
 constexpr int CUT1 = 64, CUT2 = 128;  // bytes below these drop a unit
-constexpr int NOISE = FLAT + HIDDEN;  // bytes of an image
 
 // Offsets into the flat weights.
 constexpr int CONV1_W = 0, CONV1_B = CONV1_W + MAPS1 * TAPS;
@@ -56,6 +53,7 @@ struct LargeCnn {
     using V = Vector<T>;
     static constexpr int L = LANES<T>;
     static constexpr int V1 = MAPS1 / L;  // vectors of channels
+    static constexpr int RANDOM_BYTES = FLAT + HIDDEN;  // of an image
 
     // Tiles of sums in registers. Second convolution: pooling windows side by side, by vectors of
     // channels; rows of a patch. Fully connected: units by images, images by vectors and units by
@@ -128,7 +126,9 @@ struct LargeCnn {
                 }
     }
 
-    void load_pixels(const uint8_t* image, T scale, T shift) {
+    void load_pixels(const Images& of, int64_t number) {
+        const uint8_t* image = of.pixels + of.row(number) * PIXELS;
+        const T scale = (T)of.scale, shift = (T)of.shift;
         for (int i = 0; i < PIXELS; ++i) pixels[i] = image[i] * scale + shift;
     }
 
@@ -245,18 +245,22 @@ struct LargeCnn {
         }
     }
 
-    // Of as many images as there is room for. noise: [count, NOISE], or null in evaluation.
-    void forward(const T* w, const uint8_t* images, const int64_t* rows, const uint8_t* noise,
-                 int count, T scale, T shift) {
-        const auto of = [&](int b, int at) { return noise ? noise + b * NOISE + at : nullptr; };
+    // The random bytes of an image from the `at`-th on, or null where nothing is dropped.
+    static const uint8_t* noise(const Images& of, int64_t number, int at = 0) {
+        return of.noise ? of.noise + number * RANDOM_BYTES + at : nullptr;
+    }
+
+    // Of images from `start` on.
+    void forward(const T* w, const Images& of, int64_t start, int count) {
         for (int b = 0; b < count; ++b) {
-            load_pixels(images + rows[b] * PIXELS, scale, shift);
+            load_pixels(of, start + b);
             convolve1(w + CONV1_B, convolved[b]);
             convolve2_pool(convolved[b], w + CONV2_B, winner[b]);
-            drop_pooled(b, of(b, 0));
+            drop_pooled(b, noise(of, start + b));
         }
         connect1(w + FC1_W, w + FC1_B, count);
-        for (int b = 0; b < count; ++b) connect2(b, w + FC2_W, w + FC2_B, of(b, FLAT));
+        for (int b = 0; b < count; ++b)
+            connect2(b, w + FC2_W, w + FC2_B, noise(of, start + b, FLAT));
     }
 
     // ---- backward: what is given to `out` is added to what is there, unless that is `empty` ----
@@ -435,25 +439,21 @@ struct LargeCnn {
         }
     }
 
-    void backward(const T* w, const uint8_t* images, const int64_t* rows, const uint8_t* noise,
-                  int count, T scale, T shift, T* out, bool empty) {
+    void backward(const T* w, const Images& of, int64_t start, int count, T* out) {
         connect2_gradient(count, w + FC2_W, out + FC2_W, out + FC2_B);
-        connect1_gradient(count, w + FC1_W, out + FC1_W, out + FC1_B, empty);
+        connect1_gradient(count, w + FC1_W, out + FC1_W, out + FC1_B, start == 0);
         for (int b = 0; b < count; ++b) {
-            find_spikes(b, noise ? noise + b * NOISE : nullptr);
+            find_spikes(b, noise(of, start + b));
             convolve2_weight_gradient<PATCH_ROWS>(convolved[b]);
             convolve2_input_gradient<PATCH_ROWS>();
-            load_pixels(images + rows[b] * PIXELS, scale, shift);
+            load_pixels(of, start + b);
             convolve1_gradient(convolved[b]);
         }
     }
 
-    // ---- a batch ----
+    // ---- all images ----
 
-    // Of the samples `rows` [batch], with the random bytes `noise` [batch, NOISE] or, where that is
-    // null, without dropout: their mean loss, its gradient in `out`.
-    T gradient(const T* w, const uint8_t* images, const int64_t* labels, const int64_t* rows,
-               const uint8_t* noise, int64_t batch, T scale, T shift, T* out) {
+    T gradient(const T* w, const Images& of, T* out) {
         T loss = 0;
         prepare(w);
         std::fill_n(sum1, TAPS * MAPS1, T{});
@@ -461,17 +461,16 @@ struct LargeCnn {
         std::fill_n(sum2, MAPS2 * TAPS * MAPS1, T{});
         std::fill_n(sum2_b, MAPS2, T{});
         std::fill_n(out + FC1_B, PARAMETERS - FC1_B, T{});
-        for (int64_t start = 0; start < batch; start += IMAGES) {
-            const int count = (int)std::min<int64_t>(IMAGES, batch - start);
-            const uint8_t* bytes = noise ? noise + start * NOISE : nullptr;
-            forward(w, images, rows + start, bytes, count, scale, shift);
+        for (int64_t start = 0; start < of.count; start += IMAGES) {
+            const int count = (int)std::min<int64_t>(IMAGES, of.count - start);
+            forward(w, of, start, count);
             for (int b = 0; b < count; ++b) {
-                const int64_t label = labels[rows[start + b]];
+                const int64_t label = of.labels[of.row(start + b)];
                 loss += cross_entropy(logits[b], label, d_logits[b]);
                 d_logits[b][label] -= 1;
-                for (int c = 0; c < CLASSES; ++c) d_logits[b][c] /= batch;
+                for (int c = 0; c < CLASSES; ++c) d_logits[b][c] /= of.count;
             }
-            backward(w, images, rows + start, bytes, count, scale, shift, out, start == 0);
+            backward(w, of, start, count, out);
         }
         for (int o = 0; o < MAPS1; ++o)
             for (int k = 0; k < TAPS; ++k) out[CONV1_W + o * TAPS + k] = sum1[k * MAPS1 + o];
@@ -481,48 +480,24 @@ struct LargeCnn {
                 for (int k = 0; k < TAPS; ++k)
                     out[CONV2_W + (o * MAPS1 + i) * TAPS + k] = sum2[(o * TAPS + k) * MAPS1 + i];
         std::copy_n(sum2_b, MAPS2, out + CONV2_B);
-        return loss / batch;
+        return loss / of.count;
     }
 
-    void predict(const T* w, const uint8_t* images, const int64_t* labels, int64_t count, T scale,
-                 T shift, double* losses, int64_t* classes) {
+    void predict(const T* w, const Images& of, double* losses, int64_t* classes) {
         prepare(w);
-        int64_t rows[IMAGES];
-        for (int64_t start = 0; start < count; start += IMAGES) {
-            const int here = (int)std::min<int64_t>(IMAGES, count - start);
-            std::iota(rows, rows + IMAGES, start);
-            forward(w, images, rows, nullptr, here, scale, shift);
+        for (int64_t start = 0; start < of.count; start += IMAGES) {
+            const int here = (int)std::min<int64_t>(IMAGES, of.count - start);
+            forward(w, of, start, here);
             for (int b = 0; b < here; ++b) {
                 T p[CLASSES];
-                losses[start + b] = cross_entropy(logits[b], labels[start + b], p);
+                losses[start + b] = cross_entropy(logits[b], of.labels[of.row(start + b)], p);
                 classes[start + b] = predicted_class(logits[b]);
             }
         }
     }
 };
 
-template <typename T>
-int large_cnn_gradients(const Minibatches& all) {
-    auto* net = kept_scratch<LargeCnn<T>>();
-    if (!net) return 1;
-    for (int64_t g = 0; g < all.groups; ++g)
-        for (int64_t r = all.bounds[g]; r < all.bounds[g + 1]; ++r)
-            ((T*)all.losses)[r] = net->gradient(
-                (const T*)all.weights + r * PARAMETERS, (const uint8_t*)all.inputs,
-                (const int64_t*)all.targets, all.rows + g * all.batch,
-                all.noise ? all.noise + g * all.batch * NOISE : nullptr, all.batch,
-                (T)all.options[0], (T)all.options[1], (T*)all.gradients + r * PARAMETERS);
-    return 0;
-}
-
-template <typename T>
-int large_cnn_predictions(const TestSet& all) {
-    return predictions<T>(kept_scratch<LargeCnn<T>>(), all);
-}
-
 }  // namespace
 
-EXPORT_GRADIENTS(large_cnn, float, float32)
-EXPORT_GRADIENTS(large_cnn, double, float64)
-EXPORT_PREDICTIONS(large_cnn, float, float32)
-EXPORT_PREDICTIONS(large_cnn, double, float64)
+EXPORT_NETWORK(large_cnn, LargeCnn, float, float32)
+EXPORT_NETWORK(large_cnn, LargeCnn, double, float64)

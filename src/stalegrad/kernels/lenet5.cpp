@@ -14,10 +14,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 
 #include "classification.h"
-#include "replay.h"
 
 namespace {
 
@@ -59,6 +57,8 @@ struct Lenet5 {
 
     static Mask all(int value) { return Mask{} + value; }
     static Mask widen(Winner w) { return __builtin_convertvector(w, Mask); }
+
+    static constexpr int RANDOM_BYTES = 0;  // that a sample takes
 
     // ---- scratch: one tile's activations and gradients, and the gradient being summed ----
     V input[PADDED * PADDED];
@@ -259,11 +259,12 @@ struct Lenet5 {
         std::memset((void*)input, 0, sizeof input);
     }
 
-    // The images `rows` [count]. Lanes past `count` repeat the last; whoever reads them masks them.
-    void load(const uint8_t* images, const int64_t* rows, int count, T scale, T shift) {
+    // Images from `start` on. Lanes past `count` repeat the last; whoever reads them masks them.
+    void load(const Images& of, int64_t start, int count) {
+        const T scale = (T)of.scale, shift = (T)of.shift;
         const uint8_t* image[TILE];
         for (int lane = 0; lane < TILE; ++lane)
-            image[lane] = images + rows[std::min(lane, count - 1)] * PIXELS;
+            image[lane] = of.pixels + of.row(start + std::min(lane, count - 1)) * PIXELS;
         for (int y = 0; y < 28; ++y)
             for (int x = 0; x < 28; ++x) {
                 V pixel;
@@ -341,25 +342,23 @@ struct Lenet5 {
             std::memcpy(out + o * IN, sums + o * round_up(IN, TILE), IN * sizeof(T));
     }
 
-    // Of the samples `rows` [batch]: their mean loss, its gradient in `out`.
-    T gradient(const T* w, const uint8_t* images, const int64_t* labels, const int64_t* rows,
-               int batch, T scale, T shift, T* out) {
+    T gradient(const T* w, const Images& of, T* out) {
         T loss = 0;
         prepare(w);
         clear_sums();
-        for (int start = 0; start < batch; start += TILE) {
-            const int count = std::min(TILE, batch - start);
-            load(images, rows + start, count, scale, shift);
+        for (int64_t start = 0; start < of.count; start += TILE) {
+            const int count = (int)std::min<int64_t>(TILE, of.count - start);
+            load(of, start, count);
             forward(w);
             for (int lane = 0; lane < TILE; ++lane) {
                 T z[CLASSES], p[CLASSES] = {};
                 if (lane < count) {
-                    const int64_t label = labels[rows[start + lane]];
+                    const int64_t label = of.labels[of.row(start + lane)];
                     copy_logits(lane, z);
                     loss += cross_entropy(z, label, p);
                     p[label] -= 1;
                 }
-                for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / batch;
+                for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / of.count;
             }
             backward(w);
         }
@@ -373,80 +372,26 @@ struct Lenet5 {
         add_lanes(sum_fc2_b, HIDDEN2, out + FC2_B);
         copy_rows<HIDDEN2, CLASSES>(sum_fc3, out + FC3_W);
         add_lanes(sum_fc3_b, CLASSES, out + FC3_B);
-        return loss / batch;
+        return loss / of.count;
     }
 
-    void predict(const T* w, const uint8_t* images, const int64_t* labels, int64_t count, T scale,
-                 T shift, double* losses, int64_t* classes) {
+    void predict(const T* w, const Images& of, double* losses, int64_t* classes) {
         prepare(w);
-        int64_t rows[TILE];
-        for (int64_t start = 0; start < count; start += TILE) {
-            const int here = (int)std::min<int64_t>(TILE, count - start);
-            std::iota(rows, rows + TILE, start);
-            load(images, rows, here, scale, shift);
+        for (int64_t start = 0; start < of.count; start += TILE) {
+            const int here = (int)std::min<int64_t>(TILE, of.count - start);
+            load(of, start, here);
             forward(w);
             for (int lane = 0; lane < here; ++lane) {
                 T z[CLASSES], p[CLASSES];
                 copy_logits(lane, z);
-                losses[start + lane] = cross_entropy(z, labels[start + lane], p);
+                losses[start + lane] = cross_entropy(z, of.labels[of.row(start + lane)], p);
                 classes[start + lane] = predicted_class(z);
             }
         }
     }
 };
 
-// As `replay` asks for it.
-template <typename T>
-struct Trained {
-    Lenet5<T>& net;
-    const Stretch& all;
-    T* out;  // [PARAMETERS], up to a whole vector
-    T last_loss = 0;
-
-    void expect(const int64_t*) const {}  // a minibatch takes longer than its images
-
-    void start(const T* weights, const int64_t* rows) {
-        last_loss = net.gradient(weights, (const uint8_t*)all.inputs, (const int64_t*)all.targets,
-                                 rows, (int)all.batch, (T)all.options[0], (T)all.options[1], out);
-    }
-
-    Vector<T> gradient(int64_t j) const { return load(out + j); }
-    T loss() const { return last_loss; }
-};
-
-// All return 0, or 1 where there is no memory for the scratch space.
-
-template <typename T>
-int lenet5_gradients(const Minibatches& all) {
-    auto* net = kept_scratch<Lenet5<T>>();
-    if (!net) return 1;
-    for (int64_t g = 0; g < all.groups; ++g)
-        for (int64_t r = all.bounds[g]; r < all.bounds[g + 1]; ++r)
-            ((T*)all.losses)[r] = net->gradient(
-                (const T*)all.weights + r * PARAMETERS, (const uint8_t*)all.inputs,
-                (const int64_t*)all.targets, all.rows + g * all.batch, (int)all.batch,
-                (T)all.options[0], (T)all.options[1], (T*)all.gradients + r * PARAMETERS);
-    return 0;
-}
-
-template <typename T>
-int lenet5_replay(const Stretch& all) {
-    auto* net = kept_scratch<Lenet5<T>>();
-    T* out = scratch<T>(round_up(PARAMETERS, LANES<T>));
-    if (!net || !out) return 1;
-    Trained<T> problem{*net, all, out};
-    replay_in_place<T>(problem, all);
-    return 0;
-}
-
-template <typename T>
-int lenet5_predictions(const TestSet& all) {
-    return predictions<T>(kept_scratch<Lenet5<T>>(), all);
-}
-
 }  // namespace
 
-EXPORT(lenet5, float, float32)
-EXPORT(lenet5, double, float64)
-EXPORT_PREDICTIONS(lenet5, float, float32)
-EXPORT_PREDICTIONS(lenet5, double, float64)
+EXPORT_NETWORK(lenet5, Lenet5, float, float32)
+EXPORT_NETWORK(lenet5, Lenet5, double, float64)

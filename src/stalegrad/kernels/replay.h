@@ -42,9 +42,10 @@ struct Stretch {
     // Arrivals: samples of each minibatch [count, batch]; slots that its weights are read from, and
     // that the weights before its update are kept in [count], -1 for the weights as they are, and for
     // nowhere; factors T [count] of the learning rate; how many make an update, and how many of that
-    // have come before.
+    // have come before. noise: random bytes [count, batch, a problem's number], as in `Minibatches`.
     int64_t count, batch;
     const int64_t* rows;
+    const uint8_t* noise;
     const int32_t *read, *write;
     const void* factors;
     int64_t per_update, waiting;
@@ -61,7 +62,7 @@ struct Stretch {
     int64_t adam;
     // The runs: weights, velocity (Adam's mean), mean squares and pending gradients
     // T [runs, dimension]; Adam's decays [runs]; `slots` old weights of each, `apart` numbers from one
-    // slot to the next; sums of losses [runs].
+    // slot to the next; sums of losses [runs], which are added to.
     int64_t runs;
     void *weights, *velocity, *mean_square, *pending, *saved;
     double *decay1, *decay2;
@@ -169,7 +170,7 @@ Numbers<T> in_place(const Stretch& all, int64_t r) {
 template <typename T, class Problem>
 void replay_in_place(Problem& problem, const Stretch& all) {
     for (int64_t r = 0; r < all.runs; ++r)
-        all.losses[r] = replay(problem, all, in_place<T>(all, r));
+        all.losses[r] += replay(problem, all, in_place<T>(all, r));
 }
 
 // Replays each run in rows that are filled with zeros to whole vectors, and lie close together.
@@ -195,7 +196,7 @@ int replay_nearby(Problem& problem, const Stretch& all) {
                 copy(there.saved + s * there.apart, here.saved + s * width);
         };
         each([&](const T* from, T* to) { std::copy_n(from, dimension, to); });
-        all.losses[r] = replay(problem, all, here);
+        all.losses[r] += replay(problem, all, here);
         each([&](T* to, const T* from) { std::copy_n(from, dimension, to); });
     }
     return 0;
@@ -221,11 +222,9 @@ int gradients(Problem& problem, const Minibatches& all) {
 
 }  // namespace
 
-// The functions of a problem: 0, or 1 where there is no memory for scratch space.
-#define EXPORT_GRADIENTS(PROBLEM, T, NAME)                                                     \
+// The two functions of a problem: 0, or 1 where there is no memory for scratch space.
+#define EXPORT(PROBLEM, T, NAME)                                                               \
     extern "C" int PROBLEM##_gradients_##NAME(const Minibatches* all) {                        \
         return PROBLEM##_gradients<T>(*all);                                                   \
-    }
-#define EXPORT(PROBLEM, T, NAME)                                                               \
-    EXPORT_GRADIENTS(PROBLEM, T, NAME)                                                         \
+    }                                                                                          \
     extern "C" int PROBLEM##_replay_##NAME(const Stretch* all) { return PROBLEM##_replay<T>(*all); }
