@@ -82,7 +82,7 @@ struct LargeCnn {
     alignas(BYTES) T sum1[TAPS * MAPS1], sum1_b[MAPS1];  // gradients, in the order of the taps
     alignas(BYTES) T sum2[MAPS2 * TAPS * MAPS1], sum2_b[MAPS2];
     alignas(BYTES) T pixels[PIXELS];
-    alignas(BYTES) T convolved[IMAGES][PLACES * MAPS1];        // [place][channel], behind the ReLU
+    alignas(BYTES) T convolved[PLACES * MAPS1];                // [place][channel], behind the ReLU
     alignas(BYTES) T d_convolved[PLACES * MAPS1];
     alignas(BYTES) T pooled_by_place[WINDOWS * MAPS2];         // [window][channel]
     alignas(BYTES) uint8_t winner[IMAGES][WINDOWS * MAPS2];    // which of a window's four
@@ -110,8 +110,6 @@ struct LargeCnn {
         return __builtin_convertvector(bytes, V) < T(CUT) ? V{} : V{} + SCALE<CUT>;
     }
 
-    static void relu(V& v) { v = v <= V{} ? V{} : v; }
-
     void prepare(const T* w) {
         for (int out = 0; out < MAPS1; ++out)
             for (int k = 0; k < TAPS; ++k) taps1[k * MAPS1 + out] = w[CONV1_W + out * TAPS + k];
@@ -126,13 +124,10 @@ struct LargeCnn {
                 }
     }
 
-    void load_pixels(const Images& of, int64_t number) {
+    void convolve1(const Images& of, int64_t number, const T* bias) {
         const uint8_t* image = of.pixels + of.row(number) * PIXELS;
         const T scale = (T)of.scale, shift = (T)of.shift;
         for (int i = 0; i < PIXELS; ++i) pixels[i] = image[i] * scale + shift;
-    }
-
-    void convolve1(const T* bias, T* out) const {
         for (int v = 0; v < MAPS1; v += L) {
             V taps[TAPS];
             unroll<TAPS>([&](auto k) INLINE { taps[k] = load(taps1 + k * MAPS1 + v); });
@@ -142,14 +137,13 @@ struct LargeCnn {
                     const T* patch = pixels + y * SIDE + x;
                     V sum = start;
                     unroll<TAPS>([&](auto k) INLINE { sum += taps[k] * patch[k / 3 * SIDE + k % 3]; });
-                    relu(sum);
-                    store(out + (y * SIDE1 + x) * MAPS1 + v, sum);
+                    store(convolved + (y * SIDE1 + x) * MAPS1 + v, sum <= V{} ? V{} : sum);
                 }
         }
     }
 
     // The second convolution and the pooling behind it.
-    void convolve2_pool(const T* x, const T* bias, uint8_t* won) {
+    void convolve2_pool(const T* bias, uint8_t* won) {
         constexpr int W = TILE_WINDOWS, C = TILE_CHANNELS, BLOCK = C * L;
         for (int c0 = 0; c0 < MAPS2; c0 += BLOCK)
             for (int qy = 0; qy < ACROSS; ++qy)
@@ -159,7 +153,7 @@ struct LargeCnn {
                         const V start = load(bias + c0 + c * L);
                         unroll<4 * W>([&](auto p) INLINE { sum[p % 2][p / 2][c] = start; });
                     });
-                    const T* patch = x + (2 * qy * SIDE1 + 2 * qx) * MAPS1;
+                    const T* patch = convolved + (2 * qy * SIDE1 + 2 * qx) * MAPS1;
                     const T* taps = taps2 + c0 * TAPS * MAPS1;
                     for (int ky = 0; ky < 3; ++ky, patch += ROW)
                         for (int j = 0; j < PATCH_ROW; ++j, taps += BLOCK) {
@@ -253,9 +247,8 @@ struct LargeCnn {
     // Of images from `start` on.
     void forward(const T* w, const Images& of, int64_t start, int count) {
         for (int b = 0; b < count; ++b) {
-            load_pixels(of, start + b);
-            convolve1(w + CONV1_B, convolved[b]);
-            convolve2_pool(convolved[b], w + CONV2_B, winner[b]);
+            convolve1(of, start + b, w + CONV1_B);
+            convolve2_pool(w + CONV2_B, winner[b]);
             drop_pooled(b, noise(of, start + b));
         }
         connect1(w + FC1_W, w + FC1_B, count);
@@ -367,7 +360,7 @@ struct LargeCnn {
 
     // sum2, sum2_b += gradient of the second convolution, of some rows of its kernels at a time.
     template <int ROWS>
-    void convolve2_weight_gradient(const T* x) {
+    void convolve2_weight_gradient() {
         constexpr int N = 3 * V1;  // vectors in a row of a patch
         const Spike* spike = spikes;
         for (int band = 0; band < BANDS; ++band)
@@ -377,7 +370,7 @@ struct LargeCnn {
                     V sum[ROWS][N]{};
                     T total = 0;
                     for (const Spike* s = spike; s < end; ++s) {
-                        const T* patch = x + s->at + ky * ROW;
+                        const T* patch = convolved + s->at + ky * ROW;
                         const T d = s->value;
                         total += d;
                         unroll<ROWS * N>([&](auto i) INLINE {
@@ -420,13 +413,13 @@ struct LargeCnn {
             }
     }
 
-    void convolve1_gradient(const T* x) {
+    void convolve1_gradient() {
         for (int v = 0; v < MAPS1; v += L) {
             V sum[TAPS]{}, total{};
             for (int y = 0; y < SIDE1; ++y)
                 for (int x0 = 0; x0 < SIDE1; ++x0) {
                     const int at = (y * SIDE1 + x0) * MAPS1 + v;
-                    const V d = load(x + at) == V{} ? V{} : load(d_convolved + at);
+                    const V d = load(convolved + at) == V{} ? V{} : load(d_convolved + at);
                     const T* patch = pixels + y * SIDE + x0;
                     unroll<TAPS>([&](auto k) INLINE { sum[k] += d * patch[k / 3 * SIDE + k % 3]; });
                     total += d;
@@ -443,11 +436,11 @@ struct LargeCnn {
         connect2_gradient(count, w + FC2_W, out + FC2_W, out + FC2_B);
         connect1_gradient(count, w + FC1_W, out + FC1_W, out + FC1_B, start == 0);
         for (int b = 0; b < count; ++b) {
+            convolve1(of, start + b, w + CONV1_B);  // again: it takes no longer than to fetch it
             find_spikes(b, noise(of, start + b));
-            convolve2_weight_gradient<PATCH_ROWS>(convolved[b]);
+            convolve2_weight_gradient<PATCH_ROWS>();
             convolve2_input_gradient<PATCH_ROWS>();
-            load_pixels(of, start + b);
-            convolve1_gradient(convolved[b]);
+            convolve1_gradient();
         }
     }
 
