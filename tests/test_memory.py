@@ -82,14 +82,15 @@ def test_a_control_group_leaves_less_than_the_machine_has(tmp_path):
     (job.parents[1] / "memory.max").write_text("max\n")
     own = tmp_path / "own"
     own.write_text("0::/slurm/job\n")
-    assert left_by_groups(own, tmp_path / "v2") == [900 - (500 - 150), 300]
+    assert left_by_groups(own, tmp_path / "v2") == [900 - (500 - 150 - 50), 300]
 
     memory = tmp_path / "v1" / "memory"
     memory.mkdir(parents=True)
     (memory / "memory.limit_in_bytes").write_text("800\n")
     (memory / "memory.usage_in_bytes").write_text("900\n")
+    (memory / "memory.stat").write_text("active_file 1\ntotal_active_file 30\n")
     own.write_text("5:cpu:/\n4:memory:/docker/0123\n0::/\n")  # as seen from inside a container
-    assert left_by_groups(own, tmp_path / "v1") == [0]
+    assert left_by_groups(own, tmp_path / "v1") == [800 - 900 + 30]
     assert left_by_groups(tmp_path / "none", tmp_path) == []
 
 

@@ -67,7 +67,7 @@ def test_smoke_runs_through_the_profile_to_the_pdf(site):
 BALLAST = """
 import sys
 if sys.orig_argv[-1].endswith("train_bundle.py"):
-    sys.ballast = b"x" * 900_000_000
+    sys.ballast = b"x" * 1_400_000_000
 """
 
 

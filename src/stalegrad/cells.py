@@ -188,12 +188,12 @@ class Bundle:
         return _digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
-        """Memory a job with this bundle may take: PyTorch and the data, what each run holds, and
-        all of that once more while a checkpoint is written.
+        """Memory a job with this bundle may take: PyTorch, the data and a step of one run, what
+        each run holds, and all of that once more while a checkpoint is written.
 
         To be asked for before it starts; what replay then takes is told by `stalegrad.memory`.
         """
-        return math.ceil(1_000 + 2 * sum(map(_megabytes, self.cells)))
+        return math.ceil(1_500 + 2 * sum(map(_megabytes, self.cells)))
 
     def core_seconds(self) -> float:
         """About how long one core trains this: to weigh jobs against each other, no more.

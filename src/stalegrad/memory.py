@@ -61,14 +61,14 @@ def free_megabytes(device: torch.device) -> float | None:
         return torch.cuda.mem_get_info(device)[0] / 1e6
     free = [1024 * kilobytes for kilobytes in _numbers(Path("/proc/meminfo"), "MemAvailable:")]
     free += left_by_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-    return min(free) / 1e6 if free else None
+    return max(min(free), 0) / 1e6 if free else None
 
 
-# The files of a control group, of version 2 and of 1: limit, use, and what of it is cached files,
-# which make room when asked.
+# Of a control group, of version 2 and of 1: the files with its limit and its use, and how what of
+# that is cached files, libraries among them, is named, which make room when asked.
 _OF_GROUP = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
 
 
@@ -82,12 +82,13 @@ def left_by_groups(groups: Path, root: Path) -> list[int]:
         _, controller, path = line.split(":", 2)
         if controller not in _OF_GROUP:
             continue
-        most, used, cached = _OF_GROUP[controller]
+        most, used, total = _OF_GROUP[controller]
         inside = Path(path.lstrip("/"))
         for group in (root / controller / each for each in (inside, *inside.parents)):
             for limit in _numbers(group / most):
-                use = sum(_numbers(group / used)) - sum(_numbers(group / "memory.stat", cached))
-                left.append(max(limit - use, 0))
+                left.append(limit - sum(_numbers(group / used)))
+                for cached in ("active_file", "inactive_file"):
+                    left[-1] += sum(_numbers(group / "memory.stat", f"{total}{cached}"))
     return left
 
 
