@@ -109,6 +109,23 @@ def test_nan_goes_the_way_it_goes_in_pytorch(task, dtype, layer):
         assert wanted.isnan().all() and losses.isnan().all()
 
 
+@pytest.mark.parametrize("place", [(26, 26), (26, 25), (25, 26)])
+def test_nan_wins_its_pooling_window(small_task, dtype, place):
+    """A unit overflows, near the corner, where the only window that sees it does not see it first:
+    zero times infinity is NaN at one or two of its places, and all else is finite."""
+    task = small_task(LargeCNN, normalize=False)
+    weights = random_weights(task, 3, dtype)
+    conv1, bias, conv2 = weights[0].split(network_of(task).sizes)[:3]
+    conv1[:9], bias[0] = 0, torch.finfo(dtype).max
+    conv1[4] = torch.finfo(dtype).max  # of the middle pixel
+    conv2.view(64, 32, 9)[:, 0] = 0
+    images, labels = torch.zeros((1, 1, 28, 28), dtype=torch.uint8), torch.zeros((1, 1), dtype=int)
+    noise = torch.full((1, 1, task.noise), 255, dtype=torch.uint8)
+    assert cpu.CpuBackend(task).gradients(weights, images, labels, noise)[1].isfinite().all()
+    images[0, 0, *place] = 255
+    assert cpu.CpuBackend(task).gradients(weights, images, labels, noise)[1].isnan().all()
+
+
 OUT_OF_MEMORY = """
 import resource, sys, torch
 from stalegrad.kernels.calls import Kernel

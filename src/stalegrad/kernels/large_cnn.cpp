@@ -275,11 +275,10 @@ struct LargeCnn {
         }
     }
 
-    // Afterwards `pooled` holds the gradient with respect to it.
+    // Afterwards `pooled` holds the gradient with respect to it; past `count`, something nobody reads.
     void connect1_gradient(int count, const T* w, T* out_w, T* out_b, bool empty) {
         for (int b = 0; b < count; ++b)
             for (int u = 0; u < HIDDEN; ++u) out_b[u] += d_hidden[b][u];
-        for (int b = count; b % BACK_IMAGES; ++b) std::fill_n(d_hidden[b], HIDDEN, T{});
         for (int c = 0; c < MAPS2; ++c) {
             for (int u = 0; u < HIDDEN; ++u)
                 std::copy_n(w + u * FLAT + c * WINDOWS, WINDOWS, rows_of_channel[u]);
