@@ -11,6 +11,7 @@ rule follow_runs:
         provenance=f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv.provenance.json",
     log:
         f"{RESULTS}/logs/follow_runs/{{study}}-{{trajectory}}.log",
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
@@ -37,6 +38,7 @@ rule save_weights:
         provenance=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.csv.provenance.json",
     log:
         f"{RESULTS}/logs/save_weights/{{study}}-{{landscape}}.log",
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
@@ -64,6 +66,7 @@ rule compute_landscape:
         provenance=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.npz.provenance.json",
     log:
         f"{RESULTS}/logs/compute_landscape/{{study}}-{{landscape}}.log",
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: SETTINGS.threads

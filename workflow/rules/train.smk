@@ -16,6 +16,8 @@ rule train_bundle:
         f"{RESULTS}/logs/train_bundle/{{study}}-{{bundle}}.tsv"
     wildcard_constraints:
         bundle="|".join(LONG_BUNDLES) or "none",
+    # The longest jobs go first: a last one would keep one core busy and leave the others idle.
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
