@@ -104,3 +104,8 @@ def lenet(normalize, small_task):
 def network_task(request, normalize, small_task):
     """A network on the small data set."""
     return small_task(request.param, normalize)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param

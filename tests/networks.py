@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stalegrad import kernels
 from stalegrad.backends import cpu
 from stalegrad.partitions import minibatch_noise
 from stalegrad.problems import Task, large_cnn, lenet5
@@ -14,6 +15,17 @@ from stalegrad.problems._network import Convolution, Network, ReLU
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 NETWORKS = {"lenet5": lenet5.NETWORK, "large_cnn": large_cnn.NETWORK}
+
+
+def need_compiled(*names: str) -> None:
+    """Skips where there is no compiler; a kernel that does not compile is an error."""
+    try:
+        for name in names:
+            kernels.load(name)
+    except kernels.KernelUnavailable as error:
+        if "no C++ compiler" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def network_of(task: Task) -> Network:

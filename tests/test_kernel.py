@@ -14,6 +14,7 @@ from networks import (
     batch_of,
     biases_before_relu,
     layers,
+    need_compiled,
     network_of,
     noise_of,
     random_weights,
@@ -35,23 +36,12 @@ from stalegrad.rules.sgd import SGD
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_compiler():
-    try:
-        for name in cpu.NETWORKS:
-            kernels.load(name)
-    except kernels.KernelUnavailable as error:
-        if "no C++ compiler" not in str(error):
-            raise
-        pytest.skip(str(error))
+    need_compiled(*cpu.NETWORKS)
 
 
 @pytest.fixture
 def task(network_task):
     return network_task
-
-
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
-def dtype(request):
-    return request.param
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 17, 32, 60])

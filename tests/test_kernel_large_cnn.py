@@ -9,9 +9,16 @@ import sys
 
 import pytest
 import torch
-from networks import assert_equals_autograd, batch_of, layers, network_of, noise_of, random_weights
+from networks import (
+    assert_equals_autograd,
+    batch_of,
+    layers,
+    need_compiled,
+    network_of,
+    noise_of,
+    random_weights,
+)
 
-from stalegrad import kernels
 from stalegrad.backends import cpu, make_backend
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.problems.large_cnn import LargeCNN
@@ -19,22 +26,12 @@ from stalegrad.problems.large_cnn import LargeCNN
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_compiler():
-    try:
-        kernels.load("large_cnn")
-    except kernels.KernelUnavailable as error:
-        if "no C++ compiler" not in str(error):
-            raise
-        pytest.skip(str(error))
+    need_compiled("large_cnn")
 
 
 @pytest.fixture(scope="module")
 def task(small_task):
     return small_task(LargeCNN, normalize=True)
-
-
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
-def dtype(request):
-    return request.param
 
 
 def test_it_is_what_auto_takes_on_a_cpu(task):

@@ -89,15 +89,15 @@ def gather(
     been measured so far. How many runs there are. Raises ResultError where there are none.
     """
     known = archived_runs(study, archive)
-    held = {name: [cell for cell in cells if cell.hash in known] for name, cells in grids.items()}
-    held = {name: cells for name, cells in held.items() if cells}
-    if not held:
+    there = {name: [cell for cell in cells if cell.hash in known] for name, cells in grids.items()}
+    there = {name: cells for name, cells in there.items() if cells}
+    if not there:
         raise ResultError(f"{archive / study} holds none of the runs asked for; nothing to gather.")
     for table, name in zip(
-        collect(held, [archived_history(study, archive)]), ("runs", "history"), strict=True
+        collect(there, [archived_history(study, archive)]), ("runs", "history"), strict=True
     ):
         write_atomically(folder / f"{name}.csv", csv_text(table))
-    return len({cell.hash for cells in held.values() for cell in cells})
+    return len({cell.hash for cells in there.values() for cell in cells})
 
 
 def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
