@@ -150,19 +150,31 @@ def lacks(error):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "reason"),
     [
-        ResultError("runs.csv is not there"),
-        KeyError("random"),
-        IndexError("index -1 of nothing"),
-        ValueError("a largest of nothing"),
+        (
+            ResultError("runs.csv is not there"),
+            "The results it needs are not there (runs.csv is not there).",
+        ),
+        (
+            KeyError("random"),
+            "Of the runs that are there it cannot be computed (KeyError: 'random').",
+        ),
+        (
+            IndexError("index -1 of nothing"),
+            "Of the runs that are there it cannot be computed (IndexError: index -1 of nothing).",
+        ),
+        (
+            ValueError("a largest of nothing"),
+            "Of the runs that are there it cannot be computed (ValueError: a largest of nothing).",
+        ),
     ],
 )
-def test_missing_results_are_a_reason_and_no_crash(monkeypatch, tmp_path, error):
+def test_missing_results_are_a_reason_and_no_crash(monkeypatch, tmp_path, error, reason):
     table = judged(monkeypatch, results_of(tmp_path), lacks(error), always)
     row = table.loc["lacking"]
     assert row["verdict"] == CANNOT_TELL
-    assert row["reason"] == f"The results it needs are not there ({error})."
+    assert row["reason"] == reason
     assert np.isnan(row["value"])
     assert table.loc["always", "verdict"] == REPRODUCED
 

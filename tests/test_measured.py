@@ -18,14 +18,16 @@ from stalegrad import replay
 from stalegrad.backends import make_backend
 from stalegrad.bundles import plan_run
 from stalegrad.cells import Bundle, Cell
+from stalegrad.claims import claims_of, judge
 from stalegrad.cli import main
 from stalegrad.data import fetch_dataset
 from stalegrad.errors import ConfigError, ResultError
 from stalegrad.files import provenance_path
 from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather, restore
 from stalegrad.plan import Plan
-from stalegrad.results import collect, read_csv
+from stalegrad.results import StudyResults, collect, read_csv
 
+STUDIES = sorted(path.name for path in (ROOT / "measured").iterdir() if path.is_dir())
 STUDY = {
     "title": "A tiny study",
     "cite": "tiny2024",
@@ -301,8 +303,7 @@ def test_results_are_the_same_from_bundles_and_from_the_archive():
 
 def test_the_archive_in_this_repository_is_of_its_studies():
     """Nothing archived is orphaned: every run is a cell of its study at `paper`."""
-    studies = [path.name for path in (ROOT / "measured").glob("*") if path.is_dir()]
-    for study in studies:
+    for study in STUDIES:
         everything = Plan.load(
             {"preset": "paper", "recompute": True, "studies": [study]}, ROOT / "config"
         )
@@ -315,12 +316,37 @@ def test_the_archive_in_this_repository_is_of_its_studies():
         assert provenance.notna().all(axis=None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatch):
+    """`measured/verdicts.csv` is what the claims make of the runs, none of them is out of reach.
+
+    Simulations, trajectories and landscapes are not gathered: what asks for one has no answer here.
+    """
+    monkeypatch.chdir(ROOT)
+    there = Plan.load({"preset": "paper", "measured_only": True, "studies": [study]})
+    gather(study, there.grids[study], tmp_path / study)
+    table = judge(StudyResults(study, "paper", tmp_path / study)).set_index("claim")
+    not_gathered = (
+        rf"{tmp_path}/{study}/(?:staleness\.csv|(?:schedules|traces|trajectories|landscapes)/)"
+    )
+    table = table[~table["reason"].str.contains(not_gathered)]
+    assert not table["reason"].str.contains("are not there|cannot be computed").any()
+    beside = read_csv(Path("measured/verdicts.csv")).query("study == @study")
+    beside = beside.set_index("claim")
+    assert list(beside.index) == list(claims_of(study))
+    assert table["verdict"].to_dict() == beside.loc[table.index, "verdict"].to_dict()
+    assert table["value"].to_dict() == pytest.approx(
+        beside.loc[table.index, "value"].to_dict(), rel=1e-5, nan_ok=True
+    )
+
+
 STEADY = 0.9  # those that learn faster than this share of all do not amplify roundings
 RELATIVE = {"train_loss": 0.02, "test_loss": 0.03, "test_accuracy": 0.005, "error": 0.001}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", [p.name for p in (ROOT / "measured").glob("*") if p.is_dir()])
+@pytest.mark.parametrize("study", STUDIES)
 def test_archived_runs_come_out_again(study):
     """The first epoch of the two cheapest runs that learn fastest, trained again.
 
