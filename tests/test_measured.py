@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from stalegrad import replay
 from stalegrad.backends import make_backend
 from stalegrad.bundles import plan_run
 from stalegrad.cells import Bundle, Cell
-from stalegrad.claims import claims_of, judge
+from stalegrad.claims import VERDICTS, claims_of, judge
 from stalegrad.cli import main
 from stalegrad.data import fetch_dataset
 from stalegrad.errors import ConfigError, ResultError
@@ -339,6 +340,14 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     assert table["value"].to_dict() == pytest.approx(
         beside.loc[table.index, "value"].to_dict(), rel=1e-5, nan_ok=True
     )
+
+
+def test_the_readme_counts_these_verdicts():
+    counts = read_csv(ROOT / "measured" / "verdicts.csv").groupby("study")["verdict"].value_counts()
+    rows = re.findall(r"^\| `(\w+)` .*?((?:\| \d+ )+)\|$", (ROOT / "README.md").read_text(), re.M)
+    assert {study: [int(n) for n in cells.split("|")[1:]] for study, cells in rows} == {
+        study: [counts.get((study, verdict), 0) for verdict in VERDICTS] for study in STUDIES
+    }
 
 
 STEADY = 0.9  # those that learn faster than this share of all do not amplify roundings
