@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from made_up import (
     COLLAPSED,
+    ROOT,
     STUDY,
     as_claimed,
     first_of,
@@ -19,6 +20,9 @@ from stalegrad.errors import ConfigError
 from stalegrad.products import maker
 from stalegrad.tables import Table
 from stalegrad.tables import jain2018 as tables
+
+# All that is published but the wall times, which come from logs.
+PRINTED = sorted({*(ROOT / "published").glob("*.csv")} - {*(ROOT / "published").glob("*wall*")})
 
 
 def cells_of(latex):
@@ -163,6 +167,24 @@ def test_fig2_cells_stand_beside_the_published(results):
     assert (readable["mean"] - readable["published"]).abs().max() < 1e-12
     one = cells[(cells["delay"] == 8) & (cells["batch_size"] == 1024) & (cells["lr"] < 0.0032)]
     assert one["published"].to_list()[-2:] == [0.543, 0.626]  # rates 0.001 and 0.0031623
+
+
+@pytest.mark.parametrize("path", PRINTED, ids=lambda path: path.stem)
+def test_what_a_paper_prints_says_how_legible_it_is(path):
+    """Each number: clear; of a row whose keys are known by its place alone; uncertain; missing."""
+    cells = pd.read_csv(path)
+    assert set(cells["legibility"]) <= {"clear", "by place", "uncertain", "missing"}
+    unread = cells.isna().any(axis=1)
+    assert unread.equals(cells["legibility"] == "missing")
+
+
+def test_the_misprints_of_lamour2023_are_marked():
+    """'64.0.2' in Table IV, and a momentum of 0.99 in Table VI where its place asks for 0."""
+    four = pd.read_csv(ROOT / "published" / "lamour2023_table4.csv")
+    assert four[four["legibility"] != "clear"]["test_accuracy_percent"].tolist() == [64.02]
+    gaussian = pd.read_csv(ROOT / "published" / "lamour2023_tables5-7.csv")
+    six = gaussian.query("workers == 2 and delay_ms == 60 and partition == 'dataset'")
+    assert six.set_index(["momentum", "compensation_lambda"])["legibility"][0.0, 0] == "by place"
 
 
 def test_fig2_has_the_difference(tmp_path):
