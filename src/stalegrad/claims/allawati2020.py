@@ -119,7 +119,7 @@ def corollary_3(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, after Corollary 3; abstract")
+@claim(where="section 3, after Corollary 3; sections 1.3 and 5")
 def linear_in_workers(results: StudyResults) -> Finding:
     """'gradient staleness scales linearly with the number of workers'
 

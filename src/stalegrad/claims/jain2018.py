@@ -300,7 +300,7 @@ def figure_2_accuracies(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, on Figure 3", full_grid=True)
+@claim(where="section 3, second paragraph", full_grid=True)
 def adam_is_more_resilient(results: StudyResults) -> Finding:
     """'optimizers which employ per-parameter adaptive learning rates, such as Adam (Kingma & Ba,
     2014), increase resiliency to learning rate and batch size selections'
@@ -389,7 +389,7 @@ def _best_runs(results: StudyResults, grid: str) -> pd.DataFrame:
     return runs.pivot(index="seed", columns="delay", values="final_test_accuracy")
 
 
-@claim(where="section 3, on Figure 3", full_grid=True, seeds=3)
+@claim(where="section 3, second paragraph", full_grid=True, seeds=3)
 def sgd_fails_past_delay_32(results: StudyResults) -> Finding:
     """'in comparison to SGD, which cannot handle more than 32 delay'
 

@@ -565,7 +565,7 @@ def partitions_save_time(results: StudyResults) -> Finding:
 
 @claim(where="Tables II to VII, cell by cell", full_grid=True, seeds=3)
 def tables_cell_by_cell(results: StudyResults) -> Finding:
-    """'Test accuracies for aSGD with different delays' (Tables II to VII)
+    """'Test accuracies for aSGD with different delays' (of Table IV; here of Tables II to VII)
 
     Where ours and the printed cell both converge, at least 90 % agree within 5 points. (Printed
     cells are single runs.)

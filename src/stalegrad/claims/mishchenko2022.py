@@ -166,7 +166,8 @@ def rate_non_convex(results: StudyResults) -> Finding:
 def rate_convex(results: StudyResults) -> Finding:
     """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
 
-    As for non-convex problems.
+    As for non-convex problems. (A slide before has sigma / K in place of
+    sigma / sqrt(K).)
     """
     return _rate(results, CLASSES[1])
 

@@ -1,4 +1,4 @@
-"""M workers of different speeds, waiting for one another or not (mishchenko2022, section 1)."""
+"""M workers of different speeds, waiting for one another or not (mishchenko2022, first slides)."""
 
 from typing import Annotated, Literal
 

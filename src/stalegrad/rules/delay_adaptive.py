@@ -1,4 +1,4 @@
-"""SGD whose step shrinks with the delay of the gradient (mishchenko2022, equation 5)."""
+"""SGD whose step shrinks with the delay of the gradient (mishchenko2022, 'Main ideas')."""
 
 from typing import Annotated
 

@@ -7,8 +7,8 @@ from stalegrad.results import StudyResults, over_seeds
 from stalegrad.tables import Table
 
 # A run below this test accuracy has not learnt. Ten classes, so chance is 0.1; the published
-# accuracies leave a gap between 0.4 and 0.8 at the end of training, but for rates so small that
-# 30 epochs do not suffice.
+# accuracies leave a gap between 0.4 and 0.8 at the end of training, but where rates are so small
+# that 30 epochs do not suffice, and at the largest batch size with the longest delay.
 COLLAPSED = 0.5
 # Published accuracies have three decimals of one run each; seeds of ours differ by a few
 # thousandths where they converge.
