@@ -208,7 +208,7 @@ def test_date_in_a_cell_is_refused_like_any_other_value():
     preset = Preset(title="quick", seeds=1, bundle_size=4)
     grid = {"cell": CELL | {"epochs": datetime.date(2020, 1, 1)}}
     study = Study(title="t", cite="c", grids={"g": grid})
-    with pytest.raises(ConfigError, match=r"'epochs' is '2020-01-01'; it must be a whole number"):
+    with pytest.raises(ConfigError, match=r"'epochs' is the text '2020-01-01'; a number is"):
         study_cells(study, "paper", preset, "f.yaml")
 
 

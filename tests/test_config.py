@@ -97,7 +97,7 @@ RULES, CLUSTERS, PROBLEMS = (
 )
 BAD_CELLS = [
     # path, value, what the message must hold: the key, the value, what is allowed
-    ("batchsize", 3, ["'batchsize'", "not a known key", "batch_size, epochs"]),
+    ("batchsize", 3, ["'batchsize'", "not a known key", "batch_size, cluster"]),
     ("problem.size", 3, ["'problem.size'", "not a known key", "dataset, ", "normalize, "]),
     ("rule.momentun", 0.9, ["'rule.momentun'", "not a known key", "lr, momentum, nesterov"]),
     ("rule.1", 0.9, ["'rule.1'", "not a known key"]),
@@ -132,14 +132,14 @@ BAD_CELLS = [
     ("problem.dataset", "cifar", ["'problem.dataset'", "'cifar'", "'mnist' or 'fashion_mnist'"]),
     ("problem.train_samples", 70_000, ["'problem.train_samples'", "70000", "60000"]),
     ("batch_size", 60_001, ["'batch_size'", "60001", "60000 training samples"]),
-    ("batch_size", 0, ["'batch_size'", "0", "whole number >= 1"]),
-    ("batch_size", "64", ["'batch_size'", "'64'", "whole number >= 1"]),
-    ("batch_size", 64.0, ["'batch_size'", "64.0", "whole number >= 1"]),
-    ("batch_size", True, ["'batch_size'", "True", "whole number >= 1"]),
-    ("batch_size", math.nan, ["'batch_size'", "nan", "whole number >= 1"]),
-    ("epochs", 0, ["'epochs'", "0", "whole number >= 1"]),
-    ("epochs", None, ["'epochs'", "None", "whole number >= 1"]),
-    ("seed", -1, ["'seed'", "-1", "whole number >= 0"]),
+    ("batch_size", 0, ["'batch_size'", "0", "greater than or equal to 1"]),
+    ("batch_size", "64", ["'batch_size'", "'64'", "a number is needed"]),
+    ("batch_size", 64.0, ["'batch_size'", "64.0", "integer"]),
+    ("batch_size", True, ["'batch_size'", "True", "integer"]),
+    ("batch_size", math.nan, ["'batch_size'", "nan", "integer"]),
+    ("epochs", 0, ["'epochs'", "0", "greater than or equal to 1"]),
+    ("epochs", None, ["'epochs'", "None", "integer"]),
+    ("seed", -1, ["'seed'", "-1", "greater than or equal to 0"]),
     ("partition", "iid", ["'partition'", "'iid'", "shared"]),
     ("partition", ["shared"], ["'partition'", "['shared']", "shared"]),
 ]

@@ -25,7 +25,7 @@ from stalegrad.config import (
     at_preset,
 )
 from stalegrad.errors import ConfigError
-from stalegrad.partitions import PARTITIONS, check_labels
+from stalegrad.partitions import Partition, check_labels
 from stalegrad.problems import runs_in_step
 from stalegrad.schedule import Workload
 
@@ -37,7 +37,7 @@ _SECONDS_A_WEIGHT = 2.5e-10
 _SECONDS_A_STEP = 1e-4
 
 
-@dataclass(frozen=True)
+@specs.spec
 class Cell:
     """What decides the result of one training run, all of it and nothing else.
 
@@ -49,10 +49,10 @@ class Cell:
     problem: Any
     rule: Any
     cluster: Any
-    batch_size: int
-    epochs: int
-    partition: str = "shared"
-    seed: int = 1
+    batch_size: Count
+    epochs: Count
+    partition: Partition = "shared"
+    seed: Annotated[int, Field(ge=0)] = 1
 
     @functools.cached_property
     def hash(self) -> str:
@@ -114,31 +114,13 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
     Raises ConfigError naming `where` and each key that is unknown, missing, of the wrong type or
     out of range, a minibatch larger than the data included.
     """
-    fields = {f.name: f for f in dataclasses.fields(Cell)}
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: a cell is keys and values, not {values!r}.")
-    for key in values:
-        if key not in fields:
-            raise ConfigError(
-                f"{where}: '{key}' is not a known key of a cell; allowed: {', '.join(fields)}."
-            )
-    for key, field in fields.items():
-        if key not in values and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}: '{key}' is missing and has no default.")
-    values = dict(values)
-    for key, least in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
-        value = values.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(
-                f"{where}: '{key}' is {value!r}; it must be a whole number >= {least}."
-            )
-    if values.get("partition", "shared") not in PARTITIONS:
-        raise ConfigError(
-            f"{where}: 'partition' is {values['partition']!r}; allowed: {', '.join(PARTITIONS)}."
-        )
+    values = {str(key): value for key, value in values.items()}
     for key, kind in _PARTS.items():
-        values[key] = specs.parse(kind, values[key], where=where, key=key)
-    cell = Cell(**values)
+        if key in values:
+            values[key] = specs.parse(kind, values[key], where=where, key=key)
+    cell = specs.validate(Cell, values, where=where)
     _check_partition(cell, where)
     if cell.batch_size > cell.problem.samples():
         raise ConfigError(

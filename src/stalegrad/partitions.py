@@ -1,6 +1,7 @@
 """Which samples each worker sees, and in which order."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,7 +27,10 @@ def minibatch_noise(
     return rng.integers(256, size=(samples, per_sample), dtype=np.uint8)
 
 
-PARTITIONS = ("shared", "independent", "none", "dataset", "labels", "labels_uncut", "labels_uneven")
+Partition = Literal[
+    "shared", "independent", "none", "dataset", "labels", "labels_uncut", "labels_uneven"
+]
+PARTITIONS: tuple[Partition, ...] = get_args(Partition)
 
 
 def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple[np.ndarray, ...]:
