@@ -28,9 +28,10 @@ import torch  # noqa: E402
 
 from stalegrad import memory, stepping  # noqa: E402
 from stalegrad.backends import make_backend  # noqa: E402
-from stalegrad.bundles import describe_machine, plan_runs  # noqa: E402
+from stalegrad.bundles import plan_runs  # noqa: E402
 from stalegrad.cells import Cell, parse_cell  # noqa: E402
 from stalegrad.figures import style  # noqa: E402
+from stalegrad.machine import describe_machine  # noqa: E402
 from stalegrad.problems import Task  # noqa: E402
 from stalegrad.replay import State, start  # noqa: E402
 

@@ -25,7 +25,7 @@ import schedules  # noqa: E402
 import torch  # noqa: E402
 
 from stalegrad.backends import make_backend  # noqa: E402
-from stalegrad.bundles import describe_machine  # noqa: E402
+from stalegrad.machine import describe_machine  # noqa: E402
 from stalegrad.problems.lenet5 import NETWORK, LeNet5  # noqa: E402
 
 BATCH, RUNS = 64, 16

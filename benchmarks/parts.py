@@ -25,8 +25,9 @@ import torch  # noqa: E402
 
 from stalegrad import bundles, fused, replay  # noqa: E402
 from stalegrad.backends import cpu, vmap  # noqa: E402
-from stalegrad.bundles import Place, describe_machine, train_bundle  # noqa: E402
+from stalegrad.bundles import Place, train_bundle  # noqa: E402
 from stalegrad.cells import Bundle, parse_cell  # noqa: E402
+from stalegrad.machine import describe_machine  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
 
 RUNS, SAMPLES, BATCH, DELAY = 1, 60_000, 64, 4

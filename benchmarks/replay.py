@@ -28,9 +28,10 @@ from torch import nn
 
 from stalegrad import replay, stepping
 from stalegrad.backends import Backend, cpu, make_backend
-from stalegrad.bundles import describe_machine, plan_run
+from stalegrad.bundles import plan_run
 from stalegrad.cells import parse_cell
 from stalegrad.errors import StalegradError
+from stalegrad.machine import describe_machine
 from stalegrad.problems import Task
 from stalegrad.problems.lenet5 import LeNet5
 

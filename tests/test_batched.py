@@ -12,9 +12,10 @@ from stalegrad import captured, replay
 from stalegrad.backends import make_backend
 from stalegrad.backends.batched import BatchedBackend
 from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, settled_torch, train_bundle
+from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle
 from stalegrad.errors import ConfigError
+from stalegrad.machine import settled_torch
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation

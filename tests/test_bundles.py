@@ -326,8 +326,8 @@ def test_checkpoint_of_something_else_is_reported_and_not_used(
 
 def on_cuda(beside):
     """As if the state had been saved on a GPU."""
-    return lambda output, bundle, backend, keep: beside(
-        output, bundle, backend.replace("on cpu", "on cuda"), keep
+    return lambda output, bundle, plans, backend, keep: beside(
+        output, bundle, plans, backend.replace("on cpu", "on cuda"), keep
     )
 
 

@@ -411,7 +411,7 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 ORDER = [
     ["errors"],
     ["specs", "schedule", "files", "compiled", "wording"],
-    ["logs"],
+    ["logs", "checkpoints", "machine"],
     ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],
     ["clusters", "rules", "problems"],
     ["config"],

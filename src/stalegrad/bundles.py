@@ -3,15 +3,9 @@
 import itertools
 import json
 import math
-import os
-import platform
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-import stalegrad
 from stalegrad import memory, replay, stepping
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
+from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.errors import ConfigError
 from stalegrad.files import (
     csv_text,
@@ -34,6 +28,7 @@ from stalegrad.files import (
     replaced,
     write_atomically,
 )
+from stalegrad.machine import describe_machine, settled_torch
 from stalegrad.partitions import (
     CLUSTER,
     DataOrder,
@@ -127,7 +122,7 @@ def train_bundle(
             if is_trained(output) and not before:
                 return
             checkpoint = Checkpoint.beside(
-                output, bundle, f"{backend.name} on {device.type}", weights is not None
+                output, bundle, plans, f"{backend.name} on {device.type}", weights is not None
             )
             begun, seconds = checkpoint.read(plans, device) or (
                 [Part.of(plan, weights is not None) for plan in plans],
@@ -420,8 +415,8 @@ def _samples_trained(parts: list[Part]) -> int:
 class Checkpoint:
     """The state of a bundle between two epochs, in a file beside its output.
 
-    identity: all that must agree for it to be gone on from: the bundle, backend and kind of device,
-    PyTorch, and the code that decides a result.
+    identity: all that must agree for it to be gone on from: the bundle, how it is cut into parts,
+    backend and kind of device, PyTorch, and the code that decides a result.
     weights: those of each row of the history are kept too.
     """
 
@@ -430,83 +425,76 @@ class Checkpoint:
     weights: bool
 
     @classmethod
-    def beside(cls, output: Path, bundle: Bundle, backend: str, keep: bool) -> "Checkpoint":
-        identity = f"{bundle.hash} {backend}{' with weights' if keep else ''}"
-        identity += f", torch {torch.__version__}, code {Plan.code_digest(bundle)}"
+    def beside(
+        cls,
+        output: Path,
+        bundle: Bundle,
+        plans: list[tuple[Planned, ...]],
+        backend: str,
+        keep: bool,
+    ) -> "Checkpoint":
+        """backend: its name and the kind of its device."""
+        cut = "+".join(str(len(plan)) for plan in plans)
+        identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
+        identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
+        identity += f", code {Plan.code_digest(bundle)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
     def write(self, parts: list[Part], seconds: float) -> None:
         about = {
-            "identity": self.identity,
             "seconds": seconds,
             "epochs": [part.stops for part in parts],
             "alive": [part.alive for part in parts],
             "rows": [part.rows for part in parts],
         }
-        arrays = {
+        states = {
             f"{i}/{name}": tensor.cpu().numpy()
             for i, part in enumerate(parts)
             if part.state and not part.done
             for name, tensor in part.state.tensors().items()
         }
         kept = {f"kept/{i}": np.stack(part.kept) for i, part in enumerate(parts) if part.kept}
-        with replaced(self.path) as beside, open(beside, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays, **kept)
+        save_checkpoint(self.path, self.identity, about, states | kept)
 
     def read(
         self, plans: list[tuple[Planned, ...]], device: torch.device
     ) -> tuple[list[Part], float] | None:
         """What `write` was given, or None where there is nothing that can be gone on from."""
-        try:
-            # np.load would leave a file that it opened itself open where it is cut short.
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
-                if about["identity"] != self.identity:
-                    raise ValueError(f"it is of {about['identity']}, not of {self.identity}")
-                if [len(alive) for alive in about["alive"]] != [len(plan) for plan in plans]:
-                    raise ValueError("it was cut otherwise, for another amount of memory")
-                parts = [
-                    Part(
-                        planned,
-                        self._state(arrays, i, about["epochs"][i], device),
-                        tuple(about["alive"][i]),
-                        tuple(about["rows"][i]),
-                        self._kept(arrays, i),
-                    )
-                    for i, planned in enumerate(plans)
-                ]
-        except FileNotFoundError:
+        otherwise = "the bundle starts from its beginning"
+        if (found := load_checkpoint(self.path, self.identity, otherwise)) is None:
             return None
-        except Exception as error:  # a file cut short fails in many ways; all mean the same
-            print(
-                f"note: {self.path} is not usable ({error}); the bundle starts from its beginning.",
-                file=sys.stderr,
+        about, arrays = found
+        parts = [
+            Part(
+                planned,
+                _state(arrays, f"{i}/", about["epochs"][i], device),
+                tuple(about["alive"][i]),
+                tuple(about["rows"][i]),
+                tuple(arrays.get(f"kept/{i}", ())) if self.weights else None,
             )
-            return None
+            for i, planned in enumerate(plans)
+        ]
         return parts, about["seconds"]
-
-    def _kept(self, arrays, part: int) -> tuple[np.ndarray, ...] | None:
-        if not self.weights:
-            return None
-        return tuple(arrays[f"kept/{part}"]) if f"kept/{part}" in arrays else ()
-
-    @staticmethod
-    def _state(arrays, part: int, epoch: int, device: torch.device) -> State | None:
-        if not epoch:
-            return None
-        prefix = f"{part}/"
-        tensors = {
-            name.removeprefix(prefix): torch.from_numpy(arrays[name]).to(device)
-            for name in arrays.files
-            if name.startswith(prefix)
-        }
-        if not tensors:  # a part that is done needs no state but its epoch
-            empty = torch.empty(0, device=device)
-            tensors = {"weights": empty, "saved": empty}
-        return State.from_tensors(tensors, epoch)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _state(
+    arrays: dict[str, np.ndarray], prefix: str, epoch: int, device: torch.device
+) -> State | None:
+    """The state whose tensors are the arrays called `prefix`...; None before the first epoch."""
+    if not epoch:
+        return None
+    tensors = {
+        name.removeprefix(prefix): torch.from_numpy(array).to(device)
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    if not tensors:  # a part that is done needs no state but its epoch
+        empty = torch.empty(0, device=device)
+        tensors = {"weights": empty, "saved": empty}
+    return State.from_tensors(tensors, epoch)
 
 
 class _Saving:
@@ -524,64 +512,3 @@ class _Saving:
         self._checkpoint.write(parts, seconds)
         self._ended = time.monotonic()
         self._took = self._ended - start
-
-
-@contextmanager
-def settled_torch(device: torch.device) -> Iterator[None]:
-    """PyTorch as results need it.
-
-    On a CPU threads go over runs; PyTorch's own would fight them, and change roundings. On a GPU
-    float32 is float32: left alone, cuDNN rounds what it convolves to TF32, and cuBLAS what it
-    multiplies, where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers.
-    """
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    threads, precisions = torch.get_num_threads(), [kind.fp32_precision for kind in kinds]
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    else:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        for kind, precision in zip(kinds, precisions, strict=True):
-            kind.fp32_precision = precision
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Commit, versions and hardware, for provenance."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
-    return {
-        "commit": _commit(),
-        "stalegrad": stalegrad.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "device": f"{device.type}: {name}",
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-    }
-
-
-def _commit() -> str:
-    """The commit of the source tree, with '+' where it has been changed since; '' outside git."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    if shutil.which("git") is None:
-        return ""
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    if head.returncode:
-        return ""
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(folder)]).returncode
-    return head.stdout.strip() + ("+" if changed else "")
-
-
-def _processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

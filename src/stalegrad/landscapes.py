@@ -9,7 +9,6 @@ the run itself is recorded beside it.
 import hashlib
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,9 +22,11 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from stalegrad.backends import Backend, make_backend, resolve_device
-from stalegrad.bundles import Place, describe_machine, settled_torch
+from stalegrad.bundles import Place
 from stalegrad.cells import LandscapeCell
+from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
+from stalegrad.machine import describe_machine, settled_torch
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
@@ -229,33 +230,20 @@ class Store:
             self.save()
 
     def save(self) -> None:
-        about = {
-            "identity": self.identity,
-            "metrics": list(self.values),
-            "seconds": self.seconds + time.monotonic() - self._started,
-        }
-        with replaced(self.path) as beside, open(beside, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), done=self.done, **self.values)
+        seconds = self.seconds + time.monotonic() - self._started
+        about = {"metrics": list(self.values), "seconds": seconds}
+        save_checkpoint(self.path, self.identity, about, {"done": self.done, **self.values})
         self._saved = time.monotonic()
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> None:
-        try:
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
-                if about["identity"] != self.identity:
-                    raise ValueError("it belongs to other runs, another grid or backend")
-                self.values = {name: arrays[name] for name in about["metrics"]}
-                self.done, self.seconds = arrays["done"], about["seconds"]
-        except FileNotFoundError:
-            pass
-        except Exception as error:  # a file cut short fails in many ways; all mean the same
-            print(
-                f"note: {self.path} is not usable ({error}); all points are computed.",
-                file=sys.stderr,
-            )
+        found = load_checkpoint(self.path, self.identity, "all points are computed")
+        if found is not None:
+            about, arrays = found
+            self.values = {name: arrays[name] for name in about["metrics"]}
+            self.done, self.seconds = arrays["done"], about["seconds"]
 
 
 def evaluate(

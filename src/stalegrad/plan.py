@@ -35,6 +35,8 @@ SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
 # of its own problem, rule and cluster. What only draws or words something is not among them.
 ENGINE = (
     "bundles.py",
+    "checkpoints.py",
+    "machine.py",
     "replay.py",
     "captured.py",
     "fused.py",
