@@ -54,7 +54,7 @@ def as_claimed(cell: SimpleNamespace, epoch: int) -> float:
         return max(best - 0.5 / epoch, 0.0) if trains else COLLAPSED
     if cell.grid == "warmup":
         warm = epoch < cell.warmup_epochs
-        return 0.95 if warm or cell.lr < 0.005 else COLLAPSED
+        return 0.95 if warm or cell.ramp_epochs or cell.lr < 0.005 else COLLAPSED
     if cell.grid == "heuristic":
         return 0.98
     if cell.grid == "no_heuristic":

@@ -31,7 +31,14 @@ CLAIMS = claims_of("jain2018")
 DELAY_CLAIMS = ("delay_centred_at_workers_less_one", "delay_fits_a_normal")
 GRIDS = {
     "constant_delay_stands_for_asynchrony": {"asynchronous"},
-    "warmup_helps_only_at_first": {"warmup"},
+    **dict.fromkeys(
+        (
+            "warmup_helps_only_at_first",
+            "schedule_has_little_effect",
+            "gradual_workers_bring_stability",
+        ),
+        {"warmup"},
+    ),
     "halving_heuristic": {"heuristic", "no_heuristic"},
 } | {
     name: {"fig3_adam", "fig3_sgd"}
@@ -43,8 +50,12 @@ GRIDS = {
         "adam_converges_sooner",
         "adam_drops_off_at_larger_rates",
         "sgd_takes_longer",
+        "careful_selection_or_adaptive_rates",
     )
 }
+# Two do not hold in the paper's own numbers: batch size explains less of Figure 2 than delay does,
+# and SGD cannot handle more than 32 delay, be its rate and batch size selected as they may.
+AGAINST_ITSELF = ("rate_and_batch_are_the_major_factors", "careful_selection_or_adaptive_rates")
 
 
 def random_delay(cell):
@@ -201,6 +212,30 @@ BREAKS = {
         # What gradual introduction of workers does is another question.
         (where(lambda c: c.ramp_epochs, 0.98), REPRODUCED),
     ],
+    "schedule_has_little_effect": [
+        # It rescues all cells that collapse without, six of nine; those at the largest rate.
+        (where(lambda c: c.warmup_epochs, 0.98), NOT_REPRODUCED),
+        (where(lambda c: c.warmup_epochs and c.lr > 0.02, 0.98), PARTLY),
+        (where(lambda c: c.warmup_epochs and c.lr < 0.005, 0.96), REPRODUCED),  # up by 0.01
+        (where(lambda c: c.warmup_epochs, COLLAPSED), REPRODUCED),  # makes nothing better
+        (where(lambda c: c.ramp_epochs, 0.99), REPRODUCED),
+    ],
+    "gradual_workers_bring_stability": [
+        (where(lambda c: c.ramp_epochs, COLLAPSED), NOT_REPRODUCED),
+        (where(lambda c: c.ramp_epochs and c.lr > 0.02, COLLAPSED), PARTLY),
+        # Only at first, that is, while there are few of them.
+        (
+            where(lambda c: c.ramp_epochs, lambda c, e: 0.9 if e <= 3 else COLLAPSED),
+            NOT_REPRODUCED,
+        ),
+        (lambda c, e: 0.98, CANNOT_TELL),
+    ],
+    "careful_selection_or_adaptive_rates": [
+        (where(lambda c: c.delay == 256, 0.95), NOT_REPRODUCED),
+        (where(lambda c: c.rule == "adam" and c.delay == 32, 0.95), NOT_REPRODUCED),
+        (where(lambda c: c.rule == "sgd", 0.9), REPRODUCED),  # the same at all delays
+        (where(lambda c: c.rule == "sgd" and c.delay != 128, 0.9), PARTLY),
+    ],
     "halving_heuristic": [
         (
             first_of(
@@ -223,11 +258,8 @@ def found(name, folder, change=as_claimed):
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name not in DELAY_CLAIMS])
 def test_what_the_paper_says_meets_every_claim(name, tmp_path):
-    """On the paper's own Figure 2 and on curves made up to do what its text says.
-
-    One does not hold in the paper's own numbers: batch size explains less than delay does.
-    """
-    wanted = PARTLY if name == "rate_and_batch_are_the_major_factors" else REPRODUCED
+    """On the paper's own Figure 2 and on curves made up to do what its text says."""
+    wanted = PARTLY if name in AGAINST_ITSELF else REPRODUCED
     finding = found(name, tmp_path)
     assert finding.verdict == wanted, finding
     assert np.isfinite(finding.value)
@@ -319,6 +351,14 @@ PAIRS = {
     "warmup_helps_only_at_first": [
         (as_claimed, "6 of 6 cells and below in 0"),
         (where(lambda c: c.lr >= 0.005, COLLAPSED), "0 of 6 cells and below in 0"),
+    ],
+    "schedule_has_little_effect": [
+        (where(lambda c: c.warmup_epochs, 0.98), "9 of 9 cells and below in 0"),
+        (as_claimed, "0 of 9 cells and below in 0"),
+    ],
+    "gradual_workers_bring_stability": [
+        (as_claimed, "6 of 6 cells and below in 0"),
+        (where(lambda c: c.ramp_epochs, COLLAPSED), "0 of 6 cells and below in 0"),
     ],
     # The middle of the path is the fixed setting itself, the same runs.
     "halving_heuristic": [
@@ -415,7 +455,7 @@ def three_seeds(tmp_path_factory):
 def test_all_that_holds_at_paper_is_told(three_seeds):
     verdicts = judge(results_in(three_seeds)).set_index("claim")["verdict"]
     wanted = pd.Series(REPRODUCED, index=list(CLAIMS))
-    wanted["rate_and_batch_are_the_major_factors"] = PARTLY
+    wanted[list(AGAINST_ITSELF)] = PARTLY
     assert verdicts.to_dict() == wanted.to_dict()
 
 
@@ -454,7 +494,7 @@ def test_what_chooses_the_best_cell_needs_three_seeds(three_seeds, tmp_path):
     write_results(tmp_path, only=("fig3_adam", "fig3_sgd", "asynchronous"), seeds=2)
     judged = judge(results_in(tmp_path)).set_index("claim")
     few = [name for name, function in CLAIMS.items() if function.claim["seeds"] == 3]
-    assert len(few) == 4
+    assert len(few) == 5
     for name in few:
         assert judged.loc[name, "verdict"] == CANNOT_TELL
         assert "there are 2 seeds, and this needs 3" in judged.loc[name, "reason"]
@@ -481,7 +521,7 @@ def test_a_missing_file_cannot_tell_and_is_named(missing, three_seeds, tmp_path)
         (tmp_path / f"{name}.csv").write_bytes((three_seeds / f"{name}.csv").read_bytes())
     judged = judge(results_in(tmp_path))
     lost = judged[judged["verdict"] == CANNOT_TELL]
-    assert {"runs": 17, "history": 3, "staleness": 2}[missing] == len(lost)
+    assert {"runs": 20, "history": 5, "staleness": 2}[missing] == len(lost)
     assert lost["reason"].str.contains(f"{missing}.csv is not there").all()
 
 
@@ -490,7 +530,7 @@ def test_nothing_at_all_is_no_crash(tmp_path):
 
 
 def test_a_delay_that_is_missing_cannot_tell(three_seeds, tmp_path):
-    """Delay 256, which three claims ask for by number."""
+    """Delay 256, which four claims ask for by number."""
     runs = pd.read_csv(three_seeds / "runs.csv")
     gone = runs["grid"].str.startswith("fig3") & (runs["delay"] == 256)
     runs[~gone].to_csv(tmp_path / "runs.csv", index=False)
@@ -499,6 +539,7 @@ def test_a_delay_that_is_missing_cannot_tell(three_seeds, tmp_path):
         "adam_comparable_to_one_worker",
         "adam_best_accuracies",
         "sgd_fails_past_delay_32",
+        "careful_selection_or_adaptive_rates",
     ):
         assert judged.loc[name, "verdict"] == CANNOT_TELL
         assert "256" in judged.loc[name, "reason"]

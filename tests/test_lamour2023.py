@@ -463,6 +463,21 @@ def of(grid, **values):
     )
 
 
+def slow_one(cell):
+    return cell.delayed == "one"
+
+
+def compensated(gains, without):
+    """Working compensation gains so many points at each lambda, on cells of `without` per cent."""
+
+    def accuracy(cell, epoch):
+        if cell.grid == "table4":
+            return without + (0 if cell.as_published else gains[cell.compensation])
+        return without if slow_labels(cell) else None
+
+    return accuracy
+
+
 TWO = {"table2", "table2_undelayed"}
 FOUR = {*TWO, "table4", "table4_adaptive"}
 # What each claim reads, and what changes its verdict.
@@ -506,6 +521,41 @@ BREAKS = {
             (lambda c, e: None, NOT_REPRODUCED),
             (lambda c, e: 89.0 if slow(c) else 100.0, REPRODUCED),
             (lambda c, e: 70.0 if slow(c) else 100.0, NOT_REPRODUCED),
+        ],
+    ),
+    "outdated_gradients_of_the_slow_worker": (
+        {"stop"},
+        [
+            # It costs 40 points where the slow one trains on alone, and nothing where it does not.
+            (where(lambda c: slow_one(c) and c.run_on, 40.0), NOT_REPRODUCED),
+            (where(lambda c: slow_one(c), lambda c, e: 40.0 if c.run_on else 61.0), NOT_REPRODUCED),
+            (where(lambda c: slow_one(c), 40.0), REPRODUCED),
+            (where(lambda c: slow_one(c) and (c.run_on or c.workers == 5), 40.0), PARTLY),
+            # Where it costs nothing there is nothing to attribute.
+            (lambda c, e: None, CANNOT_TELL),
+            (where(lambda c: slow_one(c) and not c.run_on, 40.0), CANNOT_TELL),
+        ],
+    ),
+    "compensation_gains_as_quoted": (
+        FOUR,
+        [
+            (compensated({2: 7, 5: 3}, without=40.0), PARTLY),  # where it improves 12.5 per cent
+            (compensated({2: 8.9, 5: 1.1}, without=31.25), REPRODUCED),  # 16 of 31.25 is 5
+            (compensated({2: 5, 5: 5}, without=31.25), PARTLY),  # between 7 and 3; 16 per cent
+            (compensated({2: 0, 5: 0}, without=40.0), NOT_REPRODUCED),
+            (compensated({2: -7, 5: -3}, without=40.0), NOT_REPRODUCED),
+        ],
+    ),
+    "momentum_needs_care_in_large_clusters": (
+        {"tables5-7"},
+        [
+            (lambda c, e: None, PARTLY),  # 4 of 6
+            (lambda c, e: 80.0, NOT_REPRODUCED),  # 0.99 trains with any number
+            (lambda c, e: 10.0, NOT_REPRODUCED),  # nothing does
+            (where(lambda c: c.workers == 10 and c.momentum > 0.6, 10.0), REPRODUCED),
+            (lambda c, e: 10.0 if c.workers == 10 and c.momentum > 0.95 else 80.0, REPRODUCED),
+            (lambda c, e: 10.0 if c.workers == 10 else 80.0, REPRODUCED),
+            (lambda c, e: 80.0 if c.workers == 10 or c.compensation else 10.0, NOT_REPRODUCED),
         ],
     ),
     "delay_hurts_most_in_large_clusters": (

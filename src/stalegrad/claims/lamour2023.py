@@ -1,5 +1,8 @@
 """The claims of lamour2023, each against our runs. Thresholds were set before the runs were made,
-but those of the two claims on landscapes, which were set after thinned runs and say so.
+but those of the two claims on landscapes, which were set after thinned runs and say so. Three
+claims were added when runs had been made, with thresholds from their sentence alone:
+`outdated_gradients_of_the_slow_worker`, `compensation_gains_as_quoted` and
+`momentum_needs_care_in_large_clusters`.
 
 Accuracies are in per cent and differences in points, unless a claim says otherwise.
 """
@@ -173,6 +176,42 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults) -> Finding:
     )
 
 
+@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+def outdated_gradients_of_the_slow_worker(results: StudyResults) -> Finding:
+    """'This can be attributed to the influence of outdated gradients from the "slow" worker'
+
+    What one slow worker costs with split labels, against no delay, is at least half as much where
+    all workers stop with the first, so that outdated gradients are left and nobody trains alone, as
+    where each goes on to its own end. Of 5 and 10 workers, those whom it costs anything there.
+    """
+    runs = in_percent(results.grid("stop"))
+    means = runs.groupby(["workers", "run_on", "delay_ms"])["accuracy"].mean().unstack()
+    cost = (means[0.0] - means[90.0]).unstack("run_on")
+    share = (cost[False] / cost[True])[cost[True] > 0]
+    costs = "; ".join(
+        f"{n} workers: {row[True]:+z.1f} points where each goes on, {row[False]:+z.1f} where all "
+        f"stop together"
+        for n, row in cost.iterrows()
+    )
+    return Finding(
+        verdict_of(list(share >= 0.5)),
+        "least share of the cost of one slow worker that is left where all stop together",
+        float(share.min()) if len(share) else 0.0,
+        "at least 0.5 for 5 and for 10 workers",
+        f"A slow worker costs, with {costs}.",
+        paired=compare_kinds(
+            runs[~runs["run_on"].astype(bool)],
+            "delay_ms",
+            {
+                0.0: "accuracy without delay",
+                90.0: "that with one slow worker, all stopping together",
+            },
+            ["workers", "delay_ms"],
+            "accuracy",
+        ),
+    )
+
+
 @claim(where="section V", full_grid=True, seeds=3)
 def delay_hurts_most_in_large_clusters(results: StudyResults) -> Finding:
     """'asynchronous SGD implementations can be subject to delay amongst workers which seriously
@@ -311,6 +350,31 @@ def working_compensation_helps(results: StudyResults) -> Finding:
             on=SLOW_CELL,
             value="accuracy",
         ),
+    )
+
+
+@claim(where="section IV, Delay compensation", full_grid=True, seeds=3)
+def compensation_gains_as_quoted(results: StudyResults) -> Finding:
+    """'can improve accuracy 7% for lambda=2 and 3% for lambda=5. 16% if considering only cases
+    where accuracy improved'
+
+    With a backup that is a copy, over the cells of Table IV: the mean gain at each lambda, and that
+    of the cells that gain, is less than 2 from what is quoted: half of what sets 7 apart from 3.
+    (The first two in points, the last relative, as the printed cells give 3 and 16.)
+    """
+    cells = table4_cells(results).query("kind == 'working'")
+    gains = compensation_gain(cells, "mean", "off")
+    means = gains["points"].groupby("compensation_lambda").mean()
+    improved = gains.loc[gains["points"] > 0, "relative"]
+    ours = [means[2.0], means[5.0], improved.mean() if len(improved) else 0.0]
+    off = np.abs(np.subtract(ours, [7, 3, 16]))
+    return Finding(
+        verdict_of(list(off < 2)),
+        "largest distance from 7, 3 and 16",
+        float(off.max()),
+        "below 2 for each",
+        f"The mean gain is {ours[0]:+z.1f} points at lambda = 2 and {ours[1]:+z.1f} at lambda = 5; "
+        f"{len(improved)} of {len(gains)} cells gain, on average {ours[2]:.1f} %.",
     )
 
 
@@ -515,6 +579,34 @@ def momentum_099_random_in_larger_clusters(results: StudyResults) -> Finding:
         f"{random.sum()} of {len(cells)} cells are near chance; "
         f"{int(cells['no_convergence'].sum())} of {int(cells['count'].sum())} runs end at exactly "
         f"10 %.",
+    )
+
+
+@claim(where="section V; Tables V to VII", full_grid=True, seeds=3)
+def momentum_needs_care_in_large_clusters(results: StudyResults) -> Finding:
+    """'momentum helps escape local minima but has to be used with care in large worker clusters as
+    this would exacerbate outdated gradient-related issues'
+
+    The largest momentum that still trains (mean accuracy of at least 50, of 0, 0.5, 0.9 and 0.99)
+    is smaller with 10 than with 2 workers in at least 90 % of the cells of delay and partition of
+    Tables V to VII, without compensation.
+    """
+    cells = gaussian_cells(results).query("compensation_lambda == 0")
+    cell = ["delay_ms", "partition", "workers"]
+    trained = cells["mean"] >= TRAINED
+    momentum = cells["momentum"].where(trained, -1.0)  # below all: none trains
+    largest = momentum.groupby([cells[key] for key in cell]).max().unstack("workers")
+    smaller = largest[10] < largest[2]
+    count = trained.groupby([cells["momentum"], cells["workers"]]).sum().unstack("workers")
+    return Finding(
+        share_verdict(smaller.mean()),
+        "share of cells in which the largest momentum that trains is smaller with 10 workers",
+        float(smaller.mean()),
+        "at least 0.9 (partly from 0.5)",
+        f"It is in {smaller.sum()} of {len(smaller)} cells; with 2 and with 10 workers train "
+        + ", ".join(f"{n[2]} and {n[10]} at momentum {m:g}" for m, n in count.iterrows())
+        + ".",
+        *share_interval(smaller),
     )
 
 
