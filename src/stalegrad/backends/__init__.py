@@ -10,8 +10,6 @@ from stalegrad.errors import ConfigError
 from stalegrad.kernels.calls import Stretch
 from stalegrad.problems import Task
 
-NAMES = ("torch", "cpu", "batched", "batched_tf32")
-
 
 class Backend(Protocol):
     """How the gradients of R runs are computed.
@@ -71,11 +69,11 @@ def resolve_device(device: str) -> torch.device:
 def make_backend(name: str, task: Task) -> Backend:
     """The backend called `name` for `task`; `auto` takes the fastest that can do it.
 
-    On a GPU that is `batched` where there is a form for many runs at once, although none has been
-    timed: its step can be captured, while the reference says some hundred kernels anew at every
-    step, and its products are large, while the reference's convolutions become grouped ones of few
-    channels. Both are held to autograd by the same tests; what these cannot see, the capture on a
-    GPU, fails with an error where it fails, and `torch` then does without it.
+    On a GPU that is `batched` where the problem has a form for many runs at once, although no GPU
+    has been timed: its step can be captured, where the reference launches some hundred kernels at
+    every step, and its matrix products are large, where the reference has grouped convolutions of
+    few channels. The same tests hold both to autograd. They cannot reach the capture itself: should
+    that raise an error on some GPU, `torch` does without it.
 
     Raises ConfigError where a backend that was asked for by name cannot do the task.
     """

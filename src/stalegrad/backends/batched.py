@@ -1,9 +1,9 @@
 """Networks of many runs as products of large matrices: what a GPU is good at.
 
-A GPU is idle most of the time in the reference, whose convolutions become grouped ones, of few
-channels each: slow in cuDNN. Here every layer of all runs is one product: of the runs' stacked
-weights and the patches of the images where runs share a minibatch, and a batch of products where
-they do not. The gradient is autograd's, of the sum of the runs' losses.
+`vmap` turns the runs' convolutions into grouped ones of few channels each, which cuDNN is slow at
+and which leave a GPU idle most of the time. Here every layer of all runs is one product: of the
+runs' stacked weights and the patches of the images where runs share a minibatch, and a batch of
+products where they do not. The gradient is autograd's, of the sum of the runs' losses.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from stalegrad.backends.vmap import mean_metrics
 from stalegrad.problems import Task
 
 EVALUATED_ON_GPU = 1 << 14  # test samples times runs at once: patches take about a gigabyte
@@ -54,13 +55,8 @@ class BatchedBackend:
 
     @torch.no_grad()
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
-        inputs, targets = self._task.test
         chunk = max(1, self._evaluated // len(weights))
-        sums: dict[str, Tensor] = {}
-        for some, wanted in zip(inputs.split(chunk), targets.split(chunk), strict=True):
-            for name, mean in self._task.together.metrics(weights, some, wanted).items():
-                sums[name] = sums.get(name, 0) + mean * len(wanted)
-        return {name: total / len(targets) for name, total in sums.items()}
+        return mean_metrics(self._task.together.metrics, weights, self._task.test, chunk)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class CpuBackend:
 
     def __init__(self, task: Task):
         self._kernel = Kernel(KERNELS[task.name])
-        self._details, self.noise = task.details, task.noise
+        self._metrics_of, self.noise = task.metrics_of, task.noise
         self._options = torch.tensor(list(task.options.values()), dtype=torch.float64)
         self._parameters = task.parameters
         self._train, self._test = self._laid_out(*task.train), self._laid_out(*task.test)
@@ -62,10 +62,7 @@ class CpuBackend:
 
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         losses, classes = self._kernel.predictions(weights, self._test)
-        labels = self._test["targets"]
-        correct = (classes == labels).double()
-        means = {"test_loss": losses.mean(dim=1), "test_accuracy": correct.mean(dim=1)}
-        return means | (self._details(weights, classes, labels) if self._details else {})
+        return self._metrics_of(weights, losses, classes, self._test["targets"])
 
     def _laid_out(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
         return {

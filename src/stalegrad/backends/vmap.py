@@ -1,5 +1,7 @@
 """The reference: `torch.func` maps one run's gradient over all runs. Any problem, any device."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,6 @@ class VmapBackend:
     name = "torch"
     fetches = False
     static = False
-
-    def steps_alone(self, batch_size: int) -> bool:
-        return False
 
     def __init__(self, task: Task):
         self._task, self.noise = task, task.noise
@@ -37,13 +36,24 @@ class VmapBackend:
         gradients, losses = self._task.gradients(weights.unsqueeze(1), inputs, targets)
         return gradients.squeeze(1), losses.squeeze(1)
 
+    def steps_alone(self, batch_size: int) -> bool:
+        return False
+
     @torch.no_grad()
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
-        inputs, targets = self._task.test
-        sums: dict[str, Tensor] = {}
-        for start in range(0, len(targets), self._task.test_chunk):
-            chunk = slice(start, start + self._task.test_chunk)
-            means = self._metrics(weights, inputs[chunk], targets[chunk])
-            for name, mean in means.items():
-                sums[name] = sums.get(name, 0) + mean * len(targets[chunk])
-        return {name: total / len(targets) for name, total in sums.items()}
+        return mean_metrics(self._metrics, weights, self._task.test, self._task.test_chunk)
+
+
+def mean_metrics(
+    metrics: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
+    weights: Tensor,
+    test: tuple[Tensor, Tensor],
+    chunk: int,
+) -> dict[str, Tensor]:
+    """`metrics`, which are means over samples, of all of `test`, so many samples at once."""
+    inputs, targets = test
+    sums: dict[str, Tensor] = {}
+    for some, wanted in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+        for name, mean in metrics(weights, some, wanted).items():
+            sums[name] = sums.get(name, 0) + mean * len(wanted)
+    return {name: total / len(targets) for name, total in sums.items()}

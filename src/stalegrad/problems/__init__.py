@@ -28,8 +28,9 @@ class Task:
     train, test: (inputs, targets) on the device; images as uint8.
     options: what a fused kernel must know beside the data (pixel scale and shift), in
         the order in which it takes them.
-    details: (weights [..., P], predicted classes [..., N], labels [N]) -> more of `metrics`, for a
-        backend that computes these itself; None where there are none.
+    metrics_of: (weights [..., P], losses [..., N], predicted classes [..., N], labels [N]) ->
+        `metrics`, for a backend that computes losses and classes itself; None where targets are not
+        labels.
     gradients: (weights [..., R, P], inputs [..., B, ...], targets [..., B]) -> gradients
         [..., R, P] and losses [..., R] of `loss`, where it has a closed form that is cheaper than
         differentiation: R runs that share one minibatch, for each of the leading axes.
@@ -49,7 +50,7 @@ class Task:
     train: tuple["Tensor", "Tensor"]
     test: tuple["Tensor", "Tensor"]
     options: Mapping[str, float]
-    details: Callable[["Tensor", "Tensor", "Tensor"], dict[str, "Tensor"]] | None = None
+    metrics_of: Callable[..., dict[str, "Tensor"]] | None = None
     gradients: Callable[["Tensor", "Tensor", "Tensor"], tuple["Tensor", "Tensor"]] | None = None
     noise: int = 0
     test_chunk: int = 2_000

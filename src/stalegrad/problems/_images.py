@@ -51,6 +51,15 @@ class ImageProblem:
     def classes(self) -> int:
         return CLASSES
 
+    def metrics_of(
+        self, weights: "Tensor", losses: "Tensor", classes: "Tensor", labels: "Tensor"
+    ) -> dict[str, "Tensor"]:
+        """test_loss, the mean of `losses` [..., N]; test_accuracy, the share of `classes` [..., N]
+        that equal `labels` [N]; and `details` where they are asked for."""
+        correct = (classes == labels).double()
+        means = {"test_loss": losses.double().mean(dim=-1), "test_accuracy": correct.mean(dim=-1)}
+        return means | (details(weights, classes, labels) if self.details else {})
+
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
         import torch
 
@@ -76,10 +85,7 @@ class ImageProblem:
         def metrics(weights: "Tensor", images: "Tensor", labels: "Tensor") -> dict[str, "Tensor"]:
             outputs = logits(weights, images, None)
             losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
-            classes = outputs.argmax(dim=1)
-            correct = (classes == labels).double()
-            means = {"test_loss": losses.double().mean(), "test_accuracy": correct.mean()}
-            return means | (details(weights, classes, labels) if self.details else {})
+            return self.metrics_of(weights, losses, outputs.argmax(dim=1), labels)
 
         def together(weights: "Tensor", images: "Tensor", labels: "Tensor"):
             """Losses and predicted classes [R, B], of images and labels [R or 1, B, ...]."""
@@ -96,9 +102,7 @@ class ImageProblem:
 
         def many_metrics(weights: "Tensor", images: "Tensor", labels: "Tensor"):
             losses, classes = together(weights, images[None], labels[None])
-            correct = (classes == labels).double()
-            means = {"test_loss": losses.double().mean(dim=1), "test_accuracy": correct.mean(dim=1)}
-            return means | (details(weights, classes, labels) if self.details else {})
+            return self.metrics_of(weights, losses, classes, labels)
 
         return Task(
             name=name_of(self),
@@ -109,7 +113,7 @@ class ImageProblem:
             train=part(data.train_images, data.train_labels, self.train_samples),
             test=part(data.test_images, data.test_labels, self.test_samples),
             options={"scale": scale, "shift": shift},
-            details=details if self.details else None,
+            metrics_of=self.metrics_of,
             noise=self.network.noise,
             test_chunk=self.test_chunk,
             activations=self.network.activations,
