@@ -11,12 +11,11 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from stalegrad.backends import Backend
 from stalegrad.kernels.calls import Stretch
-from stalegrad.replay import Run, State
+from stalegrad.replay import Run, State, minibatches
 from stalegrad.rules import Rule
 from stalegrad.rules import State as RuleState
 from stalegrad.rules.adam import Adam
@@ -39,15 +38,12 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
     pending = None if state.pending is None else state.pending.contiguous()
     rule = {name: value.contiguous() for name, value in state.rule.items()}
     losses = torch.zeros(len(runs), dtype=torch.float64)
-    drawn: dict[tuple[int, int], np.ndarray] = {}
-    for rows in _groups(runs):
+    groups = _groups(runs)
+    drawn = minibatches([runs[rows.start] for rows in groups], state.epoch)
+    for rows, samples in zip(groups, drawn, strict=True):
         group = runs[rows]
         run, per_update = group[0], group[0].schedule.arrivals_per_update
         first, stop = run.stretch(state.epoch)
-        key = id(run.order), id(run.schedule)
-        if key not in drawn:
-            taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
-            drawn[key] = run.order.indices(*taken)
         factors = run.rule.step_factors(run.schedule)
         factors = None if factors is None else weights.new_tensor(factors)
         stretch = Stretch(
@@ -67,7 +63,7 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             arrivals = range(here.start, here.stop)
             stretch.set(
                 count=len(arrivals),
-                rows=drawn[key][here.start - first : here.stop - first],
+                rows=samples[here.start - first : here.stop - first],
                 noise=run.noise(arrivals, backend.noise) if backend.noise else None,
                 read=run.snapshots.read[here],
                 write=run.snapshots.write[here],
@@ -127,8 +123,8 @@ _OF_RULE = {SGD: _sgd, DelayCompensation: _compensated, Adam: _adam}
 
 
 def _known_as(rule: type[Rule]) -> type[Rule] | None:
-    """The rule of which this one has the state and the steps, and hence may differ in its learning
-    rates alone; None where it has its own."""
+    """The rule of `_OF_RULE` whose state and steps this one has unchanged, so that it can differ in
+    its learning rates alone; None where there is none."""
     for known in _OF_RULE:
         if all(
             getattr(rule, step) is getattr(known, step) for step in ("init", "correct", "update")

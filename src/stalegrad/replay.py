@@ -199,7 +199,24 @@ class Steps:
     no_update: np.ndarray  # [n]
 
 
+def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
+    """Sample numbers [n, B] of each run's arrivals in stretch `number`; runs that have one schedule
+    and one order share the array, which takes a shuffle of the data to make."""
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for run in runs:
+        key = id(run.order), id(run.schedule)
+        if key not in drawn:
+            here = slice(*run.stretch(number))
+            drawn[key] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+    return [drawn[id(run.order), id(run.schedule)] for run in runs]
+
+
 def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
+    """The steps of stretch `epoch` of all runs, which end together: see `advance`.
+
+    inputs: those of the training set, for their device and size. fetched: the backend fetches
+    minibatches itself, so that runs are grouped however little that saves.
+    """
     device = inputs.device
     bounds = [run.stretch(epoch) for run in runs]
     lengths = np.array([stop - first for first, stop in bounds])
@@ -216,14 +233,8 @@ def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
         active[chosen] = True
         updated[chosen] = (index[chosen] + 1) % run.schedule.arrivals_per_update == 0
         read[chosen], write[chosen] = run.snapshots.read[here], run.snapshots.write[here]
-    drawn: dict[tuple[int, int], np.ndarray] = {}
-    for row, group in enumerate(groups):
-        run, (first, stop) = runs[group.start], bounds[group.start]
-        key = id(run.order), id(run.schedule)
-        if key not in drawn:
-            taken = run.schedule.stream[first:stop], run.schedule.batch[first:stop]
-            drawn[key] = run.order.indices(*taken)
-        samples[row, count - (stop - first) :] = drawn[key]
+    for row, drawn in enumerate(minibatches([runs[group.start] for group in groups], epoch)):
+        samples[row, count - len(drawn) :] = drawn
     return Steps(
         count=count,
         arrivals=lengths,
