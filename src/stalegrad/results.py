@@ -208,6 +208,13 @@ def over_seeds(
     return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
 
 
+def rank_correlation(ours: pd.Series, theirs: pd.Series) -> float:
+    """Spearman's, between -1 and 1; NaN where one of them is the same everywhere."""
+    if ours.nunique() < 2 or theirs.nunique() < 2:
+        return np.nan
+    return float(stats.spearmanr(ours, theirs).statistic)
+
+
 def student_half(error: float | pd.Series, count: int | pd.Series) -> float | pd.Series:
     """Half of Student's 95 % interval of a mean of `count` values with this standard error."""
     return stats.t.ppf(0.975, count - 1) * error

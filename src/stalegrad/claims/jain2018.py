@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from stalegrad.claims import (
     CANNOT_TELL,
@@ -24,7 +23,7 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
-from stalegrad.results import StudyResults, over_seeds, student_half
+from stalegrad.results import StudyResults, over_seeds, rank_correlation, student_half
 from stalegrad.tables.jain2018 import (
     COLLAPSED,
     PUBLISHED_ADAM,
@@ -172,7 +171,7 @@ def _small_less_large(runs: pd.DataFrame) -> pd.Series:
     large = runs[(runs["batch_size"] > 256) & (runs["lr"] > 0.99 * 10**-2.5)]
     rates = runs["lr"].between(0.99 * 10**-3.5, 1.01 * 10**-3)
     small = runs[(runs["batch_size"] <= 256) & rates]
-    mean = [part.groupby("delay")["final_test_accuracy"].mean() for part in (small, large)]
+    mean = [part.groupby("delay")[ACCURACY].mean() for part in (small, large)]
     return (mean[0] - mean[1]).dropna()
 
 
@@ -270,16 +269,9 @@ def figure_2_side_of_collapse(results: StudyResults) -> Finding:
         "at least 0.9 (partly from 0.5)",
         f"{same.sum()} of {len(same)} readable cells, where the commoner side everywhere would "
         f"agree in {max(theirs.sum(), (~theirs).sum())}; rank correlation "
-        f"{_rank_correlation(cells['mean'], cells['published']):.2f}.",
+        f"{rank_correlation(cells['mean'], cells['published']):.2f}.",
         *share_interval(same),
     )
-
-
-def _rank_correlation(ours: pd.Series, theirs: pd.Series) -> float:
-    """Spearman's; NaN where one of them is the same everywhere."""
-    if ours.nunique() < 2 or theirs.nunique() < 2:
-        return np.nan
-    return float(stats.spearmanr(ours, theirs).statistic)
 
 
 @claim(where="Figure 2, cell by cell", full_grid=True)
@@ -340,7 +332,7 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
 
 def _shares_that_train(runs: pd.DataFrame) -> pd.DataFrame:
     """For each delay (rows) and rule (columns), the share of runs that reach 0.9."""
-    trained = runs.assign(trained=runs["final_test_accuracy"] >= 0.9)
+    trained = runs.assign(trained=runs[ACCURACY] >= 0.9)
     return trained.pivot_table(index="delay", columns="rule", values="trained").dropna()
 
 
@@ -391,7 +383,7 @@ def _best_runs(results: StudyResults, grid: str) -> pd.DataFrame:
     """Final accuracy of each seed (rows) at the best cell of each delay (columns)."""
     best = best_cells(results, grid)[["delay", "batch_size", "lr"]]
     runs = results.grid(grid).merge(best)
-    return runs.pivot(index="seed", columns="delay", values="final_test_accuracy")
+    return runs.pivot(index="seed", columns="delay", values=ACCURACY)
 
 
 @claim(where="section 3, second paragraph", full_grid=True, seeds=3)

@@ -9,7 +9,6 @@ Accuracies are in per cent and differences in points, unless a claim says otherw
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from stalegrad.claims import (
     CANNOT_TELL,
@@ -25,9 +24,10 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
-from stalegrad.results import StudyResults, over_seeds
+from stalegrad.results import StudyResults, over_seeds, rank_correlation
 from stalegrad.tables.lamour2023 import (
     NEAR_CHANCE,
+    SLOW_LABELS,
     TABLE2_KEYS,
     aliased_equals_off,
     averages,
@@ -329,7 +329,7 @@ def working_compensation_helps(results: StudyResults) -> Finding:
     off = _slow_labels(results)
     both = runs.merge(off, on=[*SLOW_CELL, "seed"], suffixes=("", "_off"))
     cells = table4_cells(results).query("kind == 'working'")
-    gains = compensation_gain(cells, "mean", "off")["points"]
+    gains = compensation_gain(cells, "mean")["points"]
     by_strength = gains.groupby("compensation_lambda").mean()
     return Finding(
         verdict_of(list(by_strength >= 3)),
@@ -363,7 +363,7 @@ def compensation_gains_as_quoted(results: StudyResults) -> Finding:
     (The first two in points, the last relative, as the printed cells give 3 and 16.)
     """
     cells = table4_cells(results).query("kind == 'working'")
-    gains = compensation_gain(cells, "mean", "off")
+    gains = compensation_gain(cells, "mean")
     means = gains["points"].groupby("compensation_lambda").mean()
     improved = gains.loc[gains["points"] > 0, "relative"]
     ours = [means[2.0], means[5.0], improved.mean() if len(improved) else 0.0]
@@ -512,7 +512,7 @@ def momentum_09_is_best(results: StudyResults) -> Finding:
     at least 90 % of the cells of delay and workers ('most': partly from 50 %).
     """
     others = table3_cells(results)
-    two = table2_cells(results).query("delayed_workers == 'one' and partition == 'labels'")
+    two = table2_cells(results).query(SLOW_LABELS)
     both = pd.concat([others, two.assign(momentum=0.9)])
     wide = both.pivot(index=SLOW_CELL, columns="momentum", values="mean").dropna()
     best = wide.idxmax(axis=1) == 0.9
@@ -665,8 +665,7 @@ def tables_cell_by_cell(results: StudyResults) -> Finding:
     cells = _printed_cells(results)
     both = cells[(cells["published"] > NEAR_CHANCE) & (cells["mean"] > NEAR_CHANCE)]
     close = (both["mean"] - both["published"]).abs() <= AGREE
-    varied = both["mean"].nunique() > 1 and both["published"].nunique() > 1
-    rank = stats.spearmanr(both["mean"], both["published"]).statistic if varied else np.nan
+    rank = rank_correlation(both["mean"], both["published"])
     return Finding(
         share_verdict(close.mean()),
         "share of cells within 5 points, where both converge",
@@ -687,7 +686,7 @@ def _printed_cells(results: StudyResults) -> pd.DataFrame:
 
 def _slow_labels(results: StudyResults) -> pd.DataFrame:
     """Runs of Table II with one slow worker and split labels, momentum 0.9, no compensation."""
-    return table2_runs(results).query("delayed_workers == 'one' and partition == 'labels'")
+    return table2_runs(results).query(SLOW_LABELS)
 
 
 def _mean_label_drop(runs: pd.DataFrame) -> float:

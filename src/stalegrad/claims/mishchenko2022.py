@@ -41,6 +41,7 @@ from stalegrad.tables.mishchenko2022 import (
     limitation_runs,
     limitations,
     lower_bound,
+    nesterov_bound,
     slopes_in_k,
     slopes_in_m,
     slopes_in_tau,
@@ -302,8 +303,7 @@ def no_contradiction(results: StudyResults) -> Finding:
     or more, and below the error at constant delay.
     """
     table = lower_bound(results).frame
-    old = 3 / 32 / (1 + 1) ** 2
-    ratio = old / table["slow_worker"]
+    ratio = nesterov_bound(1) / table["slow_worker"]
     below = table["slow_worker"] < table["delayed"]
     return Finding(
         verdict_of([*(ratio >= 3), *below]),
@@ -377,13 +377,13 @@ def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
     unbounded ones, the gradient ends no longer than at the start.
     """
     runs = with_method(results.grid("unbounded"))
-    start = (runs["smoothness"] / 4) ** 2  # |grad f(0)|^2 of the square; a quarter of it otherwise
-    start = start.where(runs["penalty"] == "square", start / 16)
+    # At 0 one link is stretched, by 1, where the slope of the other penalty is a quarter.
+    slope = np.where(runs["penalty"] == "square", 1, 1 / 4)
+    start = (runs["smoothness"] / 4 * slope) ** 2  # |grad f(0)|^2
     last = runs["final_gradient_square"].where(~runs["diverged"].astype(bool), np.inf) / start
     table = runs.assign(last=last).pivot_table(
         index="lr", columns=["penalty", "method"], values="last", aggfunc="max"
     )
-    # pivot_table leaves out infinite means nowhere: the largest of one run is the run itself.
     blown = table[("square", ASYNCHRONOUS)] >= 100
     calm = (table[("geman_mcclure", ASYNCHRONOUS)] <= 1) & (table[("square", ADAPTIVE)] <= 1)
     shown = blown & calm

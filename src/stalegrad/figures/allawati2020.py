@@ -6,6 +6,7 @@ Filled marks count staleness just after the update that a gradient triggers, ope
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -125,9 +126,8 @@ def fig3_ratio(results: StudyResults) -> Figure:
 
 
 def distributions(results: StudyResults) -> Figure:
-    """Relative error over distributions; staircase of the constant; patience heavy tails ask."""
-    from matplotlib import pyplot
-
+    """Relative error of the theorem over distributions, staleness against T_c with constant compute
+    times (a staircase), and the gradients until heavy tails have come close to the theorem."""
     figure = pyplot.figure(figsize=(style.WIDTH, 3.6))
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     _by_distribution(left.subplots(), simulated(results, "distributions"))
@@ -162,6 +162,7 @@ def _by_distribution(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _staircase(ax: Axes, table: pd.DataFrame) -> None:
+    """Staleness against T_c, which with constant compute times grows in steps."""
     for i, (name, here) in enumerate(table.groupby(table["compute_time"].map(label))):
         here = here.sort_values("communication_time")
         ax.plot(here["communication_time"], here["mean_after"], marker=style.MARKERS[i],
@@ -175,6 +176,8 @@ def _staircase(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _patience(ax: Axes, results: StudyResults) -> None:
+    """Error of the theorem against the gradients simulated, whose means heavy tails keep unsettled
+    for long."""
     table = simulated(results, "heavy_tails")
     rows = results.staleness.query("simulation == 'heavy_tails'").groupby("index")["mean_after"]
     span = rows.agg(["min", "max"]).loc[table.index].div(table["theorem"], axis=0) - 1

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -75,8 +76,6 @@ def draw(network: Network) -> Figure:
 
     Above each arrow its layers, below it their weights and biases; below each block its shape.
     """
-    from matplotlib import pyplot
-
     found = steps(network)
     shapes = [network.input_shape, *(step.output for step in found)]
     scale = HEIGHT / max(shape[-1] for shape in shapes if len(shape) == 3)

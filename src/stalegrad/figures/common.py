@@ -28,7 +28,7 @@ def learning_curves(results: StudyResults) -> Figure:
             ax.legend(fontsize=7)
         ax.set_title(grid.replace("_", " "))
         ax.set_xlabel("epoch")
-        style.whole_epochs(ax)
+        style.whole_number_ticks(ax)
         ax.set_ylabel(metric.replace("_", " "))
     return figure
 

@@ -114,7 +114,7 @@ def _accuracy_curves(
         ax.plot(line.index, line, color=colour, alpha=1 if strong else 0.35,
                 linewidth=2 if strong else 0.8, zorder=3 if strong else 2)  # fmt: skip
     ax.set_ylim(0, 1.02)
-    style.whole_epochs(ax)
+    style.whole_number_ticks(ax)
     return *best, lines[best].iloc[-1]
 
 
@@ -171,7 +171,7 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
         cells = over_seeds(here, ["epoch"], "test_accuracy")
         line = {"colour": style.COLOURS[i], "linestyle": style.LINES[i], "label": label}
         style.band(ax, cells, "epoch", **line)
-    style.whole_epochs(ax)
+    style.whole_number_ticks(ax)
 
 
 def heuristic(results: StudyResults) -> Figure:

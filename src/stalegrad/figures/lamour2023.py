@@ -44,10 +44,8 @@ def fig2(results: StudyResults) -> Figure:
     """The same from the top."""
     grid, points, _ = results.landscape("momentum")
     figure, ((ax,),) = style.panels(1, 1, 3.0, style.HALF)
-    low, high = (
-        grid["test_loss"].min(),
-        min(grid["test_loss"].max(), DEEP * grid["test_loss"].min()),
-    )
+    low = grid["test_loss"].min()
+    high = min(grid["test_loss"].max(), DEEP * low)
     shades = {"norm": LogNorm(low, high), "cmap": LOSS_MAP, "alpha": 0.8, "extend": "max"}
     levels = np.geomspace(low, high, 25)
     filled = ax.contourf(grid["x"], grid["y"], grid["test_loss"], levels=levels, **shades)
@@ -141,7 +139,7 @@ def projection(results: StudyResults) -> Figure:
     off.set_ylim(0, 1.02)
     for ax in (loss, off):
         ax.set_xlabel("epoch")
-        style.whole_epochs(ax)
+        style.whole_number_ticks(ax)
     between.set_xlabel("way from momentum 0.9")
     style.legend_below(off, columns=4)
     return figure
@@ -223,7 +221,7 @@ def table2(results: StudyResults) -> Figure:
         for x, row in enumerate(rows):
             chosen = dict(zip(TABLE2_KEYS, (*row, *here), strict=True))
             _cell(ax, x, _where(runs, chosen)["accuracy"], _where(cells, chosen))
-        ax.axhline(10, **CHANCE)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
         ax.set_title(f"{here[0]} workers, split {here[1]}")
         ax.set_xticks(range(len(rows)), names, rotation=90)
         ax.set_ylim(0, 100)
@@ -279,7 +277,7 @@ def spread(results: StudyResults) -> Figure:
         ax.plot(100 * waiting["spread"], waiting["accuracy"], "x", color=style.COLOURS[1],
                 label="server in turn")  # fmt: skip
         ax.axhline(published[case], color=style.PUBLISHED, label="published")
-        ax.axhline(10, **CHANCE)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
         ax.set_title(case.replace(", ", "\n"))
         ax.set_ylim(0, 100)
         ax.set_xlabel("spread of speeds, %")
@@ -302,7 +300,7 @@ def start(results: StudyResults) -> Figure:
         ax.plot(means.index, means, color=OURS, label="mean")
         ax.plot(at, here["accuracy"], ".", color=OURS, label="seeds")
         ax.axhline(published[case], color=style.PUBLISHED, label="published")
-        ax.axhline(10, **CHANCE)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
         ax.set_title(case)
         ax.set_ylim(0, 100)
         ax.set_xlabel("time between starts, s")
@@ -333,7 +331,7 @@ def staleness(results: StudyResults) -> Figure:
         case = f"{cell['delay_ms']:g} ms, {SLOW}" if cell["delayed"] == "one" else case
         name = "authors" if cell["machine_ms"] or cell["workers"] == 2 else "ideal"
         ax.set_title(f"{name}, {cell['workers']} workers: {case}", fontsize=7.5)
-        style.whole_epochs(ax)
+        style.whole_number_ticks(ax)
         ax.text(0.98, 0.85, f"mean {mean:.1f}", transform=ax.transAxes, ha="right", fontsize=7)
     figure.supylabel("share of gradients", fontsize=9)
     for ax in axes[-1]:
@@ -367,7 +365,7 @@ def delay(results: StudyResults) -> Figure:
         here = here[here["delayed_workers"].isin([who, "none"])]
         ax.plot(here["delay_ms"], here["test_accuracy_percent"], "_", markersize=12,
                 markeredgewidth=2, color=style.PUBLISHED, label="published")  # fmt: skip
-        ax.axhline(10, **CHANCE)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
         ax.set_title(f"split {partition}\n{'all alike' if who == 'all' else SLOW}")
         ax.set_ylim(0, 100)
         ax.set_xlabel("injected delay, ms")
@@ -393,7 +391,7 @@ def stop(results: StudyResults) -> Figure:
     ax.bar([0], [0], color=OURS, alpha=0.35, label="each finishes its epochs")
     ax.bar([0], [0], color=style.COLOURS[1], alpha=0.35, label="all stop with the first")
     ax.plot([], [], color=style.PUBLISHED, linewidth=2, label="published")
-    ax.axhline(10, **CHANCE)
+    ax.axhline(NO_CONVERGENCE, **CHANCE)
     ax.set_xticks(
         range(len(cases)), [re.sub(r", | (?=\()", "\n", case) for case in cases], fontsize=7
     )
@@ -481,7 +479,7 @@ def momentum(results: StudyResults) -> Figure:
     axes[1].set_ylim(0, 1)
     for ax in axes:
         ax.set_xlabel("epoch")
-        style.whole_epochs(ax)
+        style.whole_number_ticks(ax)
     handles, labels = axes[1].get_legend_handles_labels()
     labels = [f"momentum {label}" for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from stalegrad.figures import style
 from stalegrad.results import StudyResults, over_seeds
 from stalegrad.tables.mishchenko2022 import (
+    ASYNCHRONOUS,
     CLASSES,
     FIXED,
     METHODS,
@@ -38,6 +39,7 @@ MARKER = dict(zip(METHODS, style.MARKERS, strict=False))
 PATTERNS = (SLOW, FIXED)
 EXPERIMENT = ("rows", "dimension", "noise", "batch_size", "workers", "slowest")
 CHAINS = ("smoothness", "strong_convexity", "dimension")
+PUBLISHED_STEPS = {MINIBATCH: 0.19, ASYNCHRONOUS: 0.43}  # a gradient, as tuned in the paper
 ERROR = {c: "least $f-f^*$" for c in CLASSES} | {NON_CONVEX: r"least $\|\nabla f\|^2$"}
 
 # How a column of runs.csv is written where a figure states its constants.
@@ -71,10 +73,7 @@ def _state(figure: Figure, runs: pd.DataFrame, *columns: str) -> None:
 
 
 def _number(value: float) -> str:
-    if value == int(value):
-        return f"{value:,.0f}"
-    digits, _, power = f"{value:g}".partition("e")
-    return digits if not power else rf"{digits}\cdot10^{{{int(power)}}}".replace(r"1\cdot", "")
+    return f"{value:,.0f}" if value == int(value) else style.scientific(value).strip("$")
 
 
 def budget(results: StudyResults) -> Figure:
@@ -164,7 +163,7 @@ def steps(results: StudyResults) -> Figure:
         best = here["best"].to_numpy(bool)
         ax.plot(step[best], here["mean"][best], color=COLOUR[method], marker=MARKER[method],
                 linestyle="", markersize=7)  # fmt: skip
-    for value, method in ((0.19, "minibatch"), (0.43, "asynchronous")):
+    for method, value in PUBLISHED_STEPS.items():
         ax.axvline(value, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
         ax.annotate(f"{value} ({method}) ", (value, 0.98), xycoords=("data", "axes fraction"),
                     fontsize=7, rotation=90, va="top", ha="right")  # fmt: skip
@@ -181,7 +180,7 @@ def slowing(results: StudyResults) -> Figure:
     figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
-        here = here.assign(tau=_rounded(here))
+        here = here.assign(tau=_longest_delay(here))
         for i, (noise, rows) in enumerate(here.groupby("noise")):
             cells = over_seeds(rows, ["tau"], "error")
             style.band(ax, cells, "tau", colour=style.COLOURS[i], label=_sigma(noise),
@@ -219,8 +218,8 @@ def _one_legend(figure: Figure, axes: np.ndarray) -> None:
     figure.legend(handles.values(), handles, loc="outside lower center", ncol=min(len(handles), 4))
 
 
-def _rounded(runs: pd.DataFrame) -> pd.Series:
-    """The longest delay at each slowness, which no seed changes by much."""
+def _longest_delay(runs: pd.DataFrame) -> pd.Series:
+    """Over the seeds of each slowness, whose own longest delays differ by little."""
     return runs.groupby(["noise", "slowest"])["tau"].transform("max")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -71,15 +72,11 @@ def panels(
     rows: int, columns: int, height: float, width: float = WIDTH, **options
 ) -> tuple[Figure, np.ndarray]:
     """A figure of the text's width with `rows` x `columns` axes, each `height` inches high."""
-    from matplotlib import pyplot
-
     return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
 
 
 def not_measured(reason: str) -> Figure:
     """What stands for a figure whose results are not there: a sentence that says so."""
-    from matplotlib import pyplot
-
     figure = pyplot.figure(figsize=(HALF, 0.6), layout="none")
     lines = textwrap.wrap(f"Not measured yet: {reason}", 52)
     figure.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=GREY)
@@ -139,7 +136,7 @@ def legend_below(axes: Axes, columns: int | None = None) -> None:
     axes.figure.legend(handles, labels, loc="outside lower center", ncol=columns)
 
 
-def whole_epochs(axes: Axes) -> None:
+def whole_number_ticks(axes: Axes) -> None:
     """Ticks on the abscissa at whole numbers only."""
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 

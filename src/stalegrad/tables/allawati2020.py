@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtr
+from scipy import stats
 
 from stalegrad import renewal
 from stalegrad.compute_times import (
@@ -315,13 +315,8 @@ def error_ratio(curves: pd.DataFrame) -> pd.DataFrame:
 
 def median_interval(values: pd.Series) -> tuple[float, float]:
     """95 % interval of a median from order statistics, for any distribution; NaN below 6 values."""
-    # Fewer than `rank` values below the median, or above it, is less likely than 0.025.
-    below = bdtr(np.arange(len(values), dtype=float), len(values), 0.5)
-    rank = int(np.searchsorted(below, 0.025))
-    if rank < 1:
-        return math.nan, math.nan
-    ordered = np.sort(values)
-    return float(ordered[rank - 1]), float(ordered[-rank])
+    interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
 
 
 def fig3(results: StudyResults) -> Table:

@@ -14,6 +14,8 @@ _SHARES = ("correct", "predicted", "labelled")
 
 LANDSCAPES = ("momentum", "two_workers")  # Figures 1 and 2, and Figure 7
 
+# The rows of Table II that Tables I, III and IV start from: one slow worker, split labels.
+SLOW_LABELS = "delayed_workers == 'one' and partition == 'labels'"
 TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
 
 
@@ -42,8 +44,12 @@ def table2_runs(results: StudyResults) -> pd.DataFrame:
     """The runs of Table II with its own names for the rows."""
     runs = in_percent(results.grid("table2_undelayed", "table2"))
     delayed = runs["delayed"].where(runs["delay_ms"] > 0, "none")
-    mode = runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
-    return runs.assign(mode=mode, delayed_workers=delayed)
+    return runs.assign(mode=_mode(runs), delayed_workers=delayed)
+
+
+def _mode(runs: pd.DataFrame) -> pd.Series:
+    """As Table II has it: sync or async."""
+    return runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
 
 
 def table2_cells(results: StudyResults) -> pd.DataFrame:
@@ -116,7 +122,7 @@ def table4_cells(results: StudyResults) -> pd.DataFrame:
     runs = runs.rename(columns={"compensation": "compensation_lambda"})
     published = results.published("lamour2023_table4").assign(kind="as published")
     cells = beside(runs, published, keys)
-    off = table2_cells(results).query("delayed_workers == 'one' and partition == 'labels'")
+    off = table2_cells(results).query(SLOW_LABELS)
     off = off[["delay_ms", "workers", "mean", "published"]]
     off = off.rename(columns={"mean": "off", "published": "off_published"})
     return cells.merge(off, on=["delay_ms", "workers"], how="left")
@@ -130,8 +136,8 @@ def table4(results: StudyResults) -> Table:
             "workers": workers,
             "delay_ms": delay,
             "off_published": here["off_published"].iloc[0],
+            "off": here["off"].iloc[0],
         }
-        row["off"] = here["off"].iloc[0]
         for _, cell in here.iterrows():
             name = f"{cell['kind']} {cell['compensation_lambda']:g}"
             row[name] = _mean(cell)
@@ -176,7 +182,8 @@ GAUSSIAN_KEYS = ["workers", "momentum", "delay_ms", "partition", "compensation_l
 
 
 def gaussian_cells(results: StudyResults) -> pd.DataFrame:
-    """Tables V to VII; `published` stands beside the cell as printed, whatever lambda did."""
+    """Tables V to VII. `published` is the printed cell of the same lambda, although lambda had no
+    effect in the authors' code."""
     runs = in_percent(results.grid("tables5-7"))
     runs = runs.rename(columns={"compensation": "compensation_lambda"})
     return beside(runs, results.published("lamour2023_tables5-7"), GAUSSIAN_KEYS)
@@ -321,7 +328,7 @@ def _compensation_faults(results: StudyResults) -> _Rows:
     printed = published_compensation(results)
     both = (printed["off"] > NO_CONVERGENCE) & (printed["test_accuracy_percent"] > NO_CONVERGENCE)
     change = (printed["test_accuracy_percent"] - printed["off"]).abs()[both]
-    off = table2_runs(results).query("delayed == 'one' and partition == 'labels'")
+    off = table2_runs(results).query(SLOW_LABELS)
     seeds = off.groupby(TABLE2_KEYS)["accuracy"].apply(_mean_distance)
     return [
         ("compensation", "runs compared", len(apart)),
@@ -426,8 +433,7 @@ def models_runs(results: StudyResults) -> pd.DataFrame:
     """The split-dataset runs without delay of LeNet-5 (of Table II) and of the larger model."""
     runs = in_percent(results.grid("table2_undelayed", "large"))
     runs = runs[runs["partition"] == "dataset"]
-    mode = runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
-    return runs.assign(mode=mode)
+    return runs.assign(mode=_mode(runs))
 
 
 def models_cells(results: StudyResults) -> pd.DataFrame:
@@ -532,36 +538,38 @@ def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     """Split dataset less split labels with one slow worker, cell by cell of Table II."""
     slow = cells[cells["delayed_workers"] == "one"]
     wide = slow.pivot(index=["delay_ms", "workers"], columns="partition", values=value)
-    return _drop(wide["dataset"], wide["labels"])
+    return _difference(wide["dataset"], wide["labels"], base=wide["dataset"])
 
 
 def slow_worker_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
-    """All workers delayed less one doubly so, cell by cell of Table II."""
+    """Delay on all workers alike less delay on all and twice on worker 1, cell by cell of Table II
+    (see `delayed` of `stalegrad.clusters.parameter_server`)."""
     delayed = cells[cells["delay_ms"] > 0]
     keys = ["delay_ms", "workers", "partition"]
     wide = delayed.pivot(index=keys, columns="delayed_workers", values=value)
-    return _drop(wide["all"], wide["one"])
+    return _difference(wide["all"], wide["one"], base=wide["all"])
 
 
-def compensation_gain(cells: pd.DataFrame, value: str, off: str) -> pd.DataFrame:
-    """Compensated less not, cell by cell of Table IV."""
+def compensation_gain(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """With compensation (column `value`) less without (`off`), cell by cell of Table IV."""
     keyed = cells.set_index(["delay_ms", "workers", "compensation_lambda"])
-    return -_drop(keyed[off], keyed[value]).assign(failed=lambda f: -f["failed"])
+    return _difference(keyed[value], keyed["off"], base=keyed["off"])
 
 
-def _drop(before: pd.Series, after: pd.Series) -> pd.DataFrame:
-    """Per-cent points and relative per cent; `failed` where either is without convergence."""
-    failed = (before == NO_CONVERGENCE) | (after == NO_CONVERGENCE)
-    points = before - after
+def _difference(first: pd.Series, second: pd.Series, base: pd.Series) -> pd.DataFrame:
+    """first less second: `points`, `relative` as per cent of `base`, and `failed`, 1 where either
+    is without convergence."""
+    failed = (first == NO_CONVERGENCE) | (second == NO_CONVERGENCE)
+    points = first - second
     return pd.DataFrame(
-        {"points": points, "relative": 100 * points / before, "failed": failed.astype(int)}
+        {"points": points, "relative": 100 * points / base, "failed": failed.astype(int)}
     )
 
 
 def published_compensation(results: StudyResults) -> pd.DataFrame:
     """The printed cells of Table IV, with those of Table II without compensation as `off`."""
     off = results.published("lamour2023_table2")
-    off = off.query("delayed_workers == 'one' and partition == 'labels'")
+    off = off.query(SLOW_LABELS)
     off = off.rename(columns={"test_accuracy_percent": "off"})[["delay_ms", "workers", "off"]]
     return results.published("lamour2023_table4").merge(off, on=["delay_ms", "workers"])
 
@@ -569,8 +577,9 @@ def published_compensation(results: StudyResults) -> pd.DataFrame:
 def averages(results: StudyResults) -> Table:
     """The averages that the text quotes, from the published cells and from the means of ours.
 
-    Each in points and relative to the higher-named cell, over all cells and over those where both
-    converge. `all`: an accuracy without convergence counts as printed, 10 %.
+    Each in points, over all cells and over those where both converge, and relative to the cell that
+    the loss or gain starts from: split dataset, delay on all workers, no compensation. Over all
+    cells, an accuracy without convergence counts as printed, 10 %.
     """
     two, four = table2_cells(results), table4_cells(results)
     working = four[four["kind"] == "working"]
@@ -598,8 +607,8 @@ def averages(results: StudyResults) -> Table:
 
     add("labels against dataset", 27.8, label_drop(printed2, percent), label_drop(two, "mean"))
     add("one slow worker", 11.0, slow_worker_drop(printed2, percent), slow_worker_drop(two, "mean"))
-    printed_gains = compensation_gain(printed4, percent, "off")
-    gains = compensation_gain(working, "mean", "off")
+    printed_gains = compensation_gain(printed4, percent)
+    gains = compensation_gain(working, "mean")
     for strength, quoted in ((2, 7.0), (5, 3.0)):
         chosen = f"compensation_lambda == {strength}"
         add(f"compensation {strength}", quoted, printed_gains.query(chosen), gains.query(chosen))

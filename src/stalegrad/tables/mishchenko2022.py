@@ -219,7 +219,7 @@ def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     if len(x) < 2:
         return np.nan, np.nan, np.nan
     fit = stats.linregress(np.log(x), np.log(y))
-    half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr if len(x) > 2 else np.nan
+    half = student_half(fit.stderr, len(x) - 1)
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
 
 
@@ -311,10 +311,16 @@ def _excess_at_start(runs: pd.DataFrame) -> float:
     return chain.constants()["excess_at_start"]
 
 
+def nesterov_bound(steps: float) -> float:
+    """What f - f*, over L |x_0 - x*|^2, cannot be below after so many sequential gradient steps on
+    the worst convex L-smooth function: Nesterov 2004, theorem 2.1.7."""
+    return 3 / 32 / (steps + 1) ** 2
+
+
 def lower_bound(results: StudyResults) -> Table:
-    """On chains of 2 K / tau + 1 links, over L |x_0 - x*|^2: the bound 3/32 / (K / tau + 1)^2
-    (Nesterov 2004, theorem 2.1.7, of K / tau sequential steps), descent with constant delay,
-    descent without on K / tau steps, and M = 4 workers of which one answers once."""
+    """On chains of 2 K / tau + 1 links, over L |x_0 - x*|^2: `nesterov_bound` of K / tau sequential
+    steps, descent with constant delay, descent without delay on K / tau steps, and M = 4 workers of
+    which one answers once."""
     by_dimension = {}
     for grid in ("lower_bound", "lower_bound_undelayed", "lower_bound_workers"):
         runs = results.grid(grid)
@@ -334,7 +340,7 @@ def lower_bound(results: StudyResults) -> Table:
                 "tau": tau,
                 "steps": steps,
                 "ratio_square": (tau / steps) ** 2,
-                "bound": 3 / 32 / (steps / tau + 1) ** 2,
+                "bound": nesterov_bound(steps / tau),
                 "delayed": by_dimension["lower_bound"].get(dimension, np.nan) / unit,
                 "undelayed": by_dimension["lower_bound_undelayed"].get(dimension, np.nan) / unit,
                 "slow_worker": by_dimension["lower_bound_workers"].get(dimension, np.nan) / unit,
