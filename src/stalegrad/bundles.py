@@ -19,6 +19,7 @@ from stalegrad import memory, replay, stepping
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
+from stalegrad.config import Settings
 from stalegrad.errors import ConfigError
 from stalegrad.files import (
     csv_text,
@@ -54,6 +55,10 @@ class Place:
     backend: str = "auto"
     threads: int = 1
 
+    @classmethod
+    def of(cls, settings: Settings, threads: int) -> "Place":
+        return cls(Path(settings.data_folder), settings.device, settings.backend, threads)
+
     def threads_on(self, device: torch.device) -> int:
         """`threads` go over runs on a CPU; a GPU is kept busy by one, which alone can capture."""
         return self.threads if device.type == "cpu" else 1
@@ -61,9 +66,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every epoch, or where a bundle is recorded more often, every stretch of one.
+    """How far a bundle is: told after every epoch, or every stretch of one that is recorded.
 
-    done, total: epochs (or stretches) over all runs; those that a diverged run is spared are done.
+    done, total: epochs (or stretches) over all runs; what a diverged run had left counts as done.
     computed: those that were trained. seconds: since the beginning.
     """
 
@@ -128,28 +133,39 @@ def train_bundle(
                 [Part.of(plan, weights is not None) for plan in plans],
                 0.0,
             )
-            parts, clock, saving = begun, time.monotonic(), _Saving(checkpoint)
+            start = time.monotonic() - seconds  # as if there had been no kill
+            parts, saving = begun, _Saving(checkpoint)
             for parts in _epochs(task, backend, bundle, begun, room, threads):
-                spent = seconds + time.monotonic() - clock
+                seconds = time.monotonic() - start
                 if report:
-                    report(_progress(bundle, parts, spent))
+                    report(_progress(bundle, parts, seconds))
                 if not all(part.done for part in parts) and saving.is_due():
-                    saving.save(parts, spent)
-            spent = seconds + time.monotonic() - clock
-            if weights:
-                with replaced(weights) as beside, open(beside, "wb") as file:
-                    np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
-            write_atomically(output, csv_text(_history(bundle, parts)))
+                    saving.save(parts, seconds)
             provenance = describe_machine(device) | {
                 "backend": backend.name,
                 "threads": threads,
                 "bundle": bundle.hash,
                 "runs": len(bundle.cells),
                 "samples": _samples_trained(parts),
-                "wall_seconds": round(spent, 3),
+                "wall_seconds": round(seconds, 3),
             }
-            write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
+            _write(bundle, parts, output, weights, provenance)
             checkpoint.remove()
+
+
+def _write(
+    bundle: Bundle,
+    parts: list["Part"],
+    output: Path,
+    weights: Path | None,
+    provenance: dict[str, Any],
+) -> None:
+    """The files of `train_bundle`; the provenance last, which says that the others are there."""
+    if weights:
+        with replaced(weights) as beside, open(beside, "wb") as file:
+            np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
+    write_atomically(output, csv_text(_history(bundle, parts)))
+    write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
 
 
 def _epochs(
@@ -268,8 +284,8 @@ def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
 def _plan_parts(
     bundle: Bundle, task: Task, backend: Backend, room: float
 ) -> list[tuple[Planned, ...]]:
-    """The bundle cut into what is stepped together: runs that can be, as many as the backend likes
-    and as fit into `room` megabytes.
+    """The bundle cut into parts that are stepped together: runs of one `lockstep_key`, no more than
+    the backend takes at once and than fit into `room` megabytes.
 
     The cut never depends on the number of threads, so that these do not decide a byte.
     """

@@ -6,7 +6,7 @@ Read by the Snakefile at every start, so it imports neither torch nor pandas.
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -105,8 +105,8 @@ class Plan:
         settings = load_settings(values)
         studies = {name: load_study(name, folder) for name in study_names(settings, folder)}
         plan = cls(settings, load_preset(settings.preset, folder), studies, folder)
-        plan.bundles, plan.simulations, plan.figures, plan.tables  # noqa: B018  expand them all
-        plan.traces, plan.trajectories, plan.landscapes  # noqa: B018
+        for expanded in ("bundles", "simulations", "traces", "trajectories", "landscapes"):
+            getattr(plan, expanded)
         return plan
 
     @cached_property
@@ -119,8 +119,14 @@ class Plan:
 
     def grids_at(self, name: str, preset: Preset) -> dict[str, dict[str, list[Cell]]]:
         """Study -> grid -> all its runs at a preset, which need not be the plan's own."""
+        return self._expanded(cells.study_cells, name, preset)
+
+    def _expanded(
+        self, expand: Callable[[Study, str, Preset, str], Any], name: str, preset: Preset
+    ) -> dict[str, Any]:
+        """Study -> what one of the functions `cells.study_...` makes of it at a preset."""
         return {
-            study: cells.study_cells(content, name, preset, self._file(study))
+            study: expand(content, name, preset, self._file(study))
             for study, content in self.studies.items()
         }
 
@@ -170,29 +176,18 @@ class Plan:
     @cached_property
     def traces(self) -> dict[str, dict[str, list[Cell]]]:
         """Study -> trace -> its runs."""
-        return {
-            name: cells.study_traces(study, self.settings.preset, self.preset, self._file(name))
-            for name, study in self.studies.items()
-        }
+        return self._expanded(cells.study_traces, self.settings.preset, self.preset)
 
     @cached_property
     def trajectories(self) -> dict[str, dict[str, Bundle]]:
         """Study -> trajectory -> its runs and how often they are recorded."""
-        found = {
-            name: cells.study_trajectories(
-                study, self.settings.preset, self.preset, self._file(name)
-            )
-            for name, study in self.studies.items()
-        }
+        found = self._expanded(cells.study_trajectories, self.settings.preset, self.preset)
         return self._measured_of("trajectories", found)
 
     @cached_property
     def landscapes(self) -> dict[str, dict[str, LandscapeCell]]:
         """Study -> landscape -> its runs and its grid."""
-        found = {
-            name: cells.study_landscapes(study, self.settings.preset, self.preset, self._file(name))
-            for name, study in self.studies.items()
-        }
+        found = self._expanded(cells.study_landscapes, self.settings.preset, self.preset)
         return self._measured_of("landscapes", found)
 
     def _measured_of(

@@ -30,7 +30,7 @@ with refusing():
 SETTINGS = PLAN.settings
 DATA = SETTINGS.data_folder
 RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
-SOURCE = "src/stalegrad"
+SOURCE = plan.SOURCE
 
 FIGURES = [f"{RESULTS}/figures/{name}.{kind}" for name in PLAN.figures for kind in ("pdf", "png")]
 TABLES = [f"{RESULTS}/tables/{name}.{kind}" for name in PLAN.tables for kind in ("csv", "tex")]

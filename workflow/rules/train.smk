@@ -80,6 +80,5 @@ rule trace_runs:
     params:
         cells=lambda wildcards: repr(PLAN.traces[wildcards.study][wildcards.trace]),
         code=lambda wildcards: PLAN.code_digest(trace_of(wildcards), also=plan.TRACES),
-        data_folder=DATA,
     script:
         "../scripts/trace_runs.py"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from stalegrad.bundles import Place
+from stalegrad.config import load_settings
 from stalegrad.landscapes import make_landscape
 from stalegrad.logs import logged
 from stalegrad.measured import restore
@@ -19,8 +20,7 @@ with logged(snakemake.log[0]):
     if params.kept:
         restore(Path(params.kept), outputs)
     else:
-        data_folder = Path(snakemake.config["data_folder"])
-        place = Place(data_folder, params.device, params.backend, snakemake.threads)
+        place = Place.of(load_settings(snakemake.config), snakemake.threads)
         cell = Plan.load(snakemake.config).landscapes[wildcards.study][wildcards.landscape]
         recorded = tuple(map(Path, snakemake.input.recorded))
         made = outputs["grid"], outputs["points"], outputs["lines"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stalegrad.bundles import Place, Progress, train_bundle
 from stalegrad.cells import Bundle
+from stalegrad.config import load_settings
 from stalegrad.logs import logged
 from stalegrad.measured import restore
 
@@ -18,7 +19,6 @@ with logged(snakemake.log[0]):
     if params.kept:
         restore(Path(params.kept), outputs)
     else:
-        data_folder = Path(snakemake.config["data_folder"])
-        place = Place(data_folder, params.device, params.backend, snakemake.threads)
+        place = Place.of(load_settings(snakemake.config), snakemake.threads)
         bundle = Bundle.from_json(params.bundle, snakemake.rule)
         train_bundle(bundle, outputs["history"], place, say, weights=outputs.get("weights"))

@@ -9,6 +9,6 @@ from stalegrad.virtual_iterates import trace_cells
 
 with logged(snakemake.log[0]):
     study, trace = snakemake.wildcards.study, snakemake.wildcards.trace
-    cells = Plan.load(snakemake.config).traces[study][trace]
-    rows = trace_cells(cells, Path(snakemake.params.data_folder))
+    plan = Plan.load(snakemake.config)
+    rows = trace_cells(plan.traces[study][trace], Path(plan.settings.data_folder))
     write_atomically(Path(snakemake.output[0]), csv_text(rows))

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle
+from stalegrad.config import load_settings
 from stalegrad.logs import logged
 from stalegrad.progress import Reporter
 
 with logged(snakemake.log[0]):
     params, outputs = snakemake.params, [Path(p) for p in snakemake.output if p.endswith(".csv")]
-    data_folder = Path(snakemake.config["data_folder"])
-    place = Place(data_folder, params.device, params.backend, snakemake.threads)
+    place = Place.of(load_settings(snakemake.config), snakemake.threads)
     for text, output in zip(params.bundles, outputs, strict=True):
         bundle = Bundle.from_json(text, output.stem)
         with Reporter(snakemake.config, output) as reporter:
