@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -18,8 +19,8 @@ from stalegrad import bundles, cli, data
 from stalegrad.cells import Bundle, study_cells
 from stalegrad.cells import bundles as cut
 from stalegrad.cli.cell_flags import cell_of, field_texts
-from stalegrad.cli.flags import grids_of, named_by_flag
-from stalegrad.config import Preset, load_preset, load_study
+from stalegrad.cli.flags import Parser, add_place_flags, grids_of, named_by_flag
+from stalegrad.config import Preset, Settings, load_preset, load_study
 from stalegrad.errors import ConfigError
 from stalegrad.measured import archived_history, archived_runs
 
@@ -351,6 +352,14 @@ def test_wrong_values_are_one_sentence_that_names_the_flag(workplace, call, argu
     said = refused(call("run", *CELL, *arguments))
     assert sentence in said
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("key", ["device", "backend"])
+def test_flags_allow_what_the_configuration_does(key):
+    parser = Parser()
+    add_place_flags(parser)
+    (flag,) = (action for action in parser._actions if action.dest == key)
+    assert flag.choices == get_args(Settings.model_fields[key].annotation)
 
 
 def test_a_flag_that_is_missing_is_named(call):
