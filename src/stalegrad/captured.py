@@ -1,8 +1,8 @@
-"""Replay as one step that is always the same, so that a GPU can be handed it once.
+"""Replay as one step of fixed shapes and without branches, which a GPU can capture and repeat.
 
 `stalegrad.replay` steers its loop from Python: it skips what a step does not need and lets shapes
-and branches depend on the schedule. On a GPU that loop takes longer to say what to do than the
-doing takes. Here what differs from step to step is looked up in tables on the device, in place and
+and branches depend on the schedule. On a GPU launching the kernels of such a step takes longer than
+running them. Here what differs from step to step is looked up in tables on the device, in place and
 without a branch, so that the step can be captured as a CUDA graph and replayed for the rest of the
 epoch; nothing is read back before the end. On a CPU the same step is called once an arrival, which
 is how it is held to `replay.advance`, of which it computes the same numbers.

@@ -180,8 +180,8 @@ class Bundle:
     def core_seconds(self) -> float:
         """About how long one core trains this: to weigh jobs against each other, no more.
 
-        A sample takes a time for each of the weights, and a step one for each call that steps runs
-        together, however small.
+        A sample takes a fixed time for each weight, and every call that steps runs together a fixed
+        time besides, however small the problem.
         """
         samples = sum(cell.samples() for cell in self.cells)
         steps = sum(cell.samples() // cell.batch_size for cell in self.cells)
@@ -205,9 +205,11 @@ class Bundle:
                 f"`stalegrad bundles` writes it."
             ) from None
         if not isinstance(cells, list) or not cells:
-            raise ConfigError(f"{where}: 'cells' is empty; a bundle holds at least one cell.")
+            raise ConfigError(f"{where}: 'cells' must be a list of at least one cell.")
         if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
-            raise ConfigError(f"{where}: 'per_epoch' is {per_epoch!r}; it must be a number >= 1.")
+            raise ConfigError(
+                f"{where}: 'per_epoch' is {per_epoch!r}; it must be a whole number >= 1."
+            )
         parsed = tuple(parse_cell(c, f"{where}, cell {i}") for i, c in enumerate(cells))
         if len({cell.problem for cell in parsed}) > 1:
             raise ConfigError(f"{where}: the cells of a bundle must share one problem.")

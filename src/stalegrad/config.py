@@ -47,6 +47,10 @@ class _Model(pydantic.BaseModel):
 class Settings(_Model):
     """`config/config.yaml`: nothing here changes a result, but which are made and where.
 
+    preset: see `Preset`. studies: names; null for all. device, backend: `auto` takes CUDA, and the
+    fastest backend that can do the problem, where there are any (see `stalegrad.backends`).
+    threads: of a bundle. data_folder: of the data sets; local_data: where to look for them before
+    any network. results_folder: results come into its folder `<preset>`.
     recompute: train runs again that are in the archive `measured/` (see `stalegrad.measured`).
     measured_only: make everything of the archived runs, trajectories and landscapes, and train
     none; of each grid, the seeds that the archive holds for all of its cells. Figures and tables of

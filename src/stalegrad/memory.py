@@ -1,4 +1,4 @@
-"""How much memory training takes, told before it starts."""
+"""How much memory training takes, estimated before it starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The ways to replay: which of them a bundle goes."""
+"""Chooses how runs are replayed: in a kernel, as a captured step, or by the loop of `replay`."""
 
 from torch import Tensor
 

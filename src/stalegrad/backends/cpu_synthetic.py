@@ -1,4 +1,4 @@
-"""Fused kernels of problems on made-up data (`kernels/*.cpp`): one thread a call."""
+"""Fused kernels of problems on synthetic data (`kernels/*.cpp`): one thread a call."""
 
 from typing import Any
 

@@ -21,7 +21,8 @@ from stalegrad.errors import ConfigError, StalegradError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for what the user can put right, 130 for ^C.
+    """Run one command. Returns the exit status: 0; 1 where the reader of its output has gone; 2 for
+    what the user can put right; 130 for ^C.
 
     argv: the arguments after the name of the program; by default those it was called with.
     """

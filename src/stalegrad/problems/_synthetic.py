@@ -1,4 +1,4 @@
-"""What problems on made-up data have in common: they start at 0, and their gradient is known."""
+"""What problems on synthetic data have in common: they start at 0, and their gradient is known."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING

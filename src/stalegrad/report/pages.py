@@ -220,6 +220,7 @@ def _cells(frame: pd.DataFrame) -> int:
 
 def _scale(plan: Plan, published: Grids) -> str:
     """On the first page, what a preset smaller than the published grids means."""
+    full = code("snakemake --cores all --config preset=paper")
     if plan.settings.preset == "smoke":
         return (
             r"\scalenote{This is a test of the pipeline, not a replication.}{The "
@@ -232,13 +233,11 @@ def _scale(plan: Plan, published: Grids) -> str:
             r"cell, with as many seeds as the archive holds for all of them: see the table that "
             r"opens each study's section. A grid without any is said to be missing where it would "
             r"be shown. No run was trained for this report, and "
-            rf"{code('snakemake --cores all --config preset=paper')} trains the seeds that are "
-            r"missing.}" + "\n"
+            rf"{full} trains the seeds that are missing.}}" + "\n"
         )
     here, there = _all_cells(plan.grids), _all_cells(published)
     if here == there:
         return ""
-    full = code("snakemake --cores all --config preset=paper")
     return (
         r"\scalenote{The grids of this report are thinned.}{The "
         rf"\texttt{{{plan.settings.preset}}} preset runs {here:,} of the {there:,} cells of the "

@@ -272,9 +272,9 @@ def _provenance_values(values: _Values, prefix: str, rows: pd.DataFrame) -> None
     seconds, samples = rows["wall_seconds"].sum(), rows["samples"].sum()
     values.put(f"{prefix}.bundles", len(rows))
     values.put(f"{prefix}.wall", duration(seconds))
-    values.put(f"{prefix}.samples", _rounded(samples))
+    values.put(f"{prefix}.samples", _in_words(samples))
     if seconds:
-        values.put(f"{prefix}.samples_per_second", _rounded(samples / seconds))
+        values.put(f"{prefix}.samples_per_second", _in_words(samples / seconds))
     for column in ("stalegrad", "python", "torch", "numpy", "device", "backend", "cores"):
         if column in rows:
             values.put(f"{prefix}.{column}", ", ".join(sorted(set(rows[column].astype(str)))))
@@ -289,7 +289,7 @@ def short(commit: str) -> str:
     return commit[:10] + ("+" if commit.endswith("+") else "")
 
 
-def _rounded(count: float) -> str | int:
+def _in_words(count: float) -> str | int:
     """A large count in words: '540 million', '3.1 billion'."""
     for size, name in ((1e9, "billion"), (1e6, "million")):
         if count >= size:
