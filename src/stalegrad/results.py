@@ -109,8 +109,8 @@ def _read(path: Path, kind: str) -> Iterator[None]:
 class StudyResults:
     """What figures, tables and claims of one study read.
 
-    folder: `results/<preset>/<study>`; published: the folder of the papers' own numbers; preset:
-    its name, by which a claim knows whether the grid is thinned.
+    folder: `results/<preset>/<study>`; published_folder: with the papers' own numbers; preset: its
+    name, by which a claim knows whether the grid is thinned.
     """
 
     study: str

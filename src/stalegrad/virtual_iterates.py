@@ -67,24 +67,16 @@ def trace(task: Task, run: Run) -> Trace:
     factors = run.rule.step_factors(schedule)
     steps = run.rule.lr * (np.ones(schedule.arrivals) if factors is None else factors)
     promised = steps[:, None] * gradients
-    updates, read = schedule.updates, schedule.read_version
+    read = schedule.read_version
     # x^_{k+1} has the gradients computed at versions up to k, M of them at the first.
     started = np.zeros_like(weights)
     np.add.at(started, read + 1, promised)
     virtual = weights[0] - np.cumsum(started, axis=0)
-    in_flight = np.zeros_like(weights)
-    squares = np.zeros((2, updates + 1))
+    # At version k: those read before it that arrive with update k + 1 or later.
+    flying = [k + np.flatnonzero(read[k:] < k) for k in range(schedule.updates + 1)]
+    in_flight = np.stack([promised[terms].sum(axis=0) for terms in flying])
     lengths = np.square(promised).sum(axis=1), np.square(steps)
-    flying: set[int] = set()
-    starts = [[] for _ in range(updates + 1)]
-    for arrival, version in enumerate(read):
-        starts[version].append(arrival)
-    for version in range(1, updates + 1):
-        flying.update(starts[version - 1])
-        flying.discard(version - 1)
-        terms = sorted(flying)
-        in_flight[version] = promised[terms].sum(axis=0)
-        squares[:, version] = [each[terms].sum() for each in lengths]
+    squares = (np.array([each[terms].sum() for terms in flying]) for each in lengths)
     return Trace(weights, virtual, in_flight, *squares, steps, gradients)
 
 
