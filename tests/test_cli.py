@@ -409,11 +409,13 @@ def test_bundles_are_those_of_the_workflow(workplace, call):
 
 def test_bundles_say_how_much_work_they_are(workplace, call):
     arguments = ["--study", "jain2018", "--preset", "paper", "--grid", "fig2", "--seeds", "1,3"]
-    arguments += ["--bundle-size", "100", "--output", "w", "--samples-per-second", "1000"]
+    arguments += ["--bundle-size", "100", "--output", "w"]
     _, said, _ = call("bundles", *arguments)
     # Whole minibatches of 60,000 images, times 6 delays, 10 rates, 2 seeds and 30 epochs.
     samples = sum(60_000 // b * b for b in (64, 128, 256, 512, 1024)) * 60 * 2 * 30
-    assert "600 runs in 6 bundles" in said and f"{samples:,} samples: 299 h 4 min" in said
+    assert "600 runs in 6 bundles" in said
+    # LeNet-5's 61,706 weights at 2.5e-10 s a sample, and 1e-4 s a step.
+    assert f"{samples:,} samples: about 4 h 48 min on one core" in said
     assert all(len(bundle.cells) == 100 for bundle in read_all(Path("w")))
     assert {c.seed for bundle in read_all(Path("w")) for c in bundle.cells} == {1, 3}
 

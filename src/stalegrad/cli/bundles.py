@@ -51,14 +51,6 @@ def add_bundles(commands) -> None:
     parser.add_argument(
         "--all", action="store_true", help="also the runs that the archive holds already"
     )
-    parser.add_argument(
-        "--samples-per-second",
-        type=count,
-        default=30_000,
-        metavar="N",
-        help="for the estimate of the time: what `benchmarks/replay.py` gives (default: 30000, "
-        "one core with the fused kernel)",
-    )
     add_archive_flag(parser)
     parser.set_defaults(act=_write_bundles)
 
@@ -86,11 +78,11 @@ def _write_bundles(options: argparse.Namespace) -> None:
     for bundle in made:
         write_atomically(options.output / f"{bundle.hash}.json", bundle.to_json() + "\n")
     samples = sum(cell.samples() for cell in cells)
+    seconds = sum(bundle.core_seconds() for bundle in made)
     print(
         f"{len(cells):,} runs in {len(made):,} bundles, written to {options.output}; "
         f"{len(runs) - len(cells):,} more are in {options.archive_folder} already.\n"
-        f"{samples:,} samples: {duration(samples / options.samples_per_second)} at "
-        f"{options.samples_per_second:,} samples/s."
+        f"{samples:,} samples: about {duration(seconds)} on one core with the fused kernels."
     )
 
 

@@ -312,40 +312,37 @@ def start(results: StudyResults) -> Figure:
 
 def staleness(results: StudyResults) -> Figure:
     """Histograms of staleness: one line of panels a cluster, one column a case."""
-    found = []
+    lines: dict[tuple[int, float], list[tuple[pd.Series, np.ndarray]]] = {}
     for simulation in ("staleness_fewer", "staleness"):
         rows, arrays = results.staleness, results.arrays(simulation)
         cells = rows[rows["simulation"] == simulation].groupby("index").first()
         for index, cell in cells.iterrows():
-            found.append((cell, arrays[f"histogram_{index}"].sum(axis=0)))
-    # 2 workers leave the authors' machine room to spare, and so have no `machine_ms` either.
-    lines = list(dict.fromkeys((cell["workers"], cell["machine_ms"]) for cell, _ in found))
-    figure, axes = style.panels(len(lines), len(found) // len(lines), 0.9, sharey="row")
-    for (cell, counts), ax in zip(found, _in_lines(axes, lines, found), strict=True):
-        share, values = counts / counts.sum(), np.arange(len(counts))
-        mean = (share * values).sum()
-        shown = values <= max(2 * cell["workers"], np.flatnonzero(share > 1e-3).max())
-        ax.bar(values[shown], share[shown], width=1, color=OURS, alpha=0.6)
-        ax.axvline(mean, color="black", linewidth=0.8)
-        case = "no delay" if not cell["delay_ms"] else f"{cell['delay_ms']:g} ms, all"
-        case = f"{cell['delay_ms']:g} ms, {SLOW}" if cell["delayed"] == "one" else case
-        name = "authors" if cell["machine_ms"] or cell["workers"] == 2 else "ideal"
-        ax.set_title(f"{name}, {cell['workers']} workers: {case}", fontsize=7.5)
-        style.whole_number_ticks(ax)
-        ax.text(0.98, 0.85, f"mean {mean:.1f}", transform=ax.transAxes, ha="right", fontsize=7)
+            counts = arrays[f"histogram_{index}"].sum(axis=0)
+            lines.setdefault((cell["workers"], cell["machine_ms"]), []).append((cell, counts))
+    figure, axes = style.panels(len(lines), max(map(len, lines.values())), 0.9, sharey="row")
+    for row, cases in zip(axes, lines.values(), strict=True):
+        for ax, (cell, counts) in zip(row, cases, strict=True):
+            _histogram(ax, cell, counts)
     figure.supylabel("share of gradients", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel("staleness")
     return figure
 
 
-def _in_lines(axes: np.ndarray, lines: list, found: list) -> Iterator[Axes]:
-    """The panel of each cell: its cluster's line, from left to right."""
-    taken = dict.fromkeys(lines, 0)
-    for cell, _ in found:
-        line = (cell["workers"], cell["machine_ms"])
-        yield axes[lines.index(line), taken[line]]
-        taken[line] += 1
+def _histogram(ax: Axes, cell: pd.Series, counts: np.ndarray) -> None:
+    """counts: of the gradients of staleness 0, 1, ... in the cluster that `cell` describes."""
+    share, values = counts / counts.sum(), np.arange(len(counts))
+    mean = (share * values).sum()
+    shown = values <= max(2 * cell["workers"], np.flatnonzero(share > 1e-3).max())
+    ax.bar(values[shown], share[shown], width=1, color=OURS, alpha=0.6)
+    ax.axvline(mean, color="black", linewidth=0.8)
+    ax.text(0.98, 0.85, f"mean {mean:.1f}", transform=ax.transAxes, ha="right", fontsize=7)
+    who = SLOW if cell["delayed"] == "one" else "all"
+    case = f"{cell['delay_ms']:g} ms, {who}" if cell["delay_ms"] else "no delay"
+    # 2 workers leave the authors' machine room to spare, and so have no `machine_ms` either.
+    name = "authors" if cell["machine_ms"] or cell["workers"] == 2 else "ideal"
+    ax.set_title(f"{name}, {cell['workers']} workers: {case}", fontsize=7.5)
+    style.whole_number_ticks(ax)
 
 
 def delay(results: StudyResults) -> Figure:
@@ -443,16 +440,8 @@ def nesterov(results: StudyResults) -> Figure:
     figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     ax.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.6)
     for i, ((partition, momentum), here) in enumerate(cells.groupby(["partition", "momentum"])):
-        around = {
-            f"{axis}err": np.abs(
-                [
-                    here[f"mean_{kind}"] - here[f"min_{kind}"],
-                    here[f"max_{kind}"] - here[f"mean_{kind}"],
-                ]
-            )
-            for axis, kind in (("x", "heavy"), ("y", "nesterov"))
-        }
-        ax.errorbar(here["mean_heavy"], here["mean_nesterov"], **around, linestyle="",
+        y, x = (_reach(here, kind) for kind in ("nesterov", "heavy"))
+        ax.errorbar(here["mean_heavy"], here["mean_nesterov"], y, x, linestyle="",
                     marker=style.MARKERS[i], color=style.COLOURS[i], elinewidth=0.6,
                     label=f"split {partition}, momentum {momentum:g}")  # fmt: skip
     ax.set_xlabel("with heavy-ball momentum, %")
@@ -462,6 +451,12 @@ def nesterov(results: StudyResults) -> Figure:
     ax.set_aspect("equal")
     figure.legend(loc="outside lower center", ncol=2, fontsize=7, columnspacing=1)
     return figure
+
+
+def _reach(cells: pd.DataFrame, kind: str) -> np.ndarray:
+    """From the mean down to the smallest seed and up to the largest, [2, cells]."""
+    mean, low, high = (cells[f"{column}_{kind}"] for column in ("mean", "min", "max"))
+    return np.abs([mean - low, high - mean])  # rounding makes some of them -0.0000001
 
 
 def momentum(results: StudyResults) -> Figure:

@@ -371,15 +371,14 @@ def _nesterov_faults(results: StudyResults) -> _Rows:
     # The printed cells have momentum 0.9.
     printed = printed.assign(momentum=0.9).set_index(keys)["test_accuracy_percent"]
     beside = means.join(printed, how="inner")
-    return [
+    rows: _Rows = [
         ("nesterov", "cells", len(means)),
         ("nesterov", "largest difference, points", (means[True] - means[False]).abs().max()),
-        *(
-            ("nesterov", f"distance of {name} from the printed, points", distance.mean())
-            for kind, name in ((False, "heavy-ball"), (True, "Nesterov"))
-            for distance in [(beside[kind] - beside["test_accuracy_percent"]).abs()]
-        ),
     ]
+    for kind, name in ((False, "heavy-ball"), (True, "Nesterov")):
+        distance = (beside[kind] - beside["test_accuracy_percent"]).abs().mean()
+        rows.append(("nesterov", f"distance of {name} from the printed, points", distance))
+    return rows
 
 
 def _saturation_faults(results: StudyResults) -> _Rows:

@@ -1,5 +1,7 @@
 """The numbers of mishchenko2022: what the formulas say beside what was simulated and trained."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -239,22 +241,19 @@ def slope_over_seeds(runs: pd.DataFrame, x: str) -> tuple[float, float, float]:
 
 def slopes_in_tau(results: StudyResults) -> pd.DataFrame:
     """The power of the longest delay that the least error follows; columns as of `slopes`."""
-    rows = [
-        (convexity, f"sigma = {noise:g}", 0.0, *slope_over_seeds(here, "tau"), len(here))
-        for (convexity, noise), here in slowing_runs(results).groupby(["convexity", "noise"])
-    ]
-    return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
+    return _slopes_by_noise(slowing_runs(results), "tau", dict.fromkeys(CLASSES, 0.0))
 
 
 def slopes_in_k(results: StudyResults) -> pd.DataFrame:
     """The power of the number of updates that the least error follows; columns as of `slopes`."""
-    rows = [
-        (
-            *(convexity, f"sigma = {noise:g}", POWER_OF_K[convexity]),
-            *(*slope_over_seeds(here, "updates"), len(here)),
-        )
-        for (convexity, noise), here in horizon_runs(results).groupby(["convexity", "noise"])
-    ]
+    return _slopes_by_noise(horizon_runs(results), "updates", POWER_OF_K)
+
+
+def _slopes_by_noise(runs: pd.DataFrame, x: str, theorem: Mapping[str, float]) -> pd.DataFrame:
+    rows = []
+    for (convexity, noise), here in runs.groupby(["convexity", "noise"]):
+        found = slope_over_seeds(here, x)
+        rows.append((convexity, f"sigma = {noise:g}", theorem[convexity], *found, len(here)))
     return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
 
 
