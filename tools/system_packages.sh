@@ -16,6 +16,9 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 has_venv() { [ -x .venv/bin/python ] || "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 
+# As src/stalegrad/kernels looks for one.
+has_compiler() { [ -n "${CXX:-}" ] || has g++ || has clang++; }
+
 # Tectonic (envs/report.yaml) fetches the style files it needs by itself.
 has_latex() {
     has tectonic ||
@@ -49,7 +52,7 @@ has "$python" || fail "stalegrad needs Python 3.11 or later, and there is no com
 missing=()
 has_venv || missing+=("$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')")
 has_latex || missing+=("${latex_packages[@]}")
-has g++ || missing+=(g++)
+has_compiler || missing+=(g++)
 [ ${#missing[@]} -eq 0 ] || install "${missing[@]}" || true
 
 has_venv || fail "$python has no ensurepip, which is needed to make .venv." \
@@ -61,5 +64,5 @@ has_latex || fail "LaTeX is needed for the report, and is missing or incomplete.
     "    conda env create --name stalegrad-report --file envs/report.yaml" \
     "    conda activate stalegrad-report" \
     "and give the same command again."
-has g++ || echo "No g++ was found: runs on the CPU will use PyTorch alone, which is several times" \
-    "slower. On Debian and Ubuntu the package is g++." >&2
+has_compiler || echo "No C++ compiler (g++ or clang++) was found: runs on the CPU will use PyTorch" \
+    "alone, which is several times slower. On Debian and Ubuntu the package is g++." >&2
