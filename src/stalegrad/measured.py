@@ -37,11 +37,11 @@ def archived_history(study: str, archive: Path = ARCHIVE) -> pd.DataFrame:
 
 
 def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> int:
-    """Add the bundles at `outputs` to the archive; how many runs were new.
+    """Add the bundles at `outputs` to the archive. Returns how many runs were new.
 
-    A run that is there already stays as it is. The same content gives the same bytes. One call at a
-    time adds to a study, and what one that was killed has left is put right by the next: a run is
-    there once `runs.txt`, which is written last, names it.
+    A run that is there already stays as it is. The same content gives the same bytes. A lock lets
+    one call at a time add to a study. A run counts as archived once `runs.txt`, which is written
+    last, names it: so the next call puts right what one that was killed has left.
     """
     if not outputs:
         return 0
@@ -86,7 +86,7 @@ def gather(
     """Write `runs.csv` and `history.csv` of the archived runs among `grids` to `folder`.
 
     What the archive does not hold is left out, so that figures and claims can be made of what has
-    been measured so far. How many runs there are. Raises ResultError where there are none.
+    been measured so far. Returns how many runs there are. Raises ResultError where there are none.
     """
     known = archived_runs(study, archive)
     there = {name: [cell for cell in cells if cell.hash in known] for name, cells in grids.items()}
@@ -101,11 +101,11 @@ def gather(
 
 
 def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
-    """Put files into a folder of the archive, by name; whether they were not there already.
+    """Put files into a folder of the archive, by name. Returns False where they were there already.
 
-    The folder is named by the content hash of what they are, and `provenance`, which says so of
-    them, is written last. Raises ResultError where one of them has not been made, or for another
-    content.
+    The folder is named by the content hash of the trajectory or landscape. Its `provenance`, which
+    must name the same hash, is written last. Raises ResultError where one of the files has not been
+    made, or where the hash is another.
     """
     if is_kept(folder):
         return False

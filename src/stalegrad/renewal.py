@@ -42,21 +42,21 @@ def exact_staleness_before(
     mean_compute_time: float,
     own_renewals: float,
 ) -> float:
-    """Mean staleness counted just before the update, the gradient's own worker set apart.
+    """Mean staleness counted just before the update, with the gradient's own worker set apart.
 
-    What makes a gradient stale arrives within T_c + mu on average, the time from the newest update
-    that its worker could know to the gradient's own arrival. Each of the n - 1 others
-    is met at a random moment and sends (T_c + mu) / mu gradients in it. The worker itself is met
-    as one of its rounds starts: within T_c before that it has sent the gradient of the round before
-    and, on average, `own_renewals` = m(T_c) earlier ones, m being the renewal function of the
-    compute time. Hence, K gradients making an update,
+    A gradient becomes stale by what arrives between the newest update that its worker could know
+    and its own arrival, T_c + mu on average. In that time each of the n - 1 other workers, which is
+    at a random point of its round, sends (T_c + mu) / mu gradients. The gradient's own worker is at
+    the start of a round: in the T_c before it, it has sent the gradient of the round before and, on
+    average, `own_renewals` = m(T_c) earlier ones, m being the renewal function of the compute time.
+    Hence, K gradients making an update,
 
         ((n - 1) (T_c + mu) / mu + 1 + m(T_c)) / K    for T_c > 0,
         (n - 1) / K                                   for T_c = 0,
 
     for at T_c = 0 the worker knows the update that its own last gradient triggered. Counted just
-    after, it is 1 / K more. Not in the paper: theorem 2 takes the worker for one more stranger,
-    with n in place of n - 1 and no other term.
+    after, it is 1 / K more. Not in the paper: theorem 2 treats the gradient's own worker like any
+    other, with n in place of n - 1 and no other term.
     """
     others = (workers - 1) * (communication_time + mean_compute_time) / mean_compute_time
     own = 1 + own_renewals if communication_time > 0 else 0

@@ -24,9 +24,10 @@ USUAL = {"problem": "lenet5", "rule": "sgd", "cluster": "constant_delay"}
 
 
 def add_choices(choice: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    """Add the flags that choose problem, rule and cluster; the cell as chosen so far.
+    """Add the flags that choose problem, rule and cluster. Returns the cell as chosen so far.
 
-    Plain values, as `Cell.as_dict` gives them: those of the listed cell where `--hash` names one.
+    It comes as plain values, like those of `Cell.as_dict`: the listed cell's where `--hash` names
+    one.
     """
     from stalegrad import specs
 

@@ -150,7 +150,7 @@ _PASSES = 5  # more of them only where a page number has no fixed point
 
 
 def typeset(source: Path) -> Path:
-    """Typeset `source` in its own folder; the PDF beside it.
+    """Typeset `source` in its own folder. Returns the path of the PDF, which lies beside it.
 
     By latexmk, or tectonic where there is no latexmk. Raises ResultError with the first errors of
     LaTeX and the place of the log.
