@@ -334,8 +334,9 @@ def _grid_cells(grid: Cases, preset_name: str, preset: Preset, where: str) -> It
     made = set()
     for keys in combinations(merged["axes"], merged["cases"]):
         values = with_keys(merged["cell"], keys, where)
+        first = parse_cell({"seed": 1} | values, where)  # what is not the seed is checked once
         for seed in range(1, seeds + 1):
-            cell = parse_cell(values | {"seed": values.get("seed", seed)}, where)
+            cell = first if "seed" in values else dataclasses.replace(first, seed=seed)
             if cell.hash in made:  # which would count twice in every mean
                 raise ConfigError(
                     f"{where}: 'axes', 'cases' and 'seeds' make one run twice, that of seed "

@@ -90,7 +90,12 @@ def validate(cls: type, values: Any, *, where: str, key: str = "") -> Any:
 
 def describe(value: Any) -> dict[str, Any]:
     """A spec as a plain mapping with its name first; the inverse of `parse`."""
-    return {"name": name_of(value), **dataclasses.asdict(value)}
+    return {"name": name_of(value), **_serializer(type(value)).dump_python(value)}
+
+
+@functools.cache
+def _serializer(cls: type) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(cls)
 
 
 def without_defaults(value: Any) -> dict[str, Any]:
