@@ -35,8 +35,7 @@ def fig1(results: StudyResults) -> Figure:
     """Limit of the theorem and simulated means against the number of workers."""
     table = simulated(results, "fig1").sort_values("workers")
     rows = results.staleness.query("simulation == 'fig1'").groupby("workers")
-    figure, axes = style.panels(1, 1, 2.6, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
     n = table["workers"]
     ax.plot(n, table["theorem"], color=THEOREM, label="theorem 2")
     ax.plot(n, table["exact"], color=style.GREY, linestyle="--", label="own worker set apart")
@@ -58,8 +57,7 @@ def fig2(results: StudyResults) -> Figure:
     """Mean staleness of the first fifty updates, with the limit."""
     cluster = simulated(results, "fig2").iloc[0]
     course = by_update(results, "fig2", 0)
-    figure, axes = style.panels(1, 1, 2.6, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
     update = course["update"]
     for shift, name, colour, face in (
         (1 / cluster["minibatches_per_update"], "after the update", AFTER, AFTER),
@@ -110,8 +108,7 @@ def fig3(results: StudyResults) -> Figure:
 def fig3_ratio(results: StudyResults) -> Figure:
     """Error of Case 2 over Case 1 at equal simulated time, one line a step size."""
     ratio = error_ratio(error_curves(results))
-    figure, axes = style.panels(1, 1, 1.75)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 1.75)
     for i, (lr, here) in enumerate(ratio.groupby("lr")):
         colour = style.COLOURS[i]
         line = style.LINES[i % len(style.LINES)]
@@ -284,8 +281,7 @@ def timeline(results: StudyResults) -> Figure:
     bars = intervals(worker, time - delay, version, k)
     most = int(bars["staleness"].max())
     colours = mpl.colormaps["viridis_r"].resampled(most + 1)
-    figure, axes = style.panels(1, 1, 2.3)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.3)
     for bar in bars.itertuples():
         colour, length = colours(bar.staleness), bar.finish - bar.start
         box = Rectangle((bar.start, bar.worker - 0.38), length, 0.76)

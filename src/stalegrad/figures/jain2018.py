@@ -176,8 +176,7 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
 
 def heuristic(results: StudyResults) -> Figure:
     """Best accuracy against workers: rate and batch halved as workers double, and held fixed."""
-    figure, axes = style.panels(1, 1, 2.6, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
     for grid, label, colour, marker in (
         ("heuristic", "rate and batch halved as workers double", style.COLOURS[0], "o"),
         ("no_heuristic", "rate and batch fixed", style.COLOURS[3], "s"),
@@ -199,8 +198,7 @@ def heuristic(results: StudyResults) -> Figure:
 def asynchronous(results: StudyResults) -> Figure:
     """Final accuracy against learning rate: constant delay, and random delay of its mean."""
     cells = delay_kinds(results).reset_index()
-    figure, axes = style.panels(1, 1, 2.6, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
     for i, (delay, here) in enumerate(cells.groupby("mean_delay")):
         for kind, options in (
             ("constant", {"linestyle": "-", "marker": "."}),

@@ -150,8 +150,7 @@ def steps(results: StudyResults) -> Figure:
     """The grid of steps: final F - F* of each method; the chosen step is filled."""
     cells = tuned_experiment(results)
     workers = int(results.grid("experiment")["workers"].iloc[0])
-    figure, axes = style.panels(1, 1, 2.8, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     for method in METHODS:
         here = cells[cells["method"] == method].sort_values("lr")
         here = here[np.isfinite(here["mean"]) & (here["mean"] < 1e3)]
@@ -281,8 +280,7 @@ def workers(results: StudyResults) -> Figure:
 def lower_bound(results: StudyResults) -> Figure:
     """The chain under constant delay, without it on K / tau steps, and with one slow worker."""
     rows = lower_bound_table(results).frame.sort_values("ratio_square")
-    figure, axes = style.panels(1, 1, 2.8, style.HALF)
-    ax = axes[0, 0]
+    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
     x = rows["ratio_square"]
     ax.loglog(x, rows["bound"], color=style.GREY, linestyle="--", label="lower bound")
     for i, (column, label) in enumerate(
