@@ -52,6 +52,11 @@ class Finding:
     paired: str = ""
 
 
+def cannot_tell(reason: str) -> Finding:
+    """Of a claim that the results leave without a statistic."""
+    return Finding(CANNOT_TELL, "", np.nan, "", reason)
+
+
 Claim = Callable[[StudyResults], Finding]
 
 
@@ -129,10 +134,10 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
         finding = function(results)
         found = _seeds(results, needs["exact"])
     except ResultError as error:
-        return _untold(f"The results it needs are not there ({' '.join(str(error).split())}).")
+        return cannot_tell(f"The results it needs are not there ({' '.join(str(error).split())}).")
     except (LookupError, ValueError) as error:  # a cell that a thinned grid lacks; a mean of none
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return _untold(f"Of the runs that are there it cannot be computed ({said}).")
+        return cannot_tell(f"Of the runs that are there it cannot be computed ({said}).")
     because = None
     if results.preset == "smoke":
         because = "the smoke preset trains on a few images, and its numbers mean nothing"
@@ -145,10 +150,6 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
         return finding
     reason = f"Here {because}; as it stands: {finding.verdict}. {finding.reason}"
     return Finding(**vars(finding) | {"verdict": CANNOT_TELL, "reason": reason})
-
-
-def _untold(reason: str) -> Finding:
-    return Finding(CANNOT_TELL, "", np.nan, "", reason)
 
 
 def _seeds(results: _Reading, exact: frozenset[str]) -> int:

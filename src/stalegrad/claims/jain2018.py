@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from stalegrad.claims import (
-    CANNOT_TELL,
     NOT_REPRODUCED,
     Finding,
+    cannot_tell,
     claim,
     compare,
     compare_kinds,
@@ -283,7 +283,7 @@ def figure_2_accuracies(results: StudyResults) -> Finding:
     cells = fig2_cells(results)
     both = cells[(cells["mean"] >= 0.9) & (cells["published"] >= 0.9)]
     if both.empty:
-        return Finding(CANNOT_TELL, "", np.nan, "", "No cell trains to 0.9 in both.")
+        return cannot_tell("No cell trains to 0.9 in both.")
     difference = both["mean"] - both["published"]
     close = difference.abs() <= TOLERANCE + ROUNDING
     return Finding(
@@ -514,9 +514,7 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
     table = warmup(results).frame.pivot(index=["delay", "lr"], columns="start")
     collapsed = table[table[("final", "neither")] < COLLAPSED]
     if collapsed.empty:
-        return Finding(
-            CANNOT_TELL, "", np.nan, "", "No cell collapses without warm-up, so nothing is tested."
-        )
+        return cannot_tell("No cell collapses without warm-up, so nothing is tested.")
     gain = collapsed[("during", "warm-up")] - collapsed[("during", "neither")]
     runs = warmup_runs(results).merge(collapsed.index.to_frame(index=False))
     helps = gain >= 0.1 - ROUNDING
@@ -573,9 +571,7 @@ def gradual_workers_bring_stability(results: StudyResults) -> Finding:
     table = warmup(results).frame.pivot(index=["delay", "lr"], columns="start", values="final")
     collapsed = table[table["neither"] < COLLAPSED]
     if collapsed.empty:
-        return Finding(
-            CANNOT_TELL, "", np.nan, "", "No cell collapses with all workers from the start."
-        )
+        return cannot_tell("No cell collapses with all workers from the start.")
     trained = collapsed["gradual workers"] >= COLLAPSED
     runs = warmup_runs(results).merge(collapsed.index.to_frame(index=False))
     return Finding(
@@ -662,7 +658,7 @@ def rate_and_batch_are_the_major_factors(results: StudyResults) -> Finding:
     cells = _delayed(cells).join(without.rename("without"), on=["batch_size", "lr"])
     taken = cells["without"] - cells["mean"]
     if not taken.var() > 0:
-        return Finding(CANNOT_TELL, "", np.nan, "", "Delay takes the same from every cell.")
+        return cannot_tell("Delay takes the same from every cell.")
     share = {}
     for factor in ("lr", "batch_size", "delay"):
         share[factor] = taken.groupby(cells[factor]).transform("mean").var() / taken.var()

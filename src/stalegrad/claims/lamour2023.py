@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from stalegrad.claims import (
-    CANNOT_TELL,
     NOT_REPRODUCED,
     REPRODUCED,
     Finding,
+    cannot_tell,
     claim,
     compare_kinds,
     compare_runs,
@@ -303,7 +303,7 @@ def published_compensation_acts(results: StudyResults) -> Finding:
     """
     apart = aliased_equals_off(results)
     if apart.empty:
-        return Finding(CANNOT_TELL, "", np.nan, "", "There is no run to compare.")
+        return cannot_tell("There is no run to compare.")
     gain, loss = apart["final_test_accuracy_difference"], apart["final_test_loss_difference"].abs()
     differ = (loss > 0) | (gain != 0)
     return Finding(

@@ -21,6 +21,7 @@ import pandas as pd
 from stalegrad.claims import (
     CANNOT_TELL,
     Finding,
+    cannot_tell,
     claim,
     compare_kinds,
     compare_runs,
@@ -501,7 +502,7 @@ def faster_on_lenet(results: StudyResults) -> Finding:
     """
     table = lenet(results).frame.set_index("method")
     if set(table.index) < {MINIBATCH, ADAPTIVE}:
-        return Finding(CANNOT_TELL, "", np.nan, "", "Not all methods have been run.")
+        return cannot_tell("Not all methods have been run.")
     best = with_method(results.grid("lenet")).merge(table["lr"].reset_index())
     short = table.loc[MINIBATCH, "accuracy"] - table.loc[ADAPTIVE, "accuracy"]
     ratio = table.loc[MINIBATCH, "seconds"] / table.loc[ADAPTIVE, "seconds"]

@@ -1,6 +1,6 @@
 // Replay of whole stretches: at each arrival of a run the gradient at the weights it was computed at,
-// and the step of SGD, DC-ASGD or Adam, without a word to the caller in between. What is a problem's own is a class
-// with
+// and the step of SGD, DC-ASGD or Adam, without a word to the caller in between. What is a problem's
+// own is a class with
 //
 //     void start(const T* x, const int64_t* rows);  // a minibatch, at weights x
 //     Vector<T> gradient(int64_t j);                // from weight j on, in order, a vector at a time
