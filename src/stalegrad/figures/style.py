@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 
 from stalegrad.files import replaced
 
-WIDTH = 6.3  # inches; the text width of the report
+WIDTH = 6.3  # inches; the text of the report is 6.5 wide
 HALF = 3.05  # of two figures side by side
 
 # Okabe and Ito's colours, distinguishable with any colour vision; one of them for PUBLISHED alone.
