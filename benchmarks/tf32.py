@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from replay import show
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stalegrad import replay, stepping
@@ -116,8 +117,7 @@ def main() -> None:
     about = describe_machine(device)
     how = "tensor cores" if device.type == "cuda" else "emulated"
     print(f"{about['device']}; PyTorch {about['torch']}; TF32: {how}; {options.epochs} epochs\n")
-    heading = ("rate", "minibatch", "delay", "float32", "over seeds", "summed otherwise", "TF32")
-    rows = [heading]
+    rows = [("rate", "minibatch", "delay", "float32", "over seeds", "summed otherwise", "TF32")]
     with settled_torch(device):
         for cells in cells_of(options.seeds, options.epochs):
             task = cells[0].problem.load(options.data_folder, device, torch.float32)
@@ -131,10 +131,7 @@ def main() -> None:
                 )
             )
     print("The last three: largest less smallest over seeds, and the largest change of a seed.\n")
-    if options.markdown:
-        rows.insert(1, ("---:",) * len(heading))
-    for row in rows:
-        print(f"| {' | '.join(row)} |" if options.markdown else "  ".join(f"{c:>16}" for c in row))
+    show(rows, options.markdown)
 
 
 if __name__ == "__main__":

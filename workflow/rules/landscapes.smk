@@ -21,6 +21,7 @@ rule follow_runs:
         bundle=lambda wildcards: followed(wildcards).to_json(),
         code=lambda wildcards: PLAN.code_digest(followed(wildcards)),
         kept=lambda w: PLAN.kept(w.study, "trajectories", followed(w).hash),
+        # No script reads these two: with another device or backend a job is out of date.
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:

@@ -26,6 +26,7 @@ rule train_bundle:
     params:
         bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
         code=lambda wildcards: PLAN.code_digest(bundle_of(wildcards)),
+        # No script reads these two: with another device or backend a job is out of date.
         device=SETTINGS.device,
         backend=SETTINGS.backend,
     script:

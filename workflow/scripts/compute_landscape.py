@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from stalegrad.bundles import Place
-from stalegrad.config import load_settings
 from stalegrad.landscapes import make_landscape
 from stalegrad.logs import logged
 from stalegrad.measured import restore
@@ -20,8 +19,9 @@ with logged(snakemake.log[0]):
     if params.kept:
         restore(Path(params.kept), outputs)
     else:
-        place = Place.of(load_settings(snakemake.config), snakemake.threads)
-        cell = Plan.load(snakemake.config).landscapes[wildcards.study][wildcards.landscape]
+        plan = Plan.load(snakemake.config)
+        place = Place.of(plan.settings, snakemake.threads)
+        cell = plan.landscapes[wildcards.study][wildcards.landscape]
         recorded = tuple(map(Path, snakemake.input.recorded))
         made = outputs["grid"], outputs["points"], outputs["lines"]
         make_landscape(cell, recorded, made, place, say)

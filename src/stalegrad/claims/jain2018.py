@@ -511,7 +511,7 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
     is at least 0.1 higher with warm-up in at least 90 % of them, and the final accuracy is
     collapsed nonetheless in at least 90 %.
     """
-    table = warmup(results).frame.pivot(index=["delay", "lr"], columns="start")
+    table = _by_start(results)
     collapsed = table[table[("final", "neither")] < COLLAPSED]
     if collapsed.empty:
         return cannot_tell("No cell collapses without warm-up, so nothing is tested.")
@@ -528,13 +528,20 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
         f"Of {len(collapsed)} cells that collapse at the full rate, {helps.sum()} do better during "
         f"warm-up and {falls.sum()} are collapsed at the end.",
         *share_interval(helps & falls),
-        compare_kinds(
-            runs,
-            "start",
-            {"warm-up": "accuracy during warm-up", "neither": "that without"},
-            ["delay", "lr"],
-            "during",
-        ),
+        _with_and_without(runs, "warm-up", "accuracy during warm-up", "during"),
+    )
+
+
+def _by_start(results: StudyResults) -> pd.DataFrame:
+    """Means over seeds of each delay and rate (rows), by what is measured and how runs start."""
+    return warmup(results).frame.pivot(index=["delay", "lr"], columns="start")
+
+
+def _with_and_without(runs: pd.DataFrame, start: str, name: str, value: str) -> str:
+    """`compare_kinds` for `value` of runs that `start` so, by its `name`, and of those that start
+    with all workers at the full rate."""
+    return compare_kinds(
+        runs, "start", {start: name, "neither": "that without"}, ["delay", "lr"], value
     )
 
 
@@ -545,8 +552,8 @@ def schedule_has_little_effect(results: StudyResults) -> Finding:
     The final accuracy with warm-up is at most 0.01 above that without in at least 90 % of the
     cells of delay and rate, be they such that train without or such that collapse.
     """
-    table = warmup(results).frame.pivot(index=["delay", "lr"], columns="start", values="final")
-    gain = table["warm-up"] - table["neither"]
+    final = _by_start(results)["final"]
+    gain = final["warm-up"] - final["neither"]
     little = gain <= COMPARABLE + ROUNDING
     return Finding(
         share_verdict(little.mean()),
@@ -556,7 +563,7 @@ def schedule_has_little_effect(results: StudyResults) -> Finding:
         f"{little.sum()} of {len(little)} cells gain at most {COMPARABLE:g} by warm-up; the "
         f"largest gain is {gain.max():.2f}.",
         *share_interval(little),
-        _final_with_and_without(warmup_runs(results), "warm-up", "accuracy with warm-up"),
+        _with_and_without(warmup_runs(results), "warm-up", "accuracy with warm-up", "final"),
     )
 
 
@@ -568,8 +575,8 @@ def gradual_workers_bring_stability(results: StudyResults) -> Finding:
     Said of Chen et al. (2017). Of the cells that collapse where all workers start at once, at least
     90 % are trained at the end where workers come in over 3 epochs.
     """
-    table = warmup(results).frame.pivot(index=["delay", "lr"], columns="start", values="final")
-    collapsed = table[table["neither"] < COLLAPSED]
+    final = _by_start(results)["final"]
+    collapsed = final[final["neither"] < COLLAPSED]
     if collapsed.empty:
         return cannot_tell("No cell collapses with all workers from the start.")
     trained = collapsed["gradual workers"] >= COLLAPSED
@@ -582,14 +589,8 @@ def gradual_workers_bring_stability(results: StudyResults) -> Finding:
         f"Of {len(trained)} cells that collapse with all workers from the start {trained.sum()} "
         f"are trained where they come in gradually.",
         *share_interval(trained),
-        _final_with_and_without(runs, "gradual workers", "accuracy with gradual workers"),
+        _with_and_without(runs, "gradual workers", "accuracy with gradual workers", "final"),
     )
-
-
-def _final_with_and_without(runs: pd.DataFrame, start: str, name: str) -> str:
-    """`compare_kinds` for the final accuracy of runs that `start` so and of those that do not."""
-    kinds = {start: name, "neither": "that without"}
-    return compare_kinds(runs, "start", kinds, ["delay", "lr"], "final")
 
 
 @claim(where="section 3, last paragraph", full_grid=True)
