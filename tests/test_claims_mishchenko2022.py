@@ -26,7 +26,7 @@ from stalegrad.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.results import StudyResults, collect
 from stalegrad.simulations import _columns
-from stalegrad.tables.mishchenko2022 import SLOPE_COLUMNS, slopes
+from stalegrad.tables.mishchenko2022 import SLOPE_COLUMNS, constant_delay, slopes
 
 ROOT = Path(__file__).parents[1]
 NAME = "mishchenko2022"
@@ -60,6 +60,10 @@ def as_claimed(c):
         return chain_error(0.01 * wobble) | {"max_staleness": longest_delay(c) - 1}
     if c.grid == "horizon":
         return chain_error(wobble * updates(c) ** (-1.0 if c.strong_convexity else -0.5))
+    if c.grid == "constant_delay":
+        return chain_error(wobble * updates(c) ** -0.5)
+    if c.grid == "constant_delay_silent":
+        return chain_error(1e-4 * (c.delay + 1))
     if c.grid.startswith("workers"):
         if not c.strong_convexity:
             return chain_error(1e-6 * c.workers)
@@ -199,7 +203,8 @@ def both(*changes):
     return lambda c: {k: v for change in changes for k, v in (change(c) or {}).items()}
 
 
-RATES = {"horizon", *claims.EXACT}
+CONSTANT = {"constant_delay", "constant_delay_silent"}
+RATES = {"horizon", *claims.EXACT} - CONSTANT
 SLOWING = {"slowing", "once"}
 BOUNDS = {"lower_bound", "lower_bound_undelayed", "lower_bound_workers"}
 LIMITS = {"dependent", "different_data", "different_labels"}
@@ -207,6 +212,7 @@ GRIDS = {
     "asynchronous_beats_minibatch": {"experiment", "experiment_minibatch"},
     **dict.fromkeys(("rate_non_convex", "rate_convex", "rate_strongly_convex"), RATES),
     "workers_not_longest_delay": SLOWING,
+    **dict.fromkeys(("constant_delay_upper_bound", "noise_makes_delay_negligible"), CONSTANT),
     **dict.fromkeys(
         ("constant_delay_lower_bound", "as_bad_as_fewer_steps", "no_contradiction"), BOUNDS
     ),
@@ -228,6 +234,11 @@ def scaled(grid, factor, condition=lambda c: True):
         lambda c: c.grid == grid and condition(c), lambda c: factor * as_claimed(c)["excess_loss"]
     )
 
+
+FLAT_IN_K = error_where(lambda c: c.grid == "constant_delay", 0.01)
+STEEP_IN_TAU = error_where(
+    lambda c: c.grid == "constant_delay_silent", lambda c: 1e-6 * (c.delay + 1) ** 1.5
+)
 
 BREAKS = {
     "asynchronous_beats_minibatch": [
@@ -280,6 +291,25 @@ BREAKS = {
     "no_contradiction": [
         (scaled("lower_bound_workers", 1e5), NOT_REPRODUCED),
         (scaled("lower_bound_workers", 100), PARTLY),  # above the error at small constant delay
+    ],
+    "constant_delay_upper_bound": [
+        (scaled("constant_delay", 2, lambda c: c.delay == 255), REPRODUCED),  # any constant
+        (FLAT_IN_K, PARTLY),
+        (STEEP_IN_TAU, PARTLY),
+        (both(FLAT_IN_K, STEEP_IN_TAU), NOT_REPRODUCED),
+    ],
+    "noise_makes_delay_negligible": [
+        # Where its term is as large as that of the noise, delay may tell.
+        (scaled("constant_delay", 10, lambda c: c.delay == 255), REPRODUCED),
+        (scaled("constant_delay", 1.5, lambda c: c.delay == 15), PARTLY),
+        (error_where(lambda c: c.grid == "constant_delay_silent", 1e-4), PARTLY),
+        (
+            both(
+                scaled("constant_delay", 1.5, lambda c: c.delay > 0),
+                error_where(lambda c: c.grid == "constant_delay_silent", 1e-4),
+            ),
+            NOT_REPRODUCED,
+        ),
     ],
     "constant_step_needs_bounded_gradients": [
         (where(lambda c: c.rule == "sgd", gradient_square=0.001), NOT_REPRODUCED),
@@ -429,7 +459,7 @@ def test_claims_on_virtual_iterates(name, changes, verdict, tmp_path):
 
 def test_a_power_that_cannot_be_measured_is_said_to_be_so(tmp_path):
     solved = error_where(lambda c: "workers" in c.grid and c.strong_convexity == 0.05, 1e-16)
-    results = write_results(tmp_path, solved, RATES | SLOWING)
+    results = write_results(tmp_path, solved, RATES | SLOWING | CONSTANT)
     reason = CLAIMS["rate_strongly_convex"](results).reason
     assert "No power of M can be measured" in reason
     assert reason.count("mu = 0.05: 0 left") == 2
@@ -437,6 +467,17 @@ def test_a_power_that_cannot_be_measured_is_said_to_be_so(tmp_path):
     assert table.set_index("where")["points"].tolist() == [6, 6, 0, 0]
     assert table.loc[table["points"] == 0, "slope"].isna().all()
     assert list(table) == ["of", *SLOPE_COLUMNS]
+
+
+def test_how_many_times_larger_the_error_is_at_constant_delay(tmp_path):
+    larger = scaled("constant_delay", 1.5, lambda c: c.delay == 15)
+    table = constant_delay(write_results(tmp_path, larger, CONSTANT)).frame
+    taus = (4, 16, 64, 256)
+    assert list(table) == ["noise", "updates", "undelayed", *(f"times_{tau}" for tau in taus)]
+    times = table[[f"times_{tau}" for tau in taus]].to_numpy()
+    assert table["noise"].tolist() == [0.0] + 4 * [0.1] + 4 * [1.0]
+    assert times[0] == pytest.approx(taus)
+    assert times[1:] == pytest.approx(np.tile([1.0, 1.5, 1.0, 1.0], (8, 1)), rel=2e-3)
 
 
 def test_what_is_random_needs_seeds_and_what_is_not_does_not(tmp_path):
@@ -458,8 +499,9 @@ def test_nothing_is_random_in_the_exact_grids():
         for cell in grids[grid]:
             assert cell.seed == 1
             assert cell.problem.noise == 0
-            assert cell.cluster.compute_time == Constant()
-    assert all(any(c.problem.noise > 0 for c in grids[g]) for g in ("slowing", "once", "horizon"))
+            assert getattr(cell.cluster, "compute_time", Constant()) == Constant()
+    noisy = ("slowing", "once", "horizon", "constant_delay")
+    assert all(any(c.problem.noise > 0 for c in grids[g]) for g in noisy)
 
 
 def test_runs_of_one_seed_are_pairs(tmp_path):
@@ -488,7 +530,7 @@ def test_a_test_decides_no_verdict(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing", sorted(RATES | SLOWING | BOUNDS | LIMITS | {"lenet", "unbounded"})
+    "missing", sorted(RATES | SLOWING | CONSTANT | BOUNDS | LIMITS | {"lenet", "unbounded"})
 )
 def test_a_missing_grid_cannot_tell_and_is_named(missing, tmp_path):
     needed = [name for name, grids in GRIDS.items() if missing in grids]

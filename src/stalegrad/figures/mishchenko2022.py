@@ -19,6 +19,7 @@ from stalegrad.tables.mishchenko2022 import (
     POWER_OF_K,
     SLOW,
     STRONGLY,
+    constant_delay_runs,
     experiment_curves,
     horizon_runs,
     slowing_runs,
@@ -300,6 +301,26 @@ def lower_bound(results: StudyResults) -> Figure:
     return figure
 
 
+def constant_delay(results: StudyResults) -> Figure:
+    """The error at constant delay over that without, against the delay, with noise and without."""
+    runs = constant_delay_runs(results)
+    # Of each noise the most updates: there it counts most.
+    runs = runs[runs["updates"] == runs.groupby("noise")["updates"].transform("max")]
+    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    for i, (noise, here) in enumerate(runs.groupby("noise")):
+        updates = here["updates"].iloc[0]
+        label = rf"{_sigma(noise) if noise else 'no noise'}, $K={_number(updates)}$"
+        style.band(ax, over_seeds(here, ["tau"], "relative"), "tau", colour=style.COLOURS[i],
+                   label=label.replace(",0", "{,}0"), marker=style.MARKERS[i])  # fmt: skip
+        if noise:
+            ax.axvline(noise * np.sqrt(updates), color=style.COLOURS[i], linestyle=":")
+    _log_log(ax, runs["relative"], r"constant delay $\tau$")
+    ax.set_ylabel("error, times that without delay")
+    figure.legend(loc="outside lower center")
+    _state(figure, runs, "smoothness", "dimension")
+    return figure
+
+
 def virtual(results: StudyResults) -> Figure:
     """|x_k - x^_k|^2 with the bounds of the slides, and the error of the identity."""
     rows = with_method(virtual_rows(results))
@@ -418,7 +439,7 @@ def lenet(results: StudyResults) -> Figure:
     """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the best step."""
     runs = with_method(results.grid("lenet"))
     curves = with_method(results.curves("lenet"))
-    figure, axes = style.panels(1, 2, 1.8, sharey=True)
+    figure, axes = style.panels(1, 2, 2.8, style.HALF, sharey=True)
     for method in METHODS:
         cells = over_seeds(runs[runs["method"] == method], ["lr"])
         style.band(axes[0, 0], cells, "lr", colour=COLOUR[method], label=method,
@@ -434,8 +455,9 @@ def lenet(results: StudyResults) -> Figure:
     axes[0, 0].set_xlabel("step")
     axes[0, 0].set_ylabel("final test accuracy")
     axes[0, 1].set_xscale("log")
-    axes[0, 1].set_xlabel("simulated seconds, best step")
-    style.legend_below(axes[0, 0])
+    axes[0, 1].set_xlabel("seconds, best step")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=3, columnspacing=1)
     _state(figure, runs, "workers", "slowest", "batch_size")
     return figure
 

@@ -23,6 +23,7 @@ POWER_OF_M = {NON_CONVEX: 1.0, CONVEX: 1.0, STRONGLY: -1.0}
 ROUNDING = 1e-10
 LIMITATION_KEYS = ["method", "workers", "slowest"]
 SLOPE_COLUMNS = ["convexity", "where", "theorem", "slope", "low", "high", "points"]
+SETTING = ["noise", "updates"]  # of the chains at constant delay
 SLOW, FIXED = "one worker 100 times slower", "longest delay fixed"
 
 
@@ -205,6 +206,20 @@ def horizon_runs(results: StudyResults) -> pd.DataFrame:
     return tuned(runs, ["convexity", "noise", "updates"])
 
 
+def constant_delay_runs(results: StudyResults) -> pd.DataFrame:
+    """Tuned runs at constant delay with `tau`, the `updates` K of each, `error`, f - f* after them,
+    and `relative`, the error over that of the same seed without delay (tau = 1)."""
+    runs = results.grid("constant_delay", "constant_delay_silent")
+    runs["updates"] = runs["epochs"] * runs["epoch_samples"] // runs["batch_size"]
+    runs["tau"] = runs["delay"].astype(int) + 1
+    runs["error"] = runs["final_excess_loss"].where(~runs["diverged"].astype(bool), np.inf)
+    runs = tuned(runs, [*SETTING, "tau"])
+    keys = [*SETTING, "seed"]
+    undelayed = runs.loc[runs["tau"] == 1, [*keys, "error"]].rename(columns={"error": "undelayed"})
+    runs = runs.merge(undelayed, on=keys)
+    return runs.assign(relative=runs["error"] / runs["undelayed"])
+
+
 def worker_runs(results: StudyResults) -> pd.DataFrame:
     """Tuned runs without noise of M `workers`, of which one is slow as `pattern` says."""
     kinds = ("", "_strongly", "_fixed_delay", "_fixed_delay_strongly")
@@ -278,14 +293,30 @@ def slopes_in_m(results: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
 
 
+def slopes_at_constant_delay(results: StudyResults) -> pd.DataFrame:
+    """The powers that the error at constant delay follows: of K at each tau with noise, and of tau
+    without; columns as of `slopes`, `of` among them."""
+    runs = constant_delay_runs(results)
+    noisy, silent = runs[runs["noise"] > 0], runs[runs["noise"] == 0]
+    rows = [
+        ("K", CONVEX, f"sigma = {noise:g}, constant tau = {tau}", POWER_OF_K[CONVEX])
+        + (*slope_over_seeds(here, "updates"), len(here))
+        for (noise, tau), here in noisy.groupby(["noise", "tau"])
+    ]
+    power = slope(silent["tau"], silent["error"])
+    rows.append(("tau", CONVEX, "no noise, constant tau", 1.0, *power, len(silent)))
+    return pd.DataFrame(rows, columns=["of", *SLOPE_COLUMNS])
+
+
 def slopes(results: StudyResults) -> Table:
-    """Powers of tau, K and M that the least error follows, beside those of the theorems.
+    """Powers of tau, K and M that the error follows, beside those of the theorems.
 
     low and high: the 95 % interval, over seeds where there are several, else of the regression
     line; points: the runs that the power is fitted to.
     """
     parts = {"tau": slopes_in_tau, "K": slopes_in_k, "M": slopes_in_m}
-    table = pd.concat([part(results).assign(of=name) for name, part in parts.items()])
+    every = [part(results).assign(of=name) for name, part in parts.items()]
+    table = pd.concat([*every, slopes_at_constant_delay(results)])
     headings = {
         "of": "power of",
         "convexity": "problem",
@@ -358,6 +389,29 @@ def lower_bound(results: StudyResults) -> Table:
     }
     shown = ("ratio_square", "bound", "delayed", "undelayed", "slow_worker")
     return Table(pd.DataFrame(rows), headings, dict.fromkeys(shown, "{:.2e}"))
+
+
+def constant_delay_errors(results: StudyResults) -> pd.DataFrame:
+    """Of each noise, number of updates and tau: the mean `error` over seeds, and `times` that
+    without delay."""
+    means = constant_delay_runs(results).groupby([*SETTING, "tau"])["error"].mean()
+    return means.to_frame().assign(times=means / means.xs(1, level="tau")).reset_index()
+
+
+def constant_delay(results: StudyResults) -> Table:
+    """The error without delay, and how many times larger it is at each constant delay."""
+    errors = constant_delay_errors(results)
+    times = errors[errors["tau"] > 1].pivot(index=SETTING, columns="tau", values="times")
+    undelayed = errors[errors["tau"] == 1].set_index(SETTING)["error"]
+    headings = {"noise": r"$\sigma$", "updates": "$K$", "undelayed": r"$f-f^*$"}
+    headings |= {f"times_{tau}": rf"$\tau={tau}$" for tau in times.columns}
+    table = times.rename(columns="times_{}".format).assign(undelayed=undelayed).reset_index()
+    formats = {name: "{:.3f}" for name in headings if name.startswith("times")}
+    return Table(
+        table[list(headings)].rename_axis(columns=None),
+        headings,
+        formats | {"noise": "{:g}", "undelayed": "{:.2e}"},
+    )
 
 
 def limitation_runs(results: StudyResults) -> pd.DataFrame:
