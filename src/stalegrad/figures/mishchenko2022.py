@@ -80,7 +80,7 @@ def _number(value: float) -> str:
 def budget(results: StudyResults) -> Figure:
     """Gradients a second and longest delay: simulated (marks) on the formulas (lines)."""
     rows = budget_table(results).frame
-    figure, axes = style.panels(1, 3, 1.9)
+    figure, axes = style.panels(1, 3, 1.8)
     panels = (
         (axes[0, 0], "asynchronous", "gradients a second"),
         (axes[0, 1], "improvement", "times minibatch's gradients"),
@@ -151,7 +151,7 @@ def steps(results: StudyResults) -> Figure:
     """The grid of steps: final F - F* of each method; the chosen step is filled."""
     cells = tuned_experiment(results)
     workers = int(results.grid("experiment")["workers"].iloc[0])
-    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
     for method in METHODS:
         here = cells[cells["method"] == method].sort_values("lr")
         here = here[np.isfinite(here["mean"]) & (here["mean"] < 1e3)]
@@ -281,7 +281,7 @@ def workers(results: StudyResults) -> Figure:
 def lower_bound(results: StudyResults) -> Figure:
     """The chain under constant delay, without it on K / tau steps, and with one slow worker."""
     rows = lower_bound_table(results).frame.sort_values("ratio_square")
-    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
     x = rows["ratio_square"]
     ax.loglog(x, rows["bound"], color=style.GREY, linestyle="--", label="lower bound")
     for i, (column, label) in enumerate(
@@ -306,7 +306,7 @@ def constant_delay(results: StudyResults) -> Figure:
     runs = constant_delay_runs(results)
     # Of each noise the most updates: there it counts most.
     runs = runs[runs["updates"] == runs.groupby("noise")["updates"].transform("max")]
-    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
     for i, (noise, here) in enumerate(runs.groupby("noise")):
         updates = here["updates"].iloc[0]
         label = rf"{_sigma(noise) if noise else 'no noise'}, $K={_number(updates)}$"
@@ -315,7 +315,7 @@ def constant_delay(results: StudyResults) -> Figure:
         if noise:
             ax.axvline(noise * np.sqrt(updates), color=style.COLOURS[i], linestyle=":")
     _log_log(ax, runs["relative"], r"constant delay $\tau$")
-    ax.set_ylabel("error, times that without delay")
+    ax.set_ylabel("times the undelayed error")
     figure.legend(loc="outside lower center")
     _state(figure, runs, "smoothness", "dimension")
     return figure
@@ -324,7 +324,7 @@ def constant_delay(results: StudyResults) -> Figure:
 def virtual(results: StudyResults) -> Figure:
     """|x_k - x^_k|^2 with the bounds of the slides, and the error of the identity."""
     rows = with_method(virtual_rows(results))
-    figure, axes = style.panels(1, 3, 1.9)
+    figure, axes = style.panels(1, 3, 2.1)
     for ax, penalty, title in (
         (axes[0, 0], "geman_mcclure", "bounded gradients"),
         (axes[0, 1], "square", "unbounded gradients"),
@@ -357,7 +357,7 @@ def virtual(results: StudyResults) -> Figure:
 
 def limitations(results: StudyResults) -> Figure:
     """The first three limitations of the last slide, each with its assumption kept and broken."""
-    figure, axes = style.panels(2, 2, 2.0)
+    figure, axes = style.panels(2, 2, 1.9)
     _unbounded(results, axes[0, 0])
     _dependent(results, axes[0, 1])
     _different(results, axes[1, 0])
@@ -439,7 +439,7 @@ def lenet(results: StudyResults) -> Figure:
     """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the best step."""
     runs = with_method(results.grid("lenet"))
     curves = with_method(results.curves("lenet"))
-    figure, axes = style.panels(1, 2, 2.8, style.HALF, sharey=True)
+    figure, axes = style.panels(1, 2, 2.7, style.HALF, sharey=True)
     for method in METHODS:
         cells = over_seeds(runs[runs["method"] == method], ["lr"])
         style.band(axes[0, 0], cells, "lr", colour=COLOUR[method], label=method,
