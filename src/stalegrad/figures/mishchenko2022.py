@@ -309,9 +309,10 @@ def constant_delay(results: StudyResults) -> Figure:
     figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
     for i, (noise, here) in enumerate(runs.groupby("noise")):
         updates = here["updates"].iloc[0]
-        label = rf"{_sigma(noise) if noise else 'no noise'}, $K={_number(updates)}$"
+        steps = _number(updates).replace(",", "{,}")
         style.band(ax, over_seeds(here, ["tau"], "relative"), "tau", colour=style.COLOURS[i],
-                   label=label.replace(",0", "{,}0"), marker=style.MARKERS[i])  # fmt: skip
+                   label=rf"{_sigma(noise) if noise else 'no noise'}, $K={steps}$",
+                   marker=style.MARKERS[i])  # fmt: skip
         if noise:
             ax.axvline(noise * np.sqrt(updates), color=style.COLOURS[i], linestyle=":")
     _log_log(ax, runs["relative"], r"constant delay $\tau$")
