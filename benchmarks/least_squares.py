@@ -146,7 +146,7 @@ def peak(dtype: torch.dtype) -> float:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.cpp")
-        command = ["c++", *kernels.FLAGS, kernels.NATIVE, "-shared", "-fPIC"]
+        command = ["c++", *kernels.FLAGS, kernels._flag("native"), "-shared", "-fPIC"]
         subprocess.run([*command, str(source), "-o", str(library)], check=True)
         loaded = ctypes.CDLL(str(library))
     function, turns = getattr(loaded, f"peak_{name}"), 500_000

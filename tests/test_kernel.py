@@ -232,11 +232,11 @@ class TestWithoutKernel:
 
     @pytest.fixture(autouse=True)
     def _nothing_loaded(self, monkeypatch, tmp_path):
-        kernels.load.cache_clear()
+        kernels._load.cache_clear()
         monkeypatch.setenv("STALEGRAD_CACHE", str(tmp_path / "cache"))
         self.cache = tmp_path / "cache"
         yield
-        kernels.load.cache_clear()
+        kernels._load.cache_clear()
 
     def assert_falls_back(self, lenet, capsys, reason: str):
         assert make_backend("auto", lenet).name == "torch"

@@ -139,12 +139,12 @@ def test_planted_library_in_the_temporary_folder_is_not_loaded(tmp_path, monkeyp
     planted = tmp_path / f"stalegrad-{os.getuid()}"
     planted.mkdir()
     planted.chmod(0o777)
-    kernels.load.cache_clear()
+    kernels._load.cache_clear()
     try:
         with pytest.raises(kernels.KernelUnavailable, match="can be written to by others"):
             kernels.load("lenet5")
     finally:
-        kernels.load.cache_clear()
+        kernels._load.cache_clear()
 
 
 # ---- shells ----

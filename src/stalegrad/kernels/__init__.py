@@ -5,40 +5,74 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+ARCHITECTURE = "STALEGRAD_ARCHITECTURE"  # environment variable; `x86-64-v3` is AVX2
 
 
 class KernelUnavailable(RuntimeError):
     """There is no compiler, or it refused; the message says which."""
 
 
-@functools.cache
 def load(name: str) -> ctypes.CDLL:
     """The library compiled from `<name>.cpp` beside this file.
 
-    Compiled once for each source (headers and all), compiler and processor, and kept in the user's
-    cache folder (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises
-    KernelUnavailable.
+    It is compiled for this processor, or for the one that the environment variable
+    `STALEGRAD_ARCHITECTURE` names as the compiler does. It is compiled once for each source
+    (headers included), compiler and processor, and kept in the user's cache folder
+    (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises KernelUnavailable.
     """
+    return _load(name, os.environ.get(ARCHITECTURE) or "native")
+
+
+@functools.cache
+def _load(name: str, architecture: str) -> ctypes.CDLL:
     source = Path(__file__).with_name(f"{name}.cpp")
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise KernelUnavailable("no C++ compiler (g++ or clang++) was found")
-    command = [compiler, *FLAGS, NATIVE, "-shared", "-fPIC"]
+    command = [*_compiler(), *FLAGS, _flag(architecture), "-shared", "-fPIC"]
     try:
         library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
         if not library.exists():
+            print(f"note: compiling the kernel {name} for {architecture} processors, which takes "
+                  f"some seconds, once.", file=sys.stderr, flush=True)  # fmt: skip
             _compile(command, source, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise KernelUnavailable(f"its library cannot be made or loaded: {error}") from None
+
+
+def instruction_set(name: str) -> str:
+    """The vector instructions that the kernel is built for: `AVX-512`, `AVX2`, `SSE2`, `NEON`
+    or `none`. Its lanes, and with them the order of its sums, follow from them."""
+    told = load(name).instruction_set
+    told.restype = ctypes.c_char_p
+    return told().decode()
+
+
+def _compiler() -> list[str]:
+    """The command that compiles C++, which may be several words (`ccache g++`)."""
+    command = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not command:
+        raise KernelUnavailable("no C++ compiler (g++ or clang++) was found")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise KernelUnavailable(f"CXX is {command!r}, which is no command: {error}") from None
+    if not words:
+        raise KernelUnavailable(f"CXX is {command!r}, which is no command")
+    return words
+
+
+def _flag(architecture: str) -> str:
+    """The option that names the processor to compile for."""
+    arm = platform.machine() in ("aarch64", "arm64")
+    return f"-{'mcpu' if arm else 'march'}={architecture}"
 
 
 def _compile(command: list[str], source: Path, library: Path) -> None:
@@ -49,12 +83,14 @@ def _compile(command: list[str], source: Path, library: Path) -> None:
         )
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise KernelUnavailable(f"{command[0]} could not compile {source.name}: {last}")
+            compiler = shlex.join(_compiler())
+            raise KernelUnavailable(f"{compiler} could not compile {source.name}: {last}")
         os.replace(beside, library)
 
 
 def _fingerprint(source: Path, command: list[str]) -> str:
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
+    asked = [*_compiler(), "--version"]
+    version = subprocess.run(asked, capture_output=True, text=True).stdout
     sources = [source, *sorted(source.parent.glob("*.h"))]
     parts = [*(each.read_text() for each in sources), " ".join(command), version, _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -19,7 +19,6 @@
 
 namespace {
 
-constexpr int TILE = 16;  // images
 constexpr int PIXELS = 28 * 28;
 constexpr int PADDED = 32;            // 28 and a border of two on either side
 constexpr int SIDE1 = 14, SIDE2 = 5;  // after the first and the second pooling
@@ -36,24 +35,13 @@ constexpr int FC3_W = FC2_B + HIDDEN2, FC3_B = FC3_W + CLASSES * HIDDEN2;
 constexpr int PARAMETERS = FC3_B + CLASSES;
 static_assert(PARAMETERS == 61706);
 
-// Which of the four positions of a pooling window won (0-3), or -1 where the unit is dead.
-using Winner = int8_t __attribute__((vector_size(TILE)));
-
-template <typename T>
-struct TileOf;
-template <>
-struct TileOf<float> {
-    typedef float type __attribute__((vector_size(TILE * sizeof(float))));
-};
-template <>
-struct TileOf<double> {
-    typedef double type __attribute__((vector_size(TILE * sizeof(double))));
-};
-
 template <typename T>
 struct Lenet5 {
-    using V = typename TileOf<T>::type;
-    using Mask = decltype(V{} < V{});
+    using V = Vector<T>;
+    using Mask = Index<T>;
+    static constexpr int TILE = LANES<T>;  // images
+    // Which of the four positions of a pooling window won (0-3), or -1 where the unit is dead.
+    typedef int8_t Winner __attribute__((vector_size(TILE)));
 
     static Mask all(int value) { return Mask{} + value; }
     static Mask widen(Winner w) { return __builtin_convertvector(w, Mask); }
@@ -218,7 +206,7 @@ struct Lenet5 {
     template <int IN, int OUT, int ROWS, int COLS>
     void connect_weight_gradient(const V* x, const V* d_out, T* sums) {
         constexpr int WIDTH = round_up(IN, TILE);
-        static_assert(OUT % ROWS == 0 && WIDTH / TILE % COLS == 0);
+        static_assert(OUT % ROWS == 0);
         for (int i = 0; i < IN; ++i)
             for (int lane = 0; lane < TILE; ++lane) transposed[lane * WIDTH + i] = x[i][lane];
         for (int lane = 0; lane < TILE; ++lane)

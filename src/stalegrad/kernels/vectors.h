@@ -1,4 +1,4 @@
-// Vectors of 64 bytes, which the compiler splits where registers are shorter, and scratch space.
+// Vectors of the processor's own width, and scratch space.
 
 #pragma once
 
@@ -7,6 +7,8 @@
 #include <memory>
 #include <new>
 #include <utility>
+
+#include "target.h"
 
 #define INLINE __attribute__((always_inline))
 
@@ -18,8 +20,6 @@ INLINE inline void unroll(F&& body) {
         (body(std::integral_constant<int, I>{}), ...);
     }(std::make_integer_sequence<int, N>{});
 }
-
-constexpr int BYTES = 64;
 
 template <typename T>
 struct VectorOf;
@@ -75,7 +75,7 @@ INLINE inline Index<T> numbered(F&& number) {
 }
 
 template <typename T>
-constexpr int HALVINGS = LANES<T> == 16 ? 4 : 3;  // from a vector to a number
+constexpr int HALVINGS = __builtin_ctz(LANES<T>);  // from a vector to a number
 
 // Lane i of the result is the sum over the lanes of v[i]; v is used up.
 template <typename T>
@@ -128,13 +128,13 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 template <typename T, int NUMBER = 0>
 T* scratch(int64_t count) {
     struct Free {
-        void operator()(T* room) const { operator delete[](room, std::align_val_t{BYTES}); }
+        void operator()(T* room) const { operator delete[](room, std::align_val_t{LINE}); }
     };
     thread_local std::unique_ptr<T, Free> room;
     thread_local int64_t size = 0;
     if (count > size) {
         size = 0;
-        void* fresh = operator new[](count * sizeof(T), std::align_val_t{BYTES}, std::nothrow);
+        void* fresh = operator new[](count * sizeof(T), std::align_val_t{LINE}, std::nothrow);
         room.reset(static_cast<T*>(fresh));
         if (room) size = count;
     }
