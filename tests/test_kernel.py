@@ -240,8 +240,9 @@ class TestWithoutKernel:
 
     def assert_falls_back(self, lenet, capsys, reason: str):
         assert make_backend("auto", lenet).name == "torch"
-        (line,) = capsys.readouterr().err.splitlines()
+        *before, line = capsys.readouterr().err.splitlines()
         assert line.startswith("note: ") and reason in line
+        assert all(each.startswith("note: compiling the kernel lenet5") for each in before)
         with pytest.raises(ConfigError, match=f"'backend' is 'cpu', but .*{re.escape(reason)}"):
             make_backend("cpu", lenet)
 

@@ -39,8 +39,9 @@ def _load(name: str, architecture: str) -> ctypes.CDLL:
     try:
         library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
         if not library.exists():
-            print(f"note: compiling the kernel {name} for {architecture} processors, which takes "
-                  f"some seconds, once.", file=sys.stderr, flush=True)  # fmt: skip
+            processor = "this processor" if architecture == "native" else architecture
+            print(f"note: compiling the kernel {name} for {processor}, which takes a few seconds, "
+                  f"once.", file=sys.stderr, flush=True)  # fmt: skip
             _compile(command, source, library)
         return ctypes.CDLL(str(library))
     except OSError as error:

@@ -40,13 +40,11 @@ constexpr int FC2_W = FC1_B + HIDDEN, FC2_B = FC2_W + CLASSES * HIDDEN;
 constexpr int PARAMETERS = FC2_B + CLASSES;
 static_assert(PARAMETERS == 1199882);
 
-// Registers, counted in whole vectors: AVX2 has sixteen of half of one, Arm 32 of a quarter.
-#ifdef __AVX512F__
-constexpr int REGISTERS = 32;
-#else
-constexpr int REGISTERS = 8;
-#endif
 constexpr bool MANY = REGISTERS >= 32;
+constexpr int MOST = REGISTERS - 4;  // sums: the others hold what these are made of
+
+// n, or a half, a quarter, ... of it: as many sums as there are registers for.
+constexpr int fitting(int n) { return n <= MOST ? n : fitting(n / 2); }
 
 template <typename T>
 struct LargeCnn {
@@ -55,13 +53,15 @@ struct LargeCnn {
     static constexpr int V1 = MAPS1 / L;  // vectors of channels
     static constexpr int RANDOM_BYTES = FLAT + HIDDEN;  // of an image
 
-    // Tiles of sums in registers. Second convolution: pooling windows side by side, by vectors of
-    // channels; rows of a patch. Fully connected: units by images, images by vectors and units by
-    // vectors.
-    static constexpr int TILE_WINDOWS = MANY ? 3 : 1, TILE_CHANNELS = MANY ? 2 : 1;
-    static constexpr int PATCH_ROWS = 3 * 3 * V1 <= REGISTERS ? 3 : 1;
-    static constexpr int UNITS = MANY ? 8 : 2, TOGETHER = 2;
-    static constexpr int BACK_IMAGES = MANY ? 4 : 2, BACK_UNITS = MANY ? 8 : 2, COLUMNS = 3;
+    // Blocking: sums that an inner loop keeps in registers, at least eight so that two multiply-add
+    // units are busy. Second convolution: four positions of pooling windows side by side, by vectors
+    // of channels; rows of a patch, in pieces of so many vectors. Fully connected: units by images,
+    // images by vectors and units by vectors.
+    static constexpr int TILE_WINDOWS = MANY ? 3 : 1, TILE_CHANNELS = 2;
+    static constexpr int PATCH = 3 * V1, PIECE = fitting(PATCH);
+    static constexpr int PATCH_ROWS = 3 * PATCH <= MOST ? 3 : 1;
+    static constexpr int UNITS = MANY ? 8 : 4, TOGETHER = 2;
+    static constexpr int BACK_IMAGES = 4, BACK_UNITS = MANY ? 8 : 4, COLUMNS = 3;
     static constexpr int CHANNELS = 8;  // of the flat input at once, to stay in the cache
     static_assert(IMAGES % BACK_IMAGES == 0 && WINDOWS % (COLUMNS * L) == 0);
 
@@ -358,49 +358,54 @@ struct LargeCnn {
     }
 
     // sum2, sum2_b += gradient of the second convolution, of some rows of its kernels at a time.
-    template <int ROWS>
     void convolve2_weight_gradient() {
-        constexpr int N = 3 * V1;  // vectors in a row of a patch
+        constexpr int ROWS = PATCH_ROWS, N = PIECE;
         const Spike* spike = spikes;
         for (int band = 0; band < BANDS; ++band)
             for (int c = 0; c < MAPS2; ++c) {
                 const Spike* const end = spike + spike_counts[band][c];
-                for (int ky = 0; ky < 3; ky += ROWS) {
+                for (int part = 0; part < 3 / ROWS * (PATCH / N); ++part) {
+                    const int ky = part / (PATCH / N) * ROWS, v = part % (PATCH / N) * N;
                     V sum[ROWS][N]{};
                     T total = 0;
+                    const T* first = convolved + ky * ROW + v * L;
                     for (const Spike* s = spike; s < end; ++s) {
-                        const T* patch = convolved + s->at + ky * ROW;
+                        const T* patch = first + s->at;
                         const T d = s->value;
                         total += d;
                         unroll<ROWS * N>([&](auto i) INLINE {
                             sum[i / N][i % N] += load(patch + i / N * ROW + i % N * L) * d;
                         });
                     }
-                    T* there = sum2 + c * TAPS * MAPS1 + ky * PATCH_ROW;
+                    T* there = sum2 + c * TAPS * MAPS1 + ky * PATCH_ROW + v * L;
                     unroll<ROWS * N>([&](auto i) INLINE {
-                        store(there + i * L, load(there + i * L) + sum[i / N][i % N]);
+                        T* taps = there + (i / N * PATCH + i % N) * L;
+                        store(taps, load(taps) + sum[i / N][i % N]);
                     });
-                    if (ky == 0) sum2_b[c] += total;
+                    if (part == 0) sum2_b[c] += total;
                 }
                 spike = end;
             }
     }
 
     // d_convolved = gradient with respect to the second convolution's input.
-    template <int ROWS>
     void convolve2_input_gradient() {
-        constexpr int N = 3 * V1;
+        constexpr int ROWS = PATCH_ROWS, N = PIECE;
         std::memset(d_convolved, 0, sizeof d_convolved);
         const Spike* spike = spikes;
         for (int band = 0; band < BANDS; ++band)
             for (int c = 0; c < MAPS2; ++c) {
                 const Spike* const end = spike + spike_counts[band][c];
-                for (int ky = 0; ky < 3; ky += ROWS) {
+                for (int part = 0; part < 3 / ROWS * (PATCH / N); ++part) {
+                    const int ky = part / (PATCH / N) * ROWS, v = part % (PATCH / N) * N;
                     V weights[ROWS][N];
-                    const T* from = back2 + c * TAPS * MAPS1 + ky * PATCH_ROW;
-                    unroll<ROWS * N>([&](auto i) INLINE { weights[i / N][i % N] = load(from + i * L); });
+                    const T* from = back2 + c * TAPS * MAPS1 + ky * PATCH_ROW + v * L;
+                    unroll<ROWS * N>([&](auto i) INLINE {
+                        weights[i / N][i % N] = load(from + (i / N * PATCH + i % N) * L);
+                    });
+                    T* first = d_convolved + ky * ROW + v * L;
                     for (const Spike* s = spike; s < end; ++s) {
-                        T* patch = d_convolved + s->at + ky * ROW;
+                        T* patch = first + s->at;
                         const T d = s->value;
                         unroll<ROWS * N>([&](auto i) INLINE {
                             T* there = patch + i / N * ROW + i % N * L;
@@ -422,6 +427,7 @@ struct LargeCnn {
                     const T* patch = pixels + y * SIDE + x0;
                     unroll<TAPS>([&](auto k) INLINE { sum[k] += d * patch[k / 3 * SIDE + k % 3]; });
                     total += d;
+                    forget_loads();
                 }
             unroll<TAPS>([&](auto k) INLINE {
                 T* there = sum1 + k * MAPS1 + v;
@@ -437,8 +443,8 @@ struct LargeCnn {
         for (int b = 0; b < count; ++b) {
             convolve1(of, start + b, w + CONV1_B);  // again: it takes no longer than to fetch it
             find_spikes(b, noise(of, start + b));
-            convolve2_weight_gradient<PATCH_ROWS>();
-            convolve2_input_gradient<PATCH_ROWS>();
+            convolve2_weight_gradient();
+            convolve2_input_gradient();
             convolve1_gradient();
         }
     }

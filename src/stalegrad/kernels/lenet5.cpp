@@ -1,9 +1,12 @@
 // Fused LeNet-5: loss, gradient and evaluation on a CPU, with the batch as the innermost index.
 //
-// Sixteen images make one tile and one vector register holds one number of all sixteen, so that
-// every inner loop is a broadcast weight times a vector and no layer needs a shuffle. The forward
-// and backward pass of a tile stays in the second-level cache. Both precisions come from one
+// A tile is as many images as a vector register has lanes, and a register holds one number of all of
+// them. Every inner loop is a broadcast weight times a vector, and no layer needs a shuffle. The
+// forward and backward pass of a tile stays in the second-level cache. Both precisions come from one
 // template; float64 exists for the exactness tests.
+//
+// The order in which a sum is taken does not depend on the blocking, only on the number of lanes:
+// builds for processors of one width give the same bits, up to how the compiler contracts.
 //
 // The network (LeCun et al. 1998, as PyTorch users write it): conv 1->6 5x5 pad 2, ReLU,
 // maxpool 2; conv 6->16 5x5, ReLU, maxpool 2; fc 400->120->84->10, ReLU between; mean
@@ -24,7 +27,23 @@ constexpr int PADDED = 32;            // 28 and a border of two on either side
 constexpr int SIDE1 = 14, SIDE2 = 5;  // after the first and the second pooling
 constexpr int MAPS1 = 6, MAPS2 = 16;  // channels of the two convolutions
 constexpr int KERNEL = 25;            // taps of a 5x5 kernel
+constexpr int ACROSS2 = 2 * SIDE2;    // in front of the second pooling
 constexpr int FLAT = MAPS2 * SIDE2 * SIDE2, HIDDEN1 = 120, HIDDEN2 = 84;
+
+// Blocking: how many sums of a layer an inner loop keeps in registers. At least eight keep two
+// multiply-add units busy, each of which takes four cycles; all of them, a vector of what they are
+// multiplied with and a weight must fit into the registers.
+constexpr bool MANY = REGISTERS >= 32;
+constexpr int CONV1_MAPS = MANY ? 3 : 2;  // by the four positions of a pooling window
+constexpr int CONV2_MAPS = MANY ? 4 : 2;
+constexpr int KERNELS = 2;                // by the five taps of a row
+constexpr int UNITS = 12, CLASS_UNITS = 10;           // of a connected layer, forward
+constexpr int BACK_UNITS = 12, BACK_FLAT = MANY ? 16 : 10;
+constexpr int ROWS = 6, CLASS_ROWS = 5, COLUMNS = 2;  // units by vectors of inputs
+
+// Tiles whose gradients are summed one by one. More of them are summed in blocks, so that float32
+// does not lose what a tile adds to a sum of many.
+constexpr int BLOCK = 64;
 
 // Offsets into the flat weights.
 constexpr int CONV1_W = 0, CONV1_B = CONV1_W + MAPS1 * KERNEL;
@@ -40,6 +59,8 @@ struct Lenet5 {
     using V = Vector<T>;
     using Mask = Index<T>;
     static constexpr int TILE = LANES<T>;  // images
+    template <int N>
+    static constexpr int WIDTH = round_up(N, COLUMNS * TILE);  // of a row of N numbers, padded
     // Which of the four positions of a pooling window won (0-3), or -1 where the unit is dead.
     typedef int8_t Winner __attribute__((vector_size(TILE)));
 
@@ -55,29 +76,28 @@ struct Lenet5 {
     Winner winner1[MAPS1 * SIDE1 * SIDE1], winner2[FLAT];
     V d_pooled1[MAPS1 * SIDE1 * SIDE1], d_pooled2[FLAT], d_hidden1[HIDDEN1], d_hidden2[HIDDEN2];
     V d_logits[CLASSES];
-    V d_conv2[10 * MAPS2 * 10];  // gradient before the second pooling: [row][channel][column]
+    V d_conv2[ACROSS2 * MAPS2 * ACROSS2];  // gradient before the second pooling: [row][channel][column]
     // Sums over tiles, lane by lane; lanes are added together once, at the end of a batch.
     V sum_conv1[MAPS1 * KERNEL], sum_conv1_b[MAPS1];
     V sum_conv2[MAPS2 * MAPS1 * KERNEL], sum_conv2_b[MAPS2];
     V sum_fc1_b[HIDDEN1], sum_fc2_b[HIDDEN2], sum_fc3_b[CLASSES];
-    // Row lengths are padded to whole vectors.
-    T sum_fc1[HIDDEN1 * round_up(FLAT, TILE)];
-    T sum_fc2[HIDDEN2 * round_up(HIDDEN1, TILE)];
-    T sum_fc3[CLASSES * round_up(HIDDEN2, TILE)];
-    T transposed[TILE * round_up(FLAT, TILE)];
+    T sum_fc1[HIDDEN1 * WIDTH<FLAT>];
+    T sum_fc2[HIDDEN2 * WIDTH<HIDDEN1>];
+    T sum_fc3[CLASSES * WIDTH<HIDDEN2>];
+    T transposed[TILE * WIDTH<FLAT>];
     T conv1_taps[KERNEL * MAPS1], conv2_taps[MAPS1 * KERNEL * MAPS2];  // [in][tap][out]
 
     // ---- layers ----
 
-    // One convolution with the ReLU and the 2x2 pooling behind it, BLOCK output channels at a time.
-    template <int IN, int OUT, int BLOCK, int SIDE>
+    // One convolution with the ReLU and the 2x2 pooling behind it, N output maps at a time.
+    template <int IN, int OUT, int N, int SIDE>
     static void convolve_pool(const V* x, const T* taps, const T* bias, V* out, Winner* winner) {
         constexpr int Q = (SIDE - 4) / 2;
         for (int qy = 0; qy < Q; ++qy)
-            for (int c0 = 0; c0 < OUT; c0 += BLOCK)
+            for (int c0 = 0; c0 < OUT; c0 += N)
                 for (int qx = 0; qx < Q; ++qx) {
-                    V acc[4][BLOCK];
-                    unroll<BLOCK>([&](auto c) INLINE {
+                    V acc[4][N];
+                    unroll<N>([&](auto c) INLINE {
                         unroll<4>([&](auto p) INLINE { acc[p][c] = V{} + bias[c0 + c]; });
                     });
                     for (int in = 0; in < IN; ++in) {
@@ -85,18 +105,19 @@ struct Lenet5 {
                         const T* w = taps + in * KERNEL * OUT + c0;
                         for (int ky = 0; ky < 5; ++ky, patch += SIDE)
                             unroll<5>([&](auto kx) INLINE {
-                                const V x0 = patch[kx], x1 = patch[kx + 1];
-                                const V x2 = patch[SIDE + kx], x3 = patch[SIDE + kx + 1];
-                                unroll<BLOCK>([&](auto c) INLINE {
-                                    const T weight = w[(ky * 5 + kx) * OUT + c];
-                                    acc[0][c] += x0 * weight;
-                                    acc[1][c] += x1 * weight;
-                                    acc[2][c] += x2 * weight;
-                                    acc[3][c] += x3 * weight;
+                                V pixels[4];
+                                unroll<4>([&](auto p) INLINE {
+                                    pixels[p] = patch[p / 2 * SIDE + p % 2 + kx];
+                                    keep(pixels[p]);
                                 });
+                                unroll<N>([&](auto c) INLINE {
+                                    const T weight = w[(ky * 5 + kx) * OUT + c];
+                                    unroll<4>([&](auto p) INLINE { acc[p][c] += pixels[p] * weight; });
+                                });
+                                forget_loads();
                             });
                     }
-                    unroll<BLOCK>([&](auto c) INLINE {
+                    unroll<N>([&](auto c) INLINE {
                         V best = acc[0][c];
                         Mask which = {};
                         unroll<3>([&](auto p) INLINE {
@@ -113,34 +134,88 @@ struct Lenet5 {
                 }
     }
 
-    // sums[25] += gradient of one (input map, output map) pair's kernel, from the pooled gradient.
-    template <int SIDE>
-    static void convolve_weight_gradient(const V* x, const V* d_pooled, const Winner* winner,
-                                         V* sums) {
-        constexpr int Q = (SIDE - 4) / 2;
-        V acc[KERNEL];
-        unroll<KERNEL>([&](auto k) INLINE { acc[k] = V{}; });
-        for (int qy = 0; qy < Q; ++qy)
-            for (int qx = 0; qx < Q; ++qx) {
-                const V d = d_pooled[qy * Q + qx];
-                const Mask won = widen(winner[qy * Q + qx]);
-                V at[4];
-                unroll<4>([&](auto p) INLINE { at[p] = won == all(p) ? d : V{}; });
-                const V* patch = x + 2 * qy * SIDE + 2 * qx;
-                unroll<36>([&](auto i) INLINE {
-                    constexpr int dy = i / 6, dx = i % 6;
-                    const V pixel = patch[dy * SIDE + dx];
-                    unroll<4>([&](auto p) INLINE {
-                        constexpr int ky = dy - p / 2, kx = dx - p % 2;
-                        if constexpr (ky >= 0 && ky < 5 && kx >= 0 && kx < 5)
-                            acc[ky * 5 + kx] += pixel * at[p];
-                    });
-                });
-            }
-        unroll<KERNEL>([&](auto k) INLINE { sums[k] += acc[k]; });
+    // at[p] = the gradient of position p of a pooling window: d where it won, else zero.
+    static void unpool(const V& d, const Winner& winner, V (&at)[4]) {
+        const Mask won = widen(winner);
+        unroll<4>([&](auto p) INLINE { at[p] = won == all(p) ? d : V{}; });
     }
 
-    // Gradient with respect to the first pooled layer: a row of 14 stays in registers.
+    // part[KERNELS][25] += gradients of the kernels from one input map to output maps next to each
+    // other. d: the gradient in front of the pooling, 2 WINDOWS_DOWN x 2 WINDOWS_ACROSS numbers of
+    // each output map, `row` numbers from one row to the next and `map` from one map to the next.
+    template <int SIDE, int WINDOWS_DOWN, int WINDOWS_ACROSS>
+    static void correlate(const V* x, const V* d, int row, int map, V* part) {
+        for (int ky = 0; ky < 5; ++ky, part += 5) {
+            V acc[KERNELS][5];
+            unroll<KERNELS * 5>([&](auto i) INLINE { acc[i / 5][i % 5] = part[i / 5 * KERNEL + i % 5]; });
+            for (int qy = 0; qy < WINDOWS_DOWN; ++qy)
+                for (int qx = 0; qx < WINDOWS_ACROSS; ++qx)
+                    unroll<2>([&](auto y) INLINE {
+                        const V* pixels = x + (2 * qy + y + ky) * SIDE + 2 * qx;
+                        const V* there = d + (2 * qy + y) * row + 2 * qx;
+                        unroll<6>([&](auto i) INLINE {
+                            const V pixel = pixels[i];
+                            unroll<2 * KERNELS>([&](auto j) INLINE {
+                                constexpr int k = j / 2, column = j % 2, kx = i - column;
+                                if constexpr (kx >= 0 && kx < 5)
+                                    acc[k][kx] += pixel * there[k * map + column];
+                            });
+                        });
+                        forget_loads();
+                    });
+            unroll<KERNELS * 5>([&](auto i) INLINE { part[i / 5 * KERNEL + i % 5] = acc[i / 5][i % 5]; });
+        }
+    }
+
+    static void add(const V* part, V* sums) {
+        for (int tap = 0; tap < KERNEL; ++tap) sums[tap] += part[tap];
+    }
+
+    void convolve1_weight_gradient() {
+        constexpr int Q = SIDE1, ACROSS = 2 * Q;
+        for (int out = 0; out < MAPS1; out += KERNELS) {
+            V part[KERNELS * KERNEL]{};
+            for (int qy = 0; qy < Q; ++qy) {
+                V d[KERNELS][2][ACROSS];
+                for (int k = 0; k < KERNELS; ++k)
+                    for (int qx = 0; qx < Q; ++qx) {
+                        const int q = ((out + k) * Q + qy) * Q + qx;
+                        V at[4];
+                        unpool(d_pooled1[q], winner1[q], at);
+                        unroll<4>([&](auto p) INLINE { d[k][p / 2][2 * qx + p % 2] = at[p]; });
+                    }
+                correlate<PADDED, 1, Q>(input + 2 * qy * PADDED, d[0][0], ACROSS, 2 * ACROSS, part);
+            }
+            for (int k = 0; k < KERNELS; ++k)
+                add(part + k * KERNEL, sum_conv1 + (out + k) * KERNEL);
+        }
+    }
+
+    // The gradient in front of the second pooling.
+    void unpool2() {
+        for (int out = 0; out < MAPS2; ++out)
+            for (int q = 0; q < SIDE2 * SIDE2; ++q) {
+                V at[4];
+                unpool(d_pooled2[out * SIDE2 * SIDE2 + q], winner2[out * SIDE2 * SIDE2 + q], at);
+                unroll<4>([&](auto p) INLINE {
+                    const int y = q / SIDE2 * 2 + p / 2, x = q % SIDE2 * 2 + p % 2;
+                    d_conv2[(y * MAPS2 + out) * ACROSS2 + x] = at[p];
+                });
+            }
+    }
+
+    void convolve2_weight_gradient() {
+        for (int in = 0; in < MAPS1; ++in)
+            for (int out = 0; out < MAPS2; out += KERNELS) {
+                V part[KERNELS * KERNEL]{};
+                correlate<SIDE1, SIDE2, SIDE2>(pooled1 + in * SIDE1 * SIDE1, d_conv2 + out * ACROSS2,
+                                               MAPS2 * ACROSS2, ACROSS2, part);
+                for (int k = 0; k < KERNELS; ++k)
+                    add(part + k * KERNEL, sum_conv2 + ((out + k) * MAPS1 + in) * KERNEL);
+            }
+    }
+
+    // The gradient with respect to the first pooled layer: a row of 14 stays in registers.
     void convolve2_input_gradient(const T* w) {
         for (int y = 0; y < SIDE1; ++y)
             for (int in = 0; in < MAPS1; ++in) {
@@ -149,88 +224,82 @@ struct Lenet5 {
                 const int first = y > 9 ? y - 9 : 0, last = y < 4 ? y : 4;
                 for (int ky = first; ky <= last; ++ky)
                     for (int out = 0; out < MAPS2; ++out) {
-                        const V* d = d_conv2 + ((y - ky) * MAPS2 + out) * 10;
-                        const T* tap = w + ((out * MAPS1 + in) * 5 + ky) * 5;
-                        const T w0 = tap[0], w1 = tap[1], w2 = tap[2], w3 = tap[3], w4 = tap[4];
-                        unroll<10>([&](auto x) INLINE {
-                            const V dx = d[x];
-                            acc[x] += dx * w0;
-                            acc[x + 1] += dx * w1;
-                            acc[x + 2] += dx * w2;
-                            acc[x + 3] += dx * w3;
-                            acc[x + 4] += dx * w4;
+                        const V* d = d_conv2 + ((y - ky) * MAPS2 + out) * ACROSS2;
+                        const T* taps = w + ((out * MAPS1 + in) * 5 + ky) * 5;
+                        unroll<5>([&](auto i) INLINE {
+                            constexpr int kx = 4 - i;
+                            const T tap = taps[kx];
+                            unroll<ACROSS2>([&](auto x) INLINE { acc[x + kx] += d[x] * tap; });
+                            forget_loads();
                         });
                     }
-                const int row = (in * SIDE1 + y) * SIDE1;
                 unroll<SIDE1>([&](auto x) INLINE {
-                    const Mask dead = widen(winner1[row + x]) < Mask{};
-                    d_pooled1[row + x] = dead ? V{} : acc[x];
+                    const int at = (in * SIDE1 + y) * SIDE1 + x;
+                    const Mask dead = widen(winner1[at]) < Mask{};
+                    d_pooled1[at] = dead ? V{} : acc[x];
                 });
             }
     }
 
-    template <int IN, int OUT, int BLOCK, bool RELU>
+    template <int IN, int OUT, int N, bool RELU>
     static void connect(const V* x, const T* w, const T* bias, V* out) {
-        static_assert(OUT % BLOCK == 0);
-        for (int o = 0; o < OUT; o += BLOCK) {
-            V acc[BLOCK];
-            unroll<BLOCK>([&](auto b) INLINE { acc[b] = V{} + bias[o + b]; });
+        static_assert(OUT % N == 0);
+        for (int o = 0; o < OUT; o += N) {
+            V acc[N];
+            unroll<N>([&](auto b) INLINE { acc[b] = V{} + bias[o + b]; });
             for (int i = 0; i < IN; ++i) {
                 const V xi = x[i];
-                unroll<BLOCK>([&](auto b) INLINE { acc[b] += xi * w[(o + b) * IN + i]; });
+                unroll<N>([&](auto b) INLINE { acc[b] += xi * w[(o + b) * IN + i]; });
             }
-            unroll<BLOCK>([&](auto b) INLINE {
+            unroll<N>([&](auto b) INLINE {
                 out[o + b] = RELU ? (acc[b] <= V{} ? V{} : acc[b]) : acc[b];
             });
         }
     }
 
     // d_in = W^T d_out, zero where the unit below is dead.
-    template <int IN, int OUT, int BLOCK>
+    template <int IN, int OUT, int N>
     static void connect_input_gradient(const V* d_out, const T* w, const V* unit, V* d_in) {
-        static_assert(IN % BLOCK == 0);
-        for (int i = 0; i < IN; i += BLOCK) {
-            V acc[BLOCK];
-            unroll<BLOCK>([&](auto b) INLINE { acc[b] = V{}; });
+        static_assert(IN % N == 0);
+        for (int i = 0; i < IN; i += N) {
+            V acc[N];
+            unroll<N>([&](auto b) INLINE { acc[b] = V{}; });
             for (int o = 0; o < OUT; ++o) {
                 const V d = d_out[o];
-                unroll<BLOCK>([&](auto b) INLINE { acc[b] += d * w[o * IN + i + b]; });
+                unroll<N>([&](auto b) INLINE { acc[b] += d * w[o * IN + i + b]; });
             }
-            unroll<BLOCK>([&](auto b) INLINE {
+            unroll<N>([&](auto b) INLINE {
                 d_in[i + b] = unit[i + b] == V{} ? V{} : acc[b];
             });
         }
     }
 
-    // sums += d_out x^T summed over the sixteen lanes, as rank-16 updates of ROWS x COLS vectors.
-    template <int IN, int OUT, int ROWS, int COLS>
+    // sums += d_out x^T summed over the lanes, N units at a time.
+    template <int IN, int OUT, int N>
     void connect_weight_gradient(const V* x, const V* d_out, T* sums) {
-        constexpr int WIDTH = round_up(IN, TILE);
-        static_assert(OUT % ROWS == 0);
-        for (int i = 0; i < IN; ++i)
-            for (int lane = 0; lane < TILE; ++lane) transposed[lane * WIDTH + i] = x[i][lane];
-        for (int lane = 0; lane < TILE; ++lane)
-            for (int i = IN; i < WIDTH; ++i) transposed[lane * WIDTH + i] = 0;
-        for (int o = 0; o < OUT; o += ROWS)
-            for (int i = 0; i < WIDTH; i += COLS * TILE) {
-                V acc[ROWS][COLS];
-                unroll<ROWS>([&](auto r) INLINE {
-                    unroll<COLS>([&](auto c) INLINE { acc[r][c] = V{}; });
-                });
+        static_assert(OUT % N == 0);
+        for (int lane = 0; lane < TILE; ++lane) {
+            T* row = transposed + lane * WIDTH<IN>;
+            for (int i = 0; i < IN; ++i) row[i] = x[i][lane];
+            std::fill(row + IN, row + WIDTH<IN>, T{});
+        }
+        for (int o = 0; o < OUT; o += N)
+            for (int i = 0; i < WIDTH<IN>; i += COLUMNS * TILE) {
+                V acc[N][COLUMNS];
+                unroll<N * COLUMNS>([&](auto j) INLINE { acc[j / COLUMNS][j % COLUMNS] = V{}; });
                 for (int lane = 0; lane < TILE; ++lane) {
-                    V xs[COLS];
-                    unroll<COLS>([&](auto c) INLINE {
-                        xs[c] = *(const V*)(transposed + lane * WIDTH + i + c * TILE);
+                    V xs[COLUMNS];
+                    unroll<COLUMNS>([&](auto c) INLINE {
+                        xs[c] = ::load(transposed + lane * WIDTH<IN> + i + c * TILE);
                     });
-                    unroll<ROWS>([&](auto r) INLINE {
+                    unroll<N>([&](auto r) INLINE {
                         const T d = ((const T*)(d_out + o + r))[lane];
-                        unroll<COLS>([&](auto c) INLINE { acc[r][c] += xs[c] * d; });
+                        unroll<COLUMNS>([&](auto c) INLINE { acc[r][c] += xs[c] * d; });
                     });
                 }
-                unroll<ROWS>([&](auto r) INLINE {
-                    unroll<COLS>([&](auto c) INLINE {
-                        *(V*)(sums + (o + r) * WIDTH + i + c * TILE) += acc[r][c];
-                    });
+                unroll<N * COLUMNS>([&](auto j) INLINE {
+                    T* there = sums + (o + j / COLUMNS) * WIDTH<IN> + i + j % COLUMNS * TILE;
+                    store(there, ::load(there) + acc[j / COLUMNS][j % COLUMNS]);
                 });
             }
     }
@@ -262,11 +331,11 @@ struct Lenet5 {
     }
 
     void forward(const T* w) {
-        convolve_pool<1, MAPS1, 6, PADDED>(input, conv1_taps, w + CONV1_B, pooled1, winner1);
-        convolve_pool<MAPS1, MAPS2, 4, SIDE1>(pooled1, conv2_taps, w + CONV2_B, pooled2, winner2);
-        connect<FLAT, HIDDEN1, 12, true>(pooled2, w + FC1_W, w + FC1_B, hidden1);
-        connect<HIDDEN1, HIDDEN2, 12, true>(hidden1, w + FC2_W, w + FC2_B, hidden2);
-        connect<HIDDEN2, CLASSES, 10, false>(hidden2, w + FC3_W, w + FC3_B, logits);
+        convolve_pool<1, MAPS1, CONV1_MAPS, PADDED>(input, conv1_taps, w + CONV1_B, pooled1, winner1);
+        convolve_pool<MAPS1, MAPS2, CONV2_MAPS, SIDE1>(pooled1, conv2_taps, w + CONV2_B, pooled2, winner2);
+        connect<FLAT, HIDDEN1, UNITS, true>(pooled2, w + FC1_W, w + FC1_B, hidden1);
+        connect<HIDDEN1, HIDDEN2, UNITS, true>(hidden1, w + FC2_W, w + FC2_B, hidden2);
+        connect<HIDDEN2, CLASSES, CLASS_UNITS, false>(hidden2, w + FC3_W, w + FC3_B, logits);
     }
 
     // The logits [CLASSES] of one lane.
@@ -276,37 +345,22 @@ struct Lenet5 {
 
     void backward(const T* w) {
         for (int c = 0; c < CLASSES; ++c) sum_fc3_b[c] += d_logits[c];
-        connect_weight_gradient<HIDDEN2, CLASSES, 5, 3>(hidden2, d_logits, sum_fc3);
-        connect_input_gradient<HIDDEN2, CLASSES, 12>(d_logits, w + FC3_W, hidden2, d_hidden2);
+        connect_weight_gradient<HIDDEN2, CLASSES, CLASS_ROWS>(hidden2, d_logits, sum_fc3);
+        connect_input_gradient<HIDDEN2, CLASSES, BACK_UNITS>(d_logits, w + FC3_W, hidden2, d_hidden2);
         for (int i = 0; i < HIDDEN2; ++i) sum_fc2_b[i] += d_hidden2[i];
-        connect_weight_gradient<HIDDEN1, HIDDEN2, 4, 4>(hidden1, d_hidden2, sum_fc2);
-        connect_input_gradient<HIDDEN1, HIDDEN2, 12>(d_hidden2, w + FC2_W, hidden1, d_hidden1);
+        connect_weight_gradient<HIDDEN1, HIDDEN2, ROWS>(hidden1, d_hidden2, sum_fc2);
+        connect_input_gradient<HIDDEN1, HIDDEN2, BACK_UNITS>(d_hidden2, w + FC2_W, hidden1, d_hidden1);
         for (int i = 0; i < HIDDEN1; ++i) sum_fc1_b[i] += d_hidden1[i];
-        connect_weight_gradient<FLAT, HIDDEN1, 4, 5>(pooled2, d_hidden1, sum_fc1);
-        connect_input_gradient<FLAT, HIDDEN1, 16>(d_hidden1, w + FC1_W, pooled2, d_pooled2);
+        connect_weight_gradient<FLAT, HIDDEN1, ROWS>(pooled2, d_hidden1, sum_fc1);
+        connect_input_gradient<FLAT, HIDDEN1, BACK_FLAT>(d_hidden1, w + FC1_W, pooled2, d_pooled2);
 
-        constexpr int Q2 = SIDE2 * SIDE2, Q1 = SIDE1 * SIDE1;
-        for (int out = 0; out < MAPS2; ++out)
-            for (int q = 0; q < Q2; ++q) {
-                const V d = d_pooled2[out * Q2 + q];
-                const Mask won = widen(winner2[out * Q2 + q]);
-                sum_conv2_b[out] += d;
-                unroll<4>([&](auto p) INLINE {
-                    const int y = q / SIDE2 * 2 + p / 2, x = q % SIDE2 * 2 + p % 2;
-                    d_conv2[(y * MAPS2 + out) * 10 + x] = won == all(p) ? d : V{};
-                });
-            }
-        for (int in = 0; in < MAPS1; ++in)
-            for (int out = 0; out < MAPS2; ++out)
-                convolve_weight_gradient<SIDE1>(pooled1 + in * Q1, d_pooled2 + out * Q2,
-                                                winner2 + out * Q2,
-                                                sum_conv2 + (out * MAPS1 + in) * KERNEL);
+        constexpr int Q1 = SIDE1 * SIDE1, Q2 = SIDE2 * SIDE2;
+        for (int i = 0; i < FLAT; ++i) sum_conv2_b[i / Q2] += d_pooled2[i];
+        unpool2();
+        convolve2_weight_gradient();
         convolve2_input_gradient(w + CONV2_W);
-        for (int out = 0; out < MAPS1; ++out) {
-            for (int q = 0; q < Q1; ++q) sum_conv1_b[out] += d_pooled1[out * Q1 + q];
-            convolve_weight_gradient<PADDED>(input, d_pooled1 + out * Q1, winner1 + out * Q1,
-                                             sum_conv1 + out * KERNEL);
-        }
+        for (int i = 0; i < MAPS1 * Q1; ++i) sum_conv1_b[i / Q1] += d_pooled1[i];
+        convolve1_weight_gradient();
     }
 
     // ---- a batch ----
@@ -320,46 +374,58 @@ struct Lenet5 {
         for (int i = 0; i < count; ++i) {
             T total = 0;
             for (int lane = 0; lane < TILE; ++lane) total += sums[i][lane];
-            out[i] = total;
+            out[i] += total;
         }
     }
 
     template <int IN, int OUT>
-    static void copy_rows(const T* sums, T* out) {
+    static void add_rows(const T* sums, T* out) {
         for (int o = 0; o < OUT; ++o)
-            std::memcpy(out + o * IN, sums + o * round_up(IN, TILE), IN * sizeof(T));
+            for (int i = 0; i < IN; ++i) out[o * IN + i] += sums[o * WIDTH<IN> + i];
+    }
+
+    // out += the sums of a block, which start anew.
+    void add_sums(T* out) {
+        add_lanes(sum_conv1, MAPS1 * KERNEL, out + CONV1_W);
+        add_lanes(sum_conv1_b, MAPS1, out + CONV1_B);
+        add_lanes(sum_conv2, MAPS2 * MAPS1 * KERNEL, out + CONV2_W);
+        add_lanes(sum_conv2_b, MAPS2, out + CONV2_B);
+        add_rows<FLAT, HIDDEN1>(sum_fc1, out + FC1_W);
+        add_lanes(sum_fc1_b, HIDDEN1, out + FC1_B);
+        add_rows<HIDDEN1, HIDDEN2>(sum_fc2, out + FC2_W);
+        add_lanes(sum_fc2_b, HIDDEN2, out + FC2_B);
+        add_rows<HIDDEN2, CLASSES>(sum_fc3, out + FC3_W);
+        add_lanes(sum_fc3_b, CLASSES, out + FC3_B);
+        clear_sums();
+    }
+
+    // d_logits = the gradient of the mean loss of a tile's `count` images, whose losses `loss` receives.
+    void lose(const Images& of, int64_t start, int count, T& loss) {
+        for (int lane = 0; lane < TILE; ++lane) {
+            T z[CLASSES], p[CLASSES] = {};
+            if (lane < count) {
+                const int64_t label = of.labels[of.row(start + lane)];
+                copy_logits(lane, z);
+                loss += cross_entropy(z, label, p);
+                p[label] -= 1;
+            }
+            for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / of.count;
+        }
     }
 
     T gradient(const T* w, const Images& of, T* out) {
         T loss = 0;
         prepare(w);
+        std::fill_n(out, PARAMETERS, T{});
         clear_sums();
-        for (int64_t start = 0; start < of.count; start += TILE) {
+        for (int64_t start = 0, tiles = 0; start < of.count; start += TILE) {
             const int count = (int)std::min<int64_t>(TILE, of.count - start);
             load(of, start, count);
             forward(w);
-            for (int lane = 0; lane < TILE; ++lane) {
-                T z[CLASSES], p[CLASSES] = {};
-                if (lane < count) {
-                    const int64_t label = of.labels[of.row(start + lane)];
-                    copy_logits(lane, z);
-                    loss += cross_entropy(z, label, p);
-                    p[label] -= 1;
-                }
-                for (int c = 0; c < CLASSES; ++c) d_logits[c][lane] = p[c] / of.count;
-            }
+            lose(of, start, count, loss);
             backward(w);
+            if (++tiles % BLOCK == 0 || start + TILE >= of.count) add_sums(out);
         }
-        add_lanes(sum_conv1, MAPS1 * KERNEL, out + CONV1_W);
-        add_lanes(sum_conv1_b, MAPS1, out + CONV1_B);
-        add_lanes(sum_conv2, MAPS2 * MAPS1 * KERNEL, out + CONV2_W);
-        add_lanes(sum_conv2_b, MAPS2, out + CONV2_B);
-        copy_rows<FLAT, HIDDEN1>(sum_fc1, out + FC1_W);
-        add_lanes(sum_fc1_b, HIDDEN1, out + FC1_B);
-        copy_rows<HIDDEN1, HIDDEN2>(sum_fc2, out + FC2_W);
-        add_lanes(sum_fc2_b, HIDDEN2, out + FC2_B);
-        copy_rows<HIDDEN2, CLASSES>(sum_fc3, out + FC3_W);
-        add_lanes(sum_fc3_b, CLASSES, out + FC3_B);
         return loss / of.count;
     }
 

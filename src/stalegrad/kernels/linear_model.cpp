@@ -1,11 +1,10 @@
 // Half the mean squared residual of a linear model, |X w - y|^2 / (2 B): loss and gradient
 // X'(X w - y) / B of many runs at once, on a CPU.
 //
-// Eight runs are taken together, so that every number of X that is loaded serves eight of them: first
-// all residuals, in tiles of two samples by eight runs, then the gradient, in tiles of eight runs by
-// three vectors of columns. Both tiles keep their sums in registers. A minibatch of the size that
-// matters stays in the second-level cache between the two passes. Both precisions come from one
-// template.
+// Some runs are taken together, so that every number of X that is loaded serves all of them: first
+// all residuals, in tiles of samples by runs, then the gradient, in tiles of runs by vectors of
+// columns. A minibatch of the size that matters stays in the second-level cache between the two
+// passes. Both precisions come from one template.
 
 #include <algorithm>
 
@@ -13,7 +12,10 @@
 
 namespace {
 
-constexpr int SAMPLES = 2, RUNS = 8, COLUMNS = 3;
+// Blocking: sums that an inner loop keeps in registers, of samples by runs for the residuals, and of
+// runs by vectors of columns for the gradient. At least eight keep two multiply-add units busy.
+constexpr bool MANY = REGISTERS >= 32;
+constexpr int SAMPLES = 2, RUNS = MANY ? 8 : 4, COLUMNS = MANY ? 3 : 2;
 
 template <typename T>
 struct LinearModel {
@@ -128,7 +130,7 @@ struct LinearModel {
                 gradient<R>(weights + r * dimension, out + r * dimension, losses + r);
         };
         take.template operator()<RUNS>();
-        take.template operator()<4>();
+        if (RUNS > 4) take.template operator()<4>();
         take.template operator()<2>();
         take.template operator()<1>();
     }

@@ -28,4 +28,5 @@ constexpr int LINE = 64;  // bytes, of the cache
 
 }  // namespace
 
-extern "C" const char* instruction_set() { return INSTRUCTION_SET; }
+// For the caller: in every library of a kernel, once.
+extern "C" inline __attribute__((used)) const char* instruction_set() { return INSTRUCTION_SET; }

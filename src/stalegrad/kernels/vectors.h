@@ -41,6 +41,20 @@ using Index = typename VectorOf<T>::index;
 template <typename T>
 constexpr int LANES = BYTES / sizeof(T);
 
+// Where registers are few: what was loaded before is loaded again when it is needed again. The compiler
+// would keep it in a register, and a sum in memory instead.
+INLINE inline void forget_loads() {
+    if constexpr (REGISTERS < 32) asm volatile("" ::: "memory");
+}
+
+// Keeps the compiler from reading v from memory at each of its uses.
+template <class V>
+INLINE inline void keep(V& v) {
+#if defined(__x86_64__)
+    if constexpr (REGISTERS < 32) asm("" : "+x"(v));
+#endif
+}
+
 template <typename T>
 Vector<T> load(const T* from) {
     Vector<T> out;
