@@ -12,73 +12,22 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import builds
 
-os.environ.update(builds.ONE_THREAD)
+from stalegrad import kernels
 
-SECONDS = 0.3  # of one measurement, about
-RATES, UPDATES = 40, 500  # of the works without a network: step sizes, and updates of a run
-
-
-def works(data_folder: Path) -> dict[str, Callable[[], float]]:
-    """What is timed: does it once and returns its rate a second."""
-    import large_cnn
-    import least_squares
-    import replay
-    import torch
-
-    from stalegrad.backends import make_backend
-    from stalegrad.problems.lenet5 import LeNet5
-
-    torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    lenet, larger = LeNet5(dataset="mnist").load(data_folder, cpu, torch.float32), None
-    backend, larger = make_backend("cpu", lenet), large_cnn.load(data_folder)
-    larger_backend = make_backend("cpu", larger)
-    contenders = {
-        "LeNet-5, training steps": replay.bundle(lenet, backend, 16, 64, 1),
-        "LeNet-5, gradients alone": replay.gradients(lenet, backend, 64),
-        "LeNet-5, evaluation": replay.evaluation(lenet, backend),
-        "larger CNN, training steps": replay.bundle(larger, larger_backend, 1, 32, 1),
-        "larger CNN, gradients alone": replay.gradients(larger, larger_backend, 32),
-    }
-
-    def of(contender: replay.Contender) -> Callable[[], float]:
-        steps = replay.steps_for(contender, SECONDS)
-        return lambda: contender.rate(steps)
-
-    def without_network(work: least_squares.Work) -> Callable[[], float]:
-        task = work.problem.load(Path(), cpu, torch.float32)
-        runs = least_squares.plan_runs(work, len(task.train[1]), RATES, UPDATES)
-
-        def rate() -> float:
-            bundle = {"": lambda: least_squares.in_bundle("cpu", task, runs, torch.float32)}
-            return len(runs) * UPDATES / least_squares.fastest(bundle, 1)[0][""]
-
-        rate()  # compiles, and is not counted
-        return rate
-
-    timed = {name: of(contender) for name, contender in contenders.items()}
-    return timed | {name: without_network(w) for name, w in least_squares.WORKS.items()}
-
-
-def serve(data_folder: Path) -> None:
-    """Print the names of the works; then, for each name read, its rate."""
-    timed = works(data_folder)
-    print(*timed, sep="\t", flush=True)
-    for line in sys.stdin:
-        print(timed[line.rstrip("\n")](), flush=True)
+HERE = Path(__file__).parent
 
 
 class Checkout:
     """A process that times the kernels of the checkout `folder`."""
 
     def __init__(self, folder: Path, data_folder: Path):
-        command = [sys.executable, __file__, "--serve", "--data-folder", str(data_folder)]
+        command = [sys.executable, str(HERE / "rates.py"), str(data_folder)]
         environment = os.environ | {"PYTHONPATH": str(folder / "src")}
         self.process = subprocess.Popen(
             command,
@@ -88,8 +37,9 @@ class Checkout:
         self.works = self._answer().split("\t")
 
     def rate(self, work: str) -> float:
-        self.process.stdin.write(f"{work}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self.process.stdin.write(f"{work}\n")
+            self.process.stdin.flush()
         return float(self._answer())
 
     def _answer(self) -> str:
@@ -116,7 +66,7 @@ def turns(both: Sequence[Checkout], work: str, repeats: int) -> list[tuple[float
     return found
 
 
-def compare(both: Sequence[Checkout], repeats: int) -> Iterable[list[str]]:
+def compare(both: Sequence[Checkout], repeats: int) -> Iterator[list[str]]:
     for work in both[0].works:
         rates = turns(both, work, repeats)
         ratios = [here / there for here, there in rates]
@@ -128,21 +78,18 @@ def compare(both: Sequence[Checkout], repeats: int) -> Iterable[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="the other checkout")
-    parser.add_argument("--serve", action="store_true", help="be one of the two processes")
+    parser.add_argument("folder", type=Path, help="the other checkout")
     parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    if options.serve:
-        serve(options.data_folder)
-        return
-    if not (options.folder / "src" / "stalegrad").is_dir():
-        parser.error(f"{options.folder} is no checkout: it has no src/stalegrad")
-    folders, headings = [builds.HERE.parent, options.folder], ["work", "here", "there"]
+    folders = [HERE.parent, options.folder]
+    headings = ["work", "here", "there", "times as fast", "lowest to highest"]
     with ExitStack() as stack:
         both = [stack.enter_context(Checkout(f, options.data_folder)) for f in folders]
-        show_row([*headings, "times as fast", "lowest to highest"], options.markdown)
+        print(f"{builds.processor()}, the kernels here built for "
+              f"{kernels.instruction_set('lenet5')}; there: {options.folder}\n")  # fmt: skip
+        show_row(headings, options.markdown)
         if options.markdown:
             show_row(["---", *["---:"] * 4], options.markdown)
         for row in compare(both, 5 if options.quick else 21):

@@ -58,10 +58,16 @@ def _numpy_beyond_avx2() -> list[str]:
     return [n for n in __cpu_dispatch__ if n.startswith(longer) and __cpu_features__[n]]
 
 
-def family() -> str:
-    """What the processor tells of its kind beside its name, which says little on cloud machines."""
+def processor() -> str:
+    """Its name, and what it tells of its kind beside: names of cloud machines say little."""
+    import torch
+
+    from stalegrad.machine import describe_machine
+
+    name = describe_machine(torch.device("cpu"))["device"].removeprefix("cpu: ")
     told = {"family": _told("cpu family"), "model": _told("model"), "part": _told("CPU part")}
-    return ", ".join(f"{what} {number}" for what, number in told.items() if number)
+    kind = ", ".join(f"{what} {number}" for what, number in told.items() if number)
+    return f"{name} ({kind})" if kind else name
 
 
 def _told(key: str) -> str:
@@ -82,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout to time beside")
     options = parser.parse_args(argv)
+    if options.against and not (options.against / "src" / "stalegrad").is_dir():
+        parser.error(f"--against is {options.against}, which is no checkout: no src/stalegrad")
     try:
         for name in ("mnist", "fashion_mnist"):
             fetch_dataset(name, options.data_folder)

@@ -12,6 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
+import peak
 import replay
 import torch
 from torch import nn
@@ -65,7 +66,7 @@ def contenders(task: Task, size: int) -> dict[str, replay.Contender]:
         "plain PyTorch, steps": replay.plain(task, size, 1, plain_model),
         f"backend {backend.name}, gradients": replay.gradients(task, backend, size),
         f"backend {backend.name}, steps": replay.bundle(task, backend, 1, size, 1),
-        replay.LIMIT: replay.limit(),
+        peak.NAME: replay.limit(),
     }
 
 

@@ -12,8 +12,7 @@ there is none.
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import builds
@@ -28,6 +27,7 @@ import replay  # noqa: E402
 import schedules  # noqa: E402
 import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
+from table import Row, beyond_the_limit, show  # noqa: E402
 
 from stalegrad import kernels  # noqa: E402
 from stalegrad.backends import make_backend  # noqa: E402
@@ -37,38 +37,6 @@ from stalegrad.problems.lenet5 import NETWORK, LeNet5  # noqa: E402
 BATCH, RUNS = 64, 16
 PLAIN = "plain PyTorch, one run"
 ARRIVALS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """`rate` of the work, `other` of what it is compared with, and `most` by its limit: samples,
-    updates, arrivals or cells a second."""
-
-    work: str
-    rate: float
-    against: str
-    other: float
-    limit: str = ""
-    most: float | None = None
-
-    @property
-    def share(self) -> float | None:
-        return None if self.most is None else self.rate / self.most
-
-    def cells(self) -> list[str]:
-        share = "" if self.share is None else f"{self.share:.2f}"
-        rates = rounded(self.rate), rounded(self.other)
-        times = f"{self.rate / self.other:.3g}"
-        return [self.work, rates[0], self.against, rates[1], times, self.limit, share]
-
-
-HEADINGS = ("work", "a second", "compared with", "a second", "times as fast", "limit", "share")
-WIDTHS = (46, 10, 22, 10, 13, 31, 5)  # known beforehand, since rows are shown as they come
-NUMBERS = (1, 3, 4, 6)  # columns that are aligned on the right
-
-
-def rounded(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"
 
 
 def networks(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
@@ -87,11 +55,11 @@ def networks(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
     plain, steps, alone, evaluated, plainly, flop = replay.measure(one_core, seconds, repeats)
     most = flop / large_cnn.training_flop(NETWORK)
     most_evaluated = flop / sum(large_cnn.forward_flop(NETWORK))
-    yield Row("LeNet-5, training steps in a bundle", steps, PLAIN, plain, replay.LIMIT, most)
-    yield Row("LeNet-5, gradients alone", alone, PLAIN, plain, replay.LIMIT, most)
+    yield Row("LeNet-5, training steps in a bundle", steps, PLAIN, plain, peak.NAME, most)
+    yield Row("LeNet-5, gradients alone", alone, PLAIN, plain, peak.NAME, most)
     yield Row(
         *("LeNet-5, evaluation", evaluated, "plain PyTorch", plainly),
-        *(replay.LIMIT, most_evaluated),
+        *(peak.NAME, most_evaluated),
     )
     if idle:
         bundles = [replay.bundle(task, backend, RUNS, BATCH, n) for n in (1, cores)]
@@ -111,14 +79,14 @@ def larger_network(data_folder: Path, seconds: float, repeats: int) -> Iterator[
         ours = next(v for k, v in rates.items() if k.startswith("backend") and k.endswith(what))
         plain = rates[f"plain PyTorch, {what}"]
         name = f"larger CNN of lamour2023, {title}"
-        yield Row(name, ours, PLAIN, plain, replay.LIMIT, most)
+        yield Row(name, ours, PLAIN, plain, peak.NAME, most)
 
 
 def without_network(repeats: int) -> Iterator[Row]:
     options = argparse.Namespace(rates=40, updates=500, repeats=repeats)
     for title, work in least_squares.WORKS.items():
         *_, found = least_squares.compare(work, torch.float32, options)
-        limit = replay.LIMIT if found.most else ""
+        limit = peak.NAME if found.most else ""
         yield Row(
             *(f"{title}: a bundle", found.bundle, "NumPy loop, one run", found.loop),
             *(limit, found.most),
@@ -147,51 +115,13 @@ def every_row(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
     yield from one_cell(data_folder)
 
 
-def show(rows: Iterable[Row], markdown: bool) -> list[Row]:
-    """Each row as it comes; and all of them."""
-    show_line(HEADINGS, markdown)
-    if markdown:
-        show_line(["---:" if i in NUMBERS else "---" for i in range(len(HEADINGS))], markdown)
-    shown = []
-    for row in rows:
-        show_line(row.cells(), markdown)
-        shown.append(row)
-    return shown
-
-
-def show_line(cells: Sequence[str], markdown: bool) -> None:
-    if markdown:
-        print(f"| {' | '.join(cells)} |", flush=True)
-        return
-    padded = (
-        text.rjust(width) if i in NUMBERS else text.ljust(width)
-        for i, (text, width) in enumerate(zip(cells, WIDTHS, strict=True))
-    )
-    print("  ".join(padded).rstrip(), flush=True)
-
-
-def beyond_the_limit(rows: Iterable[Row]) -> list[str]:
-    """A sentence for each row that does more than the core can: then the limit is wrong.
-
-    The cores of a machine may do a little more than so many times one, which is no such fault.
-    """
-    return [
-        f"The limit is wrong: {row.work} would reach {row.share:.2f} of it, which is more than 1. "
-        f"See benchmarks/peak.cpp, and what operations the work is said to need."
-        for row in rows
-        if row.limit == replay.LIMIT and row.share > 1
-    ]
-
-
 def about() -> str:
     """What is measured: the build, the machine, and what the libraries use of it."""
-    machine, architecture = describe_machine(torch.device("cpu")), kernels.architecture()
+    machine = describe_machine(torch.device("cpu"))
     blas = next(i for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas")
-    device, family = machine["device"].removeprefix("cpu: "), builds.family()
-    built = kernels.instruction_set("lenet5")
     return (
-        f"{device}{f' ({family})' if family else ''}, kernels built for {built} "
-        f"({architecture}).\n"
+        f"{builds.processor()}, kernels built for {kernels.instruction_set('lenet5')} "
+        f"({kernels.architecture()}).\n"
         f"{replay.cores()} cores, load {os.getloadavg()[0]:.1f} at the start; "
         f"PyTorch {machine['torch']} ({torch.backends.cpu.get_cpu_capability()}), "
         f"NumPy {machine['numpy']} ({blas['internal_api']} for {blas['architecture']}), "

@@ -16,6 +16,7 @@ import torch
 
 from stalegrad import kernels
 
+NAME = "multiply-adds between registers"
 TURNS = 5_000_000  # of one measurement, which takes some hundredths of a second
 ADDITIONS = 64  # in one turn of the chain that tells the frequency
 # Begun in a cycle: a core whose only unit for long vectors slows the clock down does a little less
@@ -81,7 +82,7 @@ def told(most: float, frequency: float, lanes: int) -> str:
     """`most` operations a second at `frequency` cycles a second, in a sentence; see `check`."""
     begun = most / (2 * lanes * frequency)
     sentence = (
-        f"{most / 1e9:.0f} GFLOP/s of multiply-adds between registers in float32: {begun:.2f} "
+        f"{most / 1e9:.0f} GFLOP/s of {NAME} in float32: {begun:.2f} "
         f"of {lanes} lanes a cycle at {frequency / 1e9:.2f} GHz"
     )
     if not LEAST_A_CYCLE <= begun <= MOST_A_CYCLE:

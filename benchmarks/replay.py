@@ -41,7 +41,6 @@ BATCH_SIZES = (32, 64, 256, 1024)
 BUNDLES = (1, 4, 16, 60)
 DELAY = 4
 PLAIN = "plain PyTorch"
-LIMIT = "multiply-adds between registers"
 LEAST_SAMPLES = 64  # of each run in one measurement, however long that takes
 
 
@@ -230,7 +229,7 @@ def limit() -> Contender:
         work = peak.multiply_adds(torch.float32)
         return lambda: [work() for _ in range(steps)]
 
-    return Contender(LIMIT, "cpu", 1, peak.operations(torch.float32), 1, prepare)
+    return Contender(peak.NAME, "cpu", 1, peak.operations(torch.float32), 1, prepare)
 
 
 def measure(
