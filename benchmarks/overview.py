@@ -137,7 +137,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     seconds, repeats = (0.1, 3) if options.quick else (0.5, 7)
     torch.set_num_threads(1)
-    print(about())
+    try:
+        print(about())
+    except kernels.KernelUnavailable as error:
+        raise SystemExit(f"There are no kernels to time: {error}") from None
     if not is_idle():
         print("The row about all cores is left out: it needs two, and the machine to itself.\n")
     rows = show(every_row(options.data_folder, seconds, repeats), options.markdown)

@@ -46,7 +46,7 @@ def test_epoch_of_lenet5_is_faster_than_plain_pytorch(architecture):
     "begun, believed", [(0.13, False), (1, True), (2, True), (4, True), (4.5, False)]
 )
 def test_limit_is_held_to_the_frequency(begun, believed):
-    """0.13 is what vectors of 64 bytes do on AVX2."""
+    """0.13 is what vectors of 64 bytes did on a processor with AVX2."""
     measured = begun * 2 * 8 * 3.4e9, 3.4e9, 8
     if believed:
         assert f"{begun:.2f} of 8 lanes a cycle at 3.40 GHz" in peak.told(*measured)
