@@ -16,23 +16,22 @@ times as fast as the loop a bundle at all of them would be.
 """
 
 import argparse
-import ctypes
+import functools
 import os
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Mapping  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
+import peak  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import kernels, replay, stepping  # noqa: E402
+from stalegrad import replay, stepping  # noqa: E402
 from stalegrad.backends import make_backend  # noqa: E402
 from stalegrad.clusters.heterogeneous import Heterogeneous  # noqa: E402
 from stalegrad.partitions import CLUSTER, IndependentOrder, generator  # noqa: E402
@@ -43,6 +42,7 @@ from stalegrad.problems.linear_regression import LinearRegression  # noqa: E402
 from stalegrad.replay import Run  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
 
+LOOP, LIMIT = "loop", "limit"
 Gradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -130,63 +130,60 @@ def in_bundle(name: str, task: Task, runs: list[Run], dtype: torch.dtype) -> np.
     return torch.cat(out).numpy()
 
 
-def fastest(work: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """Least processor seconds over some repeats, and the result."""
-    best = np.inf
+def fastest(
+    works: Mapping[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Least processor seconds of each over some repeats, in turn; and what each returned."""
+    seconds, results = dict.fromkeys(works, np.inf), {}
     for _ in range(repeats):
-        start = time.process_time()
-        result = work()
-        best = min(best, time.process_time() - start)
-    return best, result
+        for name, work in works.items():
+            start = time.process_time()
+            results[name] = work()
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return seconds, results
 
 
-def peak(dtype: torch.dtype) -> float:
-    """Operations a second of multiply-adds between registers (`peak.cpp`)."""
-    name = str(dtype).removeprefix("torch.")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "peak.so"
-        source = Path(__file__).with_name("peak.cpp")
-        command = ["c++", *kernels.FLAGS, kernels._flag("native"), "-shared", "-fPIC"]
-        subprocess.run([*command, str(source), "-o", str(library)], check=True)
-        loaded = ctypes.CDLL(str(library))
-    function, turns = getattr(loaded, f"peak_{name}"), 500_000
-    function.restype = ctypes.c_float if name == "float32" else ctypes.c_double
-    seconds, _ = fastest(lambda: function(ctypes.c_int64(turns)), 9)
-    return getattr(loaded, f"operations_{name}")() * turns / seconds
+@dataclass(frozen=True)
+class Rates:
+    """Updates a second of a bundle of `runs`, of the loop, and of a bundle at the limit."""
+
+    runs: int
+    backend: str
+    loop: float
+    bundle: float
+    most: float | None
 
 
-def compare(work: Work, dtype: torch.dtype, options: argparse.Namespace) -> list[str]:
-    """Columns of the table from the loop's rate on; one line a backend."""
+def compare(work: Work, dtype: torch.dtype, options: argparse.Namespace) -> list[Rates]:
+    """Of each backend."""
     task = work.problem.load(Path(), torch.device("cpu"), dtype)
     runs = plan_runs(work, len(task.train[1]), options.rates, options.updates)
     arrays = [part.numpy() for part in task.train]
     start = np.zeros(task.parameters, arrays[0].dtype)
-    loop, alone = fastest(
-        lambda: by_loop(runs[0], lambda w, rows: work.gradient(*arrays, w, rows), start),
-        options.repeats,
-    )
-    loop_rate, lines = options.updates / loop, []
     names = ["torch"] if make_backend("auto", task).name == "torch" else ["torch", "cpu"]
+    works = {LOOP: lambda: by_loop(runs[0], lambda w, rows: work.gradient(*arrays, w, rows), start)}
+    works |= {name: functools.partial(in_bundle, name, task, runs, dtype) for name in names}
+    if work.operations:
+        works[LIMIT] = peak.multiply_adds(dtype)
+    seconds, results = fastest(works, options.repeats)
+    most = peak.operations(dtype) / seconds[LIMIT] / work.operations if work.operations else None
+    found = []
     for name in names:
-        seconds, found = fastest(lambda: in_bundle(name, task, runs, dtype), options.repeats)  # noqa: B023
-        error = np.linalg.norm(found[0] - alone) / np.linalg.norm(alone)
+        error = np.linalg.norm(results[name][0] - results[LOOP]) / np.linalg.norm(results[LOOP])
         if error > 1e3 * torch.finfo(dtype).eps:
             raise SystemExit(f"The two do not compute the same: {error:.1e} apart.")
-        rate = len(runs) * options.updates / seconds
-        columns = [
-            str(len(runs)),
-            name,
-            f"{loop_rate:,.0f}",
-            f"{rate:,.0f}",
-            f"{rate / loop_rate:.1f}",
-            "",
-            "",
-        ]
-        if work.operations:
-            most = peak(dtype) / work.operations
-            columns[-2:] = f"{most / loop_rate:.0f}", f"{rate / most:.2f}"
-        lines.append(columns)
-    return lines
+        rate = len(runs) * options.updates / seconds[name]
+        found.append(Rates(len(runs), name, options.updates / seconds[LOOP], rate, most))
+    return found
+
+
+def columns(found: Rates) -> list[str]:
+    """Of the table, from the number of runs on."""
+    most = ["", ""]
+    if found.most:
+        most = [f"{found.most / found.loop:.0f}", f"{found.bundle / found.most:.2f}"]
+    rates = [f"{found.loop:,.0f}", f"{found.bundle:,.0f}", f"{found.bundle / found.loop:.1f}"]
+    return [str(found.runs), found.backend, *rates, *most]
 
 
 def main() -> None:
@@ -202,7 +199,8 @@ def main() -> None:
     for title, work in WORKS.items():
         for dtype in (torch.float32, torch.float64):
             precision = str(dtype).removeprefix("torch.")
-            rows += [[title, precision, *line] for line in compare(work, dtype, options)]
+            found = compare(work, dtype, options)
+            rows += [[title, precision, *columns(rates)] for rates in found]
     print("Run-updates a second on one core:")
     if options.markdown:
         rows.insert(1, ["---", "---", "---:", "---", *["---:"] * 5])

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import peak
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ from stalegrad.bundles import plan_run
 from stalegrad.cells import parse_cell
 from stalegrad.errors import StalegradError
 from stalegrad.machine import describe_machine
+from stalegrad.partitions import minibatch_noise
 from stalegrad.problems import Task
 from stalegrad.problems.lenet5 import LeNet5
 
@@ -95,13 +97,20 @@ class PlainLeNet5(nn.Sequential):
         )
 
 
-def plain(task: Task, batch_size: int, threads: int) -> Contender:
-    """One run as one would write it, on images that are floats already."""
+def plain(
+    task: Task,
+    batch_size: int,
+    threads: int,
+    network: Callable[[], nn.Module] = PlainLeNet5,
+    update: bool = True,
+) -> Contender:
+    """One run as one would write it, on images that are floats already; without `update` its
+    gradients alone."""
     device = task.train[0].device
-    images, labels = task.train[0].unsqueeze(1).float() / 255, task.train[1]
+    images, labels = pixels(task.train[0], task), task.train[1]
 
     def prepare(steps: int) -> Callable[[], object]:
-        model = PlainLeNet5().to(device)
+        model = network().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
         def train() -> None:
@@ -110,11 +119,17 @@ def plain(task: Task, batch_size: int, threads: int) -> Contender:
                 loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+                if update:
+                    optimizer.step()
 
         return train
 
     return Contender(PLAIN, device.type, 1, batch_size, threads, prepare, threads)
+
+
+def pixels(images: torch.Tensor, task: Task) -> torch.Tensor:
+    """Bytes [N, 28, 28] as the network takes them: floats [N, 1, 28, 28]."""
+    return images.unsqueeze(1) * task.options["scale"] + task.options["shift"]
 
 
 def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: int) -> Contender:
@@ -158,10 +173,15 @@ def gradients(task: Task, backend: Backend, batch_size: int, threads: int = 1) -
     weights = torch.stack([task.initial_weights(seed).float() for seed in range(threads)])
     inputs, targets = (tensor[None, :batch_size].contiguous() for tensor in task.train)
 
+    def drawn(step: int) -> torch.Tensor | None:
+        if not task.noise:
+            return None
+        return torch.from_numpy(minibatch_noise(1, 0, step, batch_size, task.noise))[None]
+
     def prepare(steps: int) -> Callable[[], object]:
         def one(run: int) -> None:
-            for _ in range(steps):
-                backend.gradients(weights[run : run + 1], inputs, targets)
+            for step in range(steps):
+                backend.gradients(weights[run : run + 1], inputs, targets, drawn(step))
 
         def all_runs() -> None:
             with ThreadPoolExecutor(threads) as pool:
@@ -187,7 +207,7 @@ def evaluation(task: Task, backend: Backend) -> Contender:
 
 def plain_evaluation(task: Task) -> Contender:
     model, labels = PlainLeNet5().to(task.test[0].device), task.test[1]
-    images = task.test[0].unsqueeze(1).float() / 255
+    images = pixels(task.test[0], task)
 
     @torch.no_grad()
     def evaluate() -> None:
@@ -202,23 +222,36 @@ def plain_evaluation(task: Task) -> Contender:
     return Contender(PLAIN, labels.device.type, 1, len(labels), 1, prepare)
 
 
+def limit() -> Contender:
+    """What the core does at most; its samples are operations in float32."""
+
+    def prepare(steps: int) -> Callable[[], object]:
+        work = peak.multiply_adds(torch.float32)
+        return lambda: [work() for _ in range(steps)]
+
+    return Contender(peak.NAME, "cpu", 1, peak.operations(torch.float32), 1, prepare)
+
+
 def measure(
     contenders: Sequence[Contender], seconds: float, repeats: int, wall: bool = False
 ) -> list[float]:
     """Median samples a second of each, measured in turn, each time for about `seconds`."""
-    steps = []
-    for each in contenders:
-        least = math.ceil(LEAST_SAMPLES / each.batch_size)
-        samples = each.runs * each.batch_size
-        rate = each.rate(least, wall)  # warms up as well
-        if samples * least / rate < seconds:
-            rate = each.rate(least, wall)
-        wanted = rate * seconds / samples
-        most = max(60_000 // each.batch_size - DELAY, least)  # one epoch of MNIST
-        steps.append(min(max(round(wanted), least), most))
+    steps = [steps_for(each, seconds, wall) for each in contenders]
     rates = [[each.rate(n, wall) for each, n in zip(contenders, steps, strict=True)]
              for _ in range(repeats)]  # fmt: skip
     return [statistics.median(column) for column in zip(*rates, strict=True)]
+
+
+def steps_for(contender: Contender, seconds: float, wall: bool = False) -> int:
+    """Minibatches of each run that take about `seconds`: at least enough for LEAST_SAMPLES, at
+    most an epoch of MNIST. Warms up as well."""
+    least = math.ceil(LEAST_SAMPLES / contender.batch_size)
+    samples = contender.runs * contender.batch_size
+    rate = contender.rate(least, wall)
+    if samples * least / rate < seconds:
+        rate = contender.rate(least, wall)
+    most = max(60_000 // contender.batch_size - DELAY, least)
+    return min(max(round(rate * seconds / samples), least), most)
 
 
 def show(rows: Sequence[Sequence[str]], markdown: bool) -> None:

@@ -29,13 +29,26 @@ def load(name: str) -> ctypes.CDLL:
     (headers included), compiler and processor, and kept in the user's cache folder
     (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises KernelUnavailable.
     """
-    return _load(name, os.environ.get(ARCHITECTURE) or "native")
+    return _load(name, architecture())
+
+
+def architecture() -> str:
+    """The processor that `load` compiles for, as the compiler names it; `native` is this one."""
+    return os.environ.get(ARCHITECTURE) or "native"
+
+
+def compile_command(architecture: str) -> list[str]:
+    """The command that compiles a library for `architecture`, without sources and output.
+
+    Raises KernelUnavailable where there is no compiler.
+    """
+    return [*_compiler(), *FLAGS, _flag(architecture), "-shared", "-fPIC"]
 
 
 @functools.cache
 def _load(name: str, architecture: str) -> ctypes.CDLL:
     source = Path(__file__).with_name(f"{name}.cpp")
-    command = [*_compiler(), *FLAGS, _flag(architecture), "-shared", "-fPIC"]
+    command = compile_command(architecture)
     try:
         library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
         if not library.exists():
