@@ -304,7 +304,7 @@ def test_checkpoint_of_other_content_is_reported_and_not_used(tmp_path, place, c
     assert_starts_again(bundle, tmp_path, place, capsys)
 
 
-@pytest.mark.parametrize("other", ["bundle", "backend", "device", "torch", "code"])
+@pytest.mark.parametrize("other", ["bundle", "backend", "device", "torch", "code", "instructions"])
 def test_checkpoint_of_something_else_is_reported_and_not_used(
     tmp_path, place, capsys, other, monkeypatch
 ):
@@ -318,6 +318,8 @@ def test_checkpoint_of_something_else_is_reported_and_not_used(
             patch.setattr(bundles.Checkpoint, "beside", on_cuda(bundles.Checkpoint.beside))
         elif other == "torch":
             patch.setattr(torch, "__version__", "0.4.1")
+        elif other == "instructions":
+            patch.setattr(bundles, "vector_instructions", lambda *_: "AVX-1024")
         elif other == "code":
             patch.setattr(bundles.Plan, "code_digest", lambda *_: "of yesterday")
         stopped_after(1, Bundle(MIXED.cells[2:4]) if other == "bundle" else bundle, output, place)

@@ -8,17 +8,26 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import progress
+from stalegrad import progress, speed
 from stalegrad.cells import Bundle
+from stalegrad.config import Settings
 from stalegrad.progress import Overview, Reporter, overview
 from stalegrad.wording import duration
 
 # Of equal cost.
 BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]
-WORK = BUNDLES[0].core_seconds()
+WORK = BUNDLES[0].work()
 PLAN = SimpleNamespace(
-    bundles={"some": {b.hash: b for b in BUNDLES[:3]}, "other": {"x": BUNDLES[3]}}
+    bundles={"some": {b.hash: b for b in BUNDLES[:3]}, "other": {"x": BUNDLES[3]}},
+    settings=Settings(),
+    short_bundles=lambda study: {"x": BUNDLES[3]} if study == "other" else {},
 )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Where no speed has been measured yet."""
+    monkeypatch.setenv("STALEGRAD_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def output_of(results: Path, number: int) -> Path:

@@ -34,10 +34,9 @@ def load(name: str) -> ctypes.CDLL:
 
 @functools.cache
 def _load(name: str, architecture: str) -> ctypes.CDLL:
-    source = Path(__file__).with_name(f"{name}.cpp")
-    command = [*_compiler(), *FLAGS, _flag(architecture), "-shared", "-fPIC"]
+    source, command = _source(name), _command(architecture)
     try:
-        library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
+        library = cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
         if not library.exists():
             print(f"note: compiling the kernel {name} for {architecture} processors, which takes "
                   f"some seconds, once.", file=sys.stderr, flush=True)  # fmt: skip
@@ -53,6 +52,25 @@ def instruction_set(name: str) -> str:
     told = load(name).instruction_set
     told.restype = ctypes.c_char_p
     return told().decode()
+
+
+def fingerprint(name: str) -> str:
+    """Changes with the library that `load` gives, its compiler and the processor; of one that
+    cannot be compiled, with the reason and the processor."""
+    architecture = os.environ.get(ARCHITECTURE) or "native"
+    try:
+        return _fingerprint(_source(name), _command(architecture))
+    except (KernelUnavailable, OSError) as error:
+        return f"{error}, {_processor()}"
+
+
+def _source(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.cpp")
+
+
+def _command(architecture: str) -> list[str]:
+    """The compiler and its options, without the files."""
+    return [*_compiler(), *FLAGS, _flag(architecture), "-shared", "-fPIC"]
 
 
 def _compiler() -> list[str]:
@@ -82,9 +100,10 @@ def _compile(command: list[str], source: Path, library: Path) -> None:
             [*command, str(source), "-o", str(beside)], capture_output=True, text=True
         )
         if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            lines = (done.stderr.strip() or "no message").splitlines()
+            said = next((line for line in lines if "error" in line), lines[-1])
             compiler = shlex.join(_compiler())
-            raise KernelUnavailable(f"{compiler} could not compile {source.name}: {last}")
+            raise KernelUnavailable(f"{compiler} could not compile {source.name}: {said}")
         os.replace(beside, library)
 
 
@@ -106,7 +125,7 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """A folder that is ours alone: whoever can write to it decides what is loaded and run."""
     if "STALEGRAD_CACHE" in os.environ:
         return _made_private(Path(os.environ["STALEGRAD_CACHE"]))
