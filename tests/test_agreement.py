@@ -64,18 +64,17 @@ def test_a_cell_without_a_measure_of_how_well_it_does_is_not_steady():
     assert steady_cells(rows().drop(columns="test_accuracy"), CELLS) == set()
 
 
-@pytest.mark.parametrize("accuracy", [0.930, 0.9255, 0.9345])
-def test_a_run_within_a_quarter_of_the_spread_agrees(accuracy):
+@pytest.mark.parametrize("accuracy", [0.930, 0.911, 0.949])
+def test_a_run_within_the_spread_of_seeds_agrees(accuracy):
     fresh = again(STEADY, 2, test_accuracy=accuracy)
     assert agreement(rows(), fresh, CELLS) == {replace(STEADY, seed=2).hash: []}
 
 
-@pytest.mark.parametrize("accuracy", [0.9245, 0.9355, 0.1135])
+@pytest.mark.parametrize("accuracy", [0.909, 0.951, 0.1135])
 def test_a_wrong_run_of_a_steady_cell_is_caught(accuracy):
-    """0.9245 is within the seeds' range, but not what this seed came to."""
     (said,) = agreement(rows(), again(STEADY, 2, test_accuracy=accuracy), CELLS).values()
     assert said == [
-        f"test_accuracy is {accuracy:.6g} after epoch 1, and 0.93 in the archive; 0.005 is allowed."
+        f"test_accuracy is {accuracy:.6g} after epoch 1, and 0.93 in the archive; 0.02 is allowed."
     ]
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import progress, speed
+from stalegrad import progress
 from stalegrad.cells import Bundle
 from stalegrad.config import Settings
 from stalegrad.progress import Overview, Reporter, overview

@@ -81,7 +81,7 @@ def _synthetic(name: str, asked: str) -> Speed:
         seconds if size.alone else max(seconds - call / TOGETHER, 0.0)
         for size, seconds in zip(sizes, a_step, strict=True)
     ]
-    beginning = _Size(name, asked, *SYNTHETIC[0][:2], steps=1)
+    beginning = _Size(name, asked, *SYNTHETIC[0][:2], steps=2)
     epoch = beginning.step() + _evaluation(beginning.task, beginning.backend, TOGETHER)
     return Speed(
         steps=tuple((size.numbers, seconds) for size, seconds in zip(sizes, own, strict=True)),
