@@ -23,6 +23,7 @@ from stalegrad.cells import Bundle
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.errors import ConfigError, DataError
 from stalegrad.files import provenance_path
+from stalegrad.machine import vector_instructions
 from stalegrad.problems.lenet5 import LeNet5
 
 COLUMNS = [
@@ -112,6 +113,9 @@ def test_provenance_says_on_what_and_how_much(tmp_path, place):
     assert about["samples"] == (24 + 21) * 20
     assert about["torch"] == torch.__version__ and about["device"].startswith("cpu: ")
     assert about["backend"] in ("cpu", "torch") and about["wall_seconds"] > 0
+    assert about["instructions"] == vector_instructions(
+        about["backend"], "lenet5", torch.device("cpu")
+    )
 
 
 def test_progress_is_told_after_every_epoch(tmp_path, place):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import progress
+from stalegrad import progress, speed
 from stalegrad.cells import Bundle
 from stalegrad.config import Settings
 from stalegrad.progress import Overview, Reporter, overview
+from stalegrad.speed import Speed, Speeds
 from stalegrad.wording import duration
 
 # Of equal cost.
@@ -62,6 +63,21 @@ def test_what_is_left_at_the_rate_of_the_jobs_that_run(tmp_path, settings):
     later = overview(PLAN, tmp_path, now + 2 * progress.SECONDS_SILENT)
     assert later == Overview(seen.total, seen.done, 0.0)
     assert str(later) == "training: 40 % done"
+
+
+def test_a_job_that_has_only_begun_goes_as_fast_as_was_measured(tmp_path, settings):
+    """Two seconds of one core each; one is half done after ten seconds, another has begun."""
+    lenet = Speed("cpu", "AVX2", "", ((1, 0.0), (1 << 40, 0.0)), 1 << 40, 0.0, 2 / 3, 0.0, 1.0, 1.0)
+    speed.write(PLAN.settings, Speeds(1.0, False, {"lenet5": lenet}))
+    with (
+        Reporter(settings, output_of(tmp_path, 0)) as half,
+        Reporter(settings, output_of(tmp_path, 1)),
+    ):
+        half.report(told(5, 10.0))
+        now = output_of(tmp_path, 1).with_suffix(".csv.progress").stat().st_mtime
+        seen = overview(PLAN, tmp_path, now)
+    assert (seen.total, seen.done) == (pytest.approx(8.0), pytest.approx(1.0))
+    assert seen.rate == pytest.approx(0.1 + 1.0)
 
 
 def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypatch, capfd):

@@ -13,10 +13,10 @@ calls of PyTorch around a step take. At the end of an epoch each run is evaluate
 import hashlib
 import heapq
 import importlib.metadata
+import importlib.util
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -129,17 +129,17 @@ def write(settings: Settings, speeds: Speeds) -> None:
 def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
     """What is known of this machine once all that `bundles` need has been measured, which takes
     some seconds the first time; kernels that are compiled for it are named on the error stream.
-    None where it cannot be measured."""
+    None where it cannot be measured: there is no PyTorch, or a problem that is not `TIMED`."""
     bundles = list(bundles)
     names = {problem_of(bundle) for bundle in bundles}
     found = read(settings)
     if _suffices(found, bundles):
         return found
-    if not names <= set(TIMED):
+    if not names <= set(TIMED) or importlib.util.find_spec("torch") is None:
         return None
     # In a process of its own, like a job's: it tells how long one takes to start, and this one need
     # not hold PyTorch.
-    command = [sys.executable, "-m", "stalegrad.timing", str(time.time())]
+    command = [sys.executable, "-m", "stalegrad.timing"]
     subprocess.run([*command, settings.device, settings.backend, *sorted(names)], check=False)
     found = read(settings)
     return found if _suffices(found, bundles) else None

@@ -1,9 +1,9 @@
 """Measure how fast this machine trains, in a second or two, for `stalegrad.speed`.
 
-    python -m stalegrad.timing STARTED DEVICE BACKEND PROBLEM...
+    python -m stalegrad.timing DEVICE BACKEND PROBLEM...
 
-STARTED: when this process was asked for, as `time.time` tells it. What is timed is training itself,
-on made-up data: the steps of an epoch, and the evaluation at its end.
+What is timed is training itself, on made-up data: the steps of an epoch, and the evaluation at its
+end; and how long this process, which imports what a job does, takes to start.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from stalegrad.bundles import plan_runs  # noqa: I001  with pandas, which a job 
 from stalegrad.cells import Cell, parse_cell
 from stalegrad.config import Settings
 from stalegrad.data import Dataset
-from stalegrad.errors import ConfigError
+from stalegrad.errors import StalegradError
 from stalegrad.kernels import KernelUnavailable
 from stalegrad.machine import settled_torch, vector_instructions
 from stalegrad.problems import Task, runs_in_step
@@ -171,10 +171,10 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def main(arguments: list[str]) -> None:
     """Measure the problems named and add them to what is kept."""
-    began, device, asked, *names = arguments
-    start = time.time() - float(began)
+    device, asked, *names = arguments
+    start = time.process_time()
     settings = Settings(device=device, backend=asked)
-    with suppress(ConfigError, KernelUnavailable):  # said again, as an error, by what trains
+    with suppress(StalegradError, KernelUnavailable):  # said again, as an error, by what trains
         cuda = resolve_device(device).type == "cuda"
         known = speed.read(settings)
         problems = dict(known.problems) if known else {}
