@@ -75,6 +75,10 @@ def test_a_step_between_the_sizes_that_were_timed(minibatch, wanted):
     assert LENET.step(minibatch * PARAMETERS) == pytest.approx(wanted)
 
 
+def test_a_step_smaller_than_all_that_were_timed_takes_as_long_as_the_smallest():
+    assert CHAIN.step(4) == 1e-6
+
+
 def test_seconds_of_a_network_are_steps_and_evaluation():
     """160 images in minibatches of 20, three times, and the 50 of the test set after each."""
     cells = small_cell(), small_cell(seed=2)

@@ -38,7 +38,7 @@ NETWORKS = {
 }
 TRAINED, TESTED = 512, 128  # images
 # Of problems on synthetic data, minibatch, dimension and steps; and runs that are stepped together.
-SYNTHETIC = ((1, 16, 256), (16, 256, 64), (64, 256, 16), (256, 256, 16))
+SYNTHETIC = ((1, 16, 256), (64, 64, 64), (256, 64, 16), (1024, 64, 16))
 TOGETHER = 16
 
 
