@@ -207,8 +207,8 @@ def test_training_without_the_kernel_is_said_with_what_it_costs(tmp_path):
     line, note = announcement(PLAN, tmp_path, 2)
     assert line.endswith("lenet5 8,000 samples/s a core, AVX2 PyTorch)")
     assert note == (
-        "note: lenet5 is trained by PyTorch, which takes about 50 s of one core; the fused kernel, "
-        "which is several times as fast, is not used, because no C++ compiler was found."
+        "note: trained by PyTorch: lenet5 (about 50 s of one core). The fused kernels, which are "
+        "several times as fast, are not used, because no C++ compiler was found."
     )
 
 

@@ -185,24 +185,27 @@ def lasting(seconds: Iterable[float], places: int) -> float:
 
 
 def slowed(names: Iterable[str], speeds: Speeds, seconds: Mapping[str, float]) -> list[str]:
-    """A sentence about each problem that is trained more slowly than it could be.
+    """Sentences about the problems that are trained more slowly than they could be.
 
     seconds: of one core that each problem takes.
     """
+    lacking: dict[str, list[str]] = {}
     said = []
     for name in names:
         speed, took = speeds.problems[name], duration(seconds[name])
         if speed.reason:
-            said.append(
-                f"{name} is trained by PyTorch, which takes about {took} of one core; the fused "
-                f"kernel, which is several times as fast, is not used, because {speed.reason}."
-            )
+            lacking.setdefault(speed.reason, []).append(f"{name} (about {took} of one core)")
         elif speed.slowdown > 1:
             spared = duration(seconds[name] / speed.slowdown)
             said.append(
                 f"the kernel of {name} takes {speed.slowdown:.1f} times as long as PyTorch here, "
                 f"about {took} of one core; with `--config backend=torch` it is about {spared}."
             )
+    for reason, which in lacking.items():
+        said.append(
+            f"trained by PyTorch: {', '.join(which)}. The fused kernels, which are several times "
+            f"as fast, are not used, because {reason}."
+        )
     return said
 
 

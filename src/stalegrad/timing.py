@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from stalegrad import replay, speed, stepping
+from stalegrad import kernels, replay, speed, stepping
 from stalegrad.backends import Backend, cpu, make_backend, resolve_device
 from stalegrad.backends.cpu_synthetic import STEPS_ALONE
 from stalegrad.backends.vmap import VmapBackend
@@ -44,7 +45,14 @@ TOGETHER = 16
 
 def time_problem(name: str, backend: str) -> Speed:
     """Measure the problem called `name`, one of `speed.TIMED`, on one core of this machine."""
-    return _network(name, backend) if name in NETWORKS else _synthetic(name, backend)
+    reason = ""
+    if backend == "auto":
+        try:
+            kernels.load(cpu.KERNELS[name])
+        except KernelUnavailable as error:
+            backend, reason = "torch", str(error)
+    measure = _network if name in NETWORKS else _synthetic
+    return replace(measure(name, backend), reason=reason)
 
 
 def _network(name: str, asked: str) -> Speed:
@@ -112,16 +120,14 @@ class _Size:
 def _compared(backend: Backend, task: Task, cell: Cell, seconds: float) -> dict:
     """Fields of a Speed: how a step of `cell` that takes `seconds` is computed, and beside that the
     one in PyTorch."""
-    reason, torch_seconds = "", seconds
+    torch_seconds = seconds
     if backend.name == "cpu":
         together = min(TOGETHER, runs_in_step(task.parameters))
         torch_seconds = _step(task, [cell] * together, VmapBackend(task)) / together
-    elif isinstance(backend, VmapBackend):
-        reason = cpu.reason_against(task) or ""
     return {
         "backend": backend.name,
         "instructions": vector_instructions(backend.name, task.name, CPU),
-        "reason": reason,
+        "reason": "",
         "rate": cell.batch_size / seconds,
         "torch_rate": cell.batch_size / torch_seconds,
     }
