@@ -23,6 +23,7 @@ from stalegrad.cells import Bundle
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.errors import ConfigError, DataError
 from stalegrad.files import provenance_path
+from stalegrad.machine import vector_instructions
 from stalegrad.problems.lenet5 import LeNet5
 
 COLUMNS = [
@@ -112,6 +113,9 @@ def test_provenance_says_on_what_and_how_much(tmp_path, place):
     assert about["samples"] == (24 + 21) * 20
     assert about["torch"] == torch.__version__ and about["device"].startswith("cpu: ")
     assert about["backend"] in ("cpu", "torch") and about["wall_seconds"] > 0
+    assert about["instructions"] == vector_instructions(
+        about["backend"], "lenet5", torch.device("cpu")
+    )
 
 
 def test_progress_is_told_after_every_epoch(tmp_path, place):
@@ -304,7 +308,7 @@ def test_checkpoint_of_other_content_is_reported_and_not_used(tmp_path, place, c
     assert_starts_again(bundle, tmp_path, place, capsys)
 
 
-@pytest.mark.parametrize("other", ["bundle", "backend", "device", "torch", "code"])
+@pytest.mark.parametrize("other", ["bundle", "backend", "device", "torch", "code", "instructions"])
 def test_checkpoint_of_something_else_is_reported_and_not_used(
     tmp_path, place, capsys, other, monkeypatch
 ):
@@ -318,6 +322,8 @@ def test_checkpoint_of_something_else_is_reported_and_not_used(
             patch.setattr(bundles.Checkpoint, "beside", on_cuda(bundles.Checkpoint.beside))
         elif other == "torch":
             patch.setattr(torch, "__version__", "0.4.1")
+        elif other == "instructions":
+            patch.setattr(bundles, "vector_instructions", lambda *_: "AVX-1024")
         elif other == "code":
             patch.setattr(bundles.Plan, "code_digest", lambda *_: "of yesterday")
         stopped_after(1, Bundle(MIXED.cells[2:4]) if other == "bundle" else bundle, output, place)

@@ -293,12 +293,12 @@ def test_samples_of_a_run_are_those_of_whole_minibatches_and_of_every_worker():
 
 
 def test_cost_of_a_bundle():
-    """LeNet-5 as it was measured, and every worker's own pass where each has all the data."""
+    """Samples times weights, and every worker's own pass where each has all the data."""
     lenet = Bundle((cell(), cell(seed=2)))
-    assert lenet.core_seconds() == pytest.approx(2 * 3 * 60_000 / 65_000, rel=0.15)
+    assert lenet.work() == pytest.approx(2 * 3 * 60_000 * 61_706, rel=0.15)
     server = {"name": "parameter_server", "workers": 5, "compute_ms": 5.0}
     costs = {
-        partition: Bundle((cell(cluster=server, partition=partition),)).core_seconds()
+        partition: Bundle((cell(cluster=server, partition=partition),)).work()
         for partition in ("none", "dataset")
     }
     assert costs["none"] == pytest.approx(5 * costs["dataset"])

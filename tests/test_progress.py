@@ -8,17 +8,27 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import progress
+from stalegrad import progress, speed
 from stalegrad.cells import Bundle
+from stalegrad.config import Settings
 from stalegrad.progress import Overview, Reporter, overview
+from stalegrad.speed import Speed, Speeds
 from stalegrad.wording import duration
 
 # Of equal cost.
 BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]
-WORK = BUNDLES[0].core_seconds()
+WORK = BUNDLES[0].work()
 PLAN = SimpleNamespace(
-    bundles={"some": {b.hash: b for b in BUNDLES[:3]}, "other": {"x": BUNDLES[3]}}
+    bundles={"some": {b.hash: b for b in BUNDLES[:3]}, "other": {"x": BUNDLES[3]}},
+    settings=Settings(),
+    short_bundles=lambda study: {"x": BUNDLES[3]} if study == "other" else {},
 )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Where no speed has been measured yet."""
+    monkeypatch.setenv("STALEGRAD_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def output_of(results: Path, number: int) -> Path:
@@ -53,6 +63,21 @@ def test_what_is_left_at_the_rate_of_the_jobs_that_run(tmp_path, settings):
     later = overview(PLAN, tmp_path, now + 2 * progress.SECONDS_SILENT)
     assert later == Overview(seen.total, seen.done, 0.0)
     assert str(later) == "training: 40 % done"
+
+
+def test_a_job_that_has_only_begun_goes_as_fast_as_was_measured(tmp_path, settings):
+    """Two seconds of one core each; one is half done after ten seconds, another has begun."""
+    lenet = Speed("cpu", "AVX2", "", ((1, 0.0), (1 << 40, 0.0)), 1 << 40, 0.0, 2 / 3, 0.0, 1.0, 1.0)
+    speed.write(PLAN.settings, Speeds(1.0, False, {"lenet5": lenet}))
+    with (
+        Reporter(settings, output_of(tmp_path, 0)) as half,
+        Reporter(settings, output_of(tmp_path, 1)),
+    ):
+        half.report(told(5, 10.0))
+        now = output_of(tmp_path, 1).with_suffix(".csv.progress").stat().st_mtime
+        seen = overview(PLAN, tmp_path, now)
+    assert (seen.total, seen.done) == (pytest.approx(8.0), pytest.approx(1.0))
+    assert seen.rate == pytest.approx(0.1 + 1.0)
 
 
 def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypatch, capfd):

@@ -104,7 +104,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_cache_is_made_for_us_alone(cache):
-    assert kernels._cache_folder() == cache
+    assert kernels.cache_folder() == cache
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
@@ -113,7 +113,7 @@ def test_cache_that_others_can_write_to_is_refused(cache, mode):
     cache.mkdir()
     cache.chmod(mode)
     with pytest.raises(kernels.KernelUnavailable, match="STALEGRAD_CACHE"):
-        kernels._cache_folder()
+        kernels.cache_folder()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which takes root")
@@ -121,14 +121,14 @@ def test_cache_of_somebody_else_is_refused(cache):
     cache.mkdir(mode=0o700)
     os.chown(cache, 12345, 12345)
     with pytest.raises(kernels.KernelUnavailable, match="belongs to somebody else"):
-        kernels._cache_folder()
+        kernels.cache_folder()
 
 
 def test_cache_that_is_a_link_is_refused(cache, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     cache.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(kernels.KernelUnavailable, match="is a link"):
-        kernels._cache_folder()
+        kernels.cache_folder()
 
 
 def test_planted_library_in_the_temporary_folder_is_not_loaded(tmp_path, monkeypatch):

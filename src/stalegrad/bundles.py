@@ -29,7 +29,7 @@ from stalegrad.files import (
     replaced,
     write_atomically,
 )
-from stalegrad.machine import describe_machine, settled_torch
+from stalegrad.machine import describe_machine, settled_torch, vector_instructions
 from stalegrad.partitions import (
     CLUSTER,
     DataOrder,
@@ -119,6 +119,7 @@ def train_bundle(
     with settled_torch(device):
         task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
+        instructions = vector_instructions(backend.name, task.name, device)
         free = memory.free_megabytes(device)
         room = math.inf if free is None else memory.SHARE * free
         plans = _plan_parts(bundle, task, backend, room)
@@ -127,7 +128,11 @@ def train_bundle(
             if is_trained(output) and not before:
                 return
             checkpoint = Checkpoint.beside(
-                output, bundle, plans, f"{backend.name} on {device.type}", weights is not None
+                output,
+                bundle,
+                plans,
+                f"{backend.name} on {device.type} with {instructions}",
+                weights is not None,
             )
             begun, seconds = checkpoint.read(plans, device) or (
                 [Part.of(plan, weights is not None) for plan in plans],
@@ -143,6 +148,7 @@ def train_bundle(
                     saving.save(parts, seconds)
             provenance = describe_machine(device) | {
                 "backend": backend.name,
+                "instructions": instructions,
                 "threads": threads,
                 "bundle": bundle.hash,
                 "runs": len(bundle.cells),
@@ -432,7 +438,7 @@ class Checkpoint:
     """The state of a bundle between two epochs, in a file beside its output.
 
     identity: all that must agree for it to be gone on from: the bundle, how it is cut into parts,
-    backend and kind of device, PyTorch, and the code that decides a result.
+    backend, kind of device and vector instructions, PyTorch, and the code that decides a result.
     weights: those of each row of the history are kept too.
     """
 
@@ -449,7 +455,7 @@ class Checkpoint:
         backend: str,
         keep: bool,
     ) -> "Checkpoint":
-        """backend: its name and the kind of its device."""
+        """backend: its name, the kind of its device, and what orders its sums."""
         cut = "+".join(str(len(plan)) for plan in plans)
         identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
         identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"

@@ -32,9 +32,8 @@ from stalegrad.schedule import Workload
 MOST_RUNS = 1_000_000  # of a grid; published ones have thousands
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
-# Of one core: LeNet-5's 61,706 weights at 65,000 samples a second, and a step of small problems.
-_SECONDS_A_WEIGHT = 2.5e-10
-_SECONDS_A_STEP = 1e-4
+# Weights times samples that weigh as much as the calls around a step of a small problem.
+_WORK_OF_A_CALL = 400_000
 
 
 @specs.spec
@@ -177,17 +176,14 @@ class Bundle:
         """
         return math.ceil(1_500 + 2 * sum(map(_megabytes, self.cells)))
 
-    def core_seconds(self) -> float:
-        """About how long one core trains this: to weigh jobs against each other, no more.
-
-        A sample takes a fixed time for each weight, and every call that steps runs together a fixed
-        time besides, however small the problem.
-        """
+    def work(self) -> float:
+        """Weights times samples, and a fixed amount for every call that steps runs together: to
+        weigh jobs against each other, equal on every machine. `stalegrad.speed` tells seconds."""
         samples = sum(cell.samples() for cell in self.cells)
         steps = sum(cell.samples() // cell.batch_size for cell in self.cells)
         parameters = self.cells[0].problem.parameters()
         calls = steps / min(runs_in_step(parameters), len(self.cells))
-        return samples * parameters * _SECONDS_A_WEIGHT + calls * _SECONDS_A_STEP
+        return samples * parameters + calls * _WORK_OF_A_CALL
 
     def to_json(self) -> str:
         content = {"cells": [cell.as_dict() for cell in self.cells], "per_epoch": self.per_epoch}

@@ -26,7 +26,7 @@ from stalegrad.bundles import Place
 from stalegrad.cells import LandscapeCell
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
-from stalegrad.machine import describe_machine, settled_torch
+from stalegrad.machine import describe_machine, settled_torch, vector_instructions
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
@@ -303,11 +303,13 @@ def make_landscape(
     with settled_torch(device):
         task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
+        instructions = vector_instructions(backend.name, task.name, device)
         history = pd.read_csv(recorded[0], dtype={"run": str})
         with np.load(recorded[1], allow_pickle=False) as arrays:
             weights = arrays["weights"]
         layout = lay_out(cell, history, weights)
-        identity = f"{cell.hash} {backend.name} on {device.type}, torch {torch.__version__}, "
+        identity = f"{cell.hash} {backend.name} on {device.type} with {instructions}, "
+        identity += f"torch {torch.__version__}, "
         identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}"
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
         store = Store(path, identity, len(layout.coefficients))
@@ -320,6 +322,7 @@ def make_landscape(
     write_atomically(outputs[2], csv_text(found.lines))
     provenance = describe_machine(device) | {
         "backend": backend.name,
+        "instructions": instructions,
         "threads": threads,
         "landscape": cell.hash,
         "points": len(layout.coefficients),

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 import stalegrad
+from stalegrad import kernels
+from stalegrad.backends import cpu
 
 
 @contextmanager
@@ -51,6 +53,16 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "platform": platform.platform(),
     }
+
+
+def vector_instructions(backend: str, problem: str, device: torch.device) -> str:
+    """What decides the order of sums where `backend` trains `problem`: the vector instructions that
+    its kernel is built for, or those that PyTorch takes; on a GPU its compute capability."""
+    if device.type == "cuda":
+        return "CUDA {}.{}".format(*torch.cuda.get_device_capability(device))
+    if backend == "cpu":
+        return kernels.instruction_set(cpu.KERNELS[problem])
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _commit() -> str:

@@ -29,6 +29,8 @@ from stalegrad.files import (
 )
 from stalegrad.results import collect, read_csv
 
+UNRECORDED = "not recorded"
+
 
 def archived_history(study: str, archive: Path = ARCHIVE) -> pd.DataFrame:
     """The history of all archived runs of a study; empty where there are none."""
@@ -64,6 +66,8 @@ def add_to_archive(study: str, outputs: list[Path], archive: Path = ARCHIVE) -> 
         history = pd.concat([h for h in histories if len(h)], ignore_index=True)
         history = history.sort_values(["run", "epoch"], ignore_index=True)
         provenance = pd.concat([p for p in provenances if len(p)], ignore_index=True)
+        if "instructions" in provenance:  # which rows of earlier versions do not say
+            provenance["instructions"] = provenance["instructions"].fillna(UNRECORDED)
         content = _gzipped(csv_text(history).encode())
         write_bytes_atomically(names.with_name("history.csv.gz"), content)
         text = provenance.to_csv(index=False, lineterminator="\n")

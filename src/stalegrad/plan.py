@@ -29,7 +29,11 @@ from stalegrad.files import archived_folder, archived_runs, is_kept
 
 SOURCE = "src/stalegrad"
 PACKAGE = Path(__file__).parent
-SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
+# LeNet-5 through half a million images: some seconds, a job that imports torch taking about three
+# to start. By work and not by measured seconds, since which bundles share a job must be the same in
+# every job and on every node of a cluster, and stay so under results that are there already: else
+# Snakemake would train again what moves from one rule to another.
+SHORT_WORK = 3.2e10
 
 # Source files, relative to the package, whose change makes a training run out of date, beside those
 # of its own problem, rule and cluster. What only draws or words something is not among them.
@@ -146,10 +150,10 @@ class Plan:
         return out
 
     def short_bundles(self, study: str) -> dict[str, Bundle]:
-        """Bundles of a study that train in hardly more time than a job takes to start; they are
-        trained in one job."""
+        """Bundles of a study of so little work that a job for each would mostly be starting; they
+        are trained in one job."""
         bundles = self.bundles[study].items()
-        return {h: bundle for h, bundle in bundles if bundle.core_seconds() < SHORT_SECONDS}
+        return {h: bundle for h, bundle in bundles if bundle.work() < SHORT_WORK}
 
     def archived(self, study: str) -> set[str]:
         """Runs taken from `measured/` and not trained: at `paper`, unless `recompute` is set."""

@@ -1,13 +1,15 @@
 """How far training is, over all jobs of a replication, told by the jobs themselves.
 
-Every job that trains notes after each epoch how far it is, in a file beside its output. Now and
-then one of them adds these notes up and says the sum: there is no process beside the jobs, so
-nothing is left behind when they are stopped.
+Before the first of them starts, how long it will take is told by what `stalegrad.speed` knows of
+this machine. Every job that trains notes after each epoch how far it is, in a file beside its
+output. Now and then one of them adds these notes up and says the sum: there is no process beside
+the jobs, so nothing is left behind when they are stopped.
 """
 
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stalegrad.files import write_atomically
+from stalegrad import speed
+from stalegrad.cells import Bundle
+from stalegrad.files import is_trained, write_atomically
 from stalegrad.plan import Plan
+from stalegrad.speed import Speeds
 from stalegrad.wording import duration
 
 SECONDS_BETWEEN = 10.0  # two lines on the terminal
@@ -25,10 +30,11 @@ SECONDS_SILENT = 300.0  # a job that has noted nothing for so long is taken to h
 
 @dataclass(frozen=True)
 class Overview:
-    """Work in seconds of one core, as `Bundle.core_seconds` estimates it.
+    """Work in seconds of one core where its speed has been measured, else as `Bundle.work`.
 
-    total, done: of all bundles of the plan; rate: work a second of the jobs running now, which are
-    told by what they themselves took so far. 0 where none has noted anything.
+    total, done: of all bundles of the plan; rate: work a second of the jobs running now, told by
+    what they themselves took so far; of one that has only begun, by the measured speed. 0 where
+    nothing is known of any.
     """
 
     total: float
@@ -45,10 +51,14 @@ class Overview:
 
 def overview(plan: Plan, results: Path, now: float) -> Overview:
     """How far the bundles of `plan` in the folder `results` are, at the time `now`."""
+    every = [bundle for bundles in plan.bundles.values() for bundle in bundles.values()]
+    speeds = speed.read(plan.settings)
+    measured = speeds is not None and speeds.covers(every)
     total = done = rate = 0.0
     for study, bundles in plan.bundles.items():
         for bundle in bundles.values():
-            work, output = bundle.core_seconds(), results / study / "bundles" / f"{bundle.hash}.csv"
+            work = speeds.seconds(bundle) / plan.settings.threads if measured else bundle.work()
+            output = _output(results, study, bundle)
             total += work
             if output.exists():
                 done += work
@@ -57,9 +67,60 @@ def overview(plan: Plan, results: Path, now: float) -> Overview:
                 note = _note(output)
                 share, seconds = json.loads(note.read_text())
                 done += share * work
-                if now - note.stat().st_mtime < SECONDS_SILENT and seconds:
-                    rate += share * work / seconds
+                if now - note.stat().st_mtime < SECONDS_SILENT:
+                    if share and seconds:
+                        rate += share * work / seconds
+                    elif measured:
+                        rate += 1.0
     return Overview(total, done, rate)
+
+
+def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
+    """What is said before training, a line each: how long it will take and by what that is known,
+    and what makes it slower than it could be. Nothing where nothing is left to train.
+
+    cores: that jobs may use together; None where they run elsewhere, on a cluster. Measures this
+    machine's speed where that has not been done: see `speed.measured`.
+    """
+    left = {
+        study: {h: b for h, b in bundles.items() if not is_trained(_output(results, study, b))}
+        for study, bundles in plan.bundles.items()
+    }
+    every = [bundle for bundles in left.values() for bundle in bundles.values()]
+    if not every:
+        return []
+    runs = f"training: {sum(len(bundle.cells) for bundle in every):,} runs"
+    speeds = speed.measured(plan.settings, every)
+    if speeds is None or speeds.cuda:
+        where = "on a GPU" if speeds else "on a machine whose speed is not known"
+        return [f"{runs} {where}; how long they take is told once some of them are under way"]
+    seconds = Counter()
+    for bundle in every:
+        seconds[speed.problem_of(bundle)] += speeds.seconds(bundle)
+    if cores is None:
+        took = f"about {duration(seconds.total())} of one core like this machine's"
+    else:
+        threads = plan.settings.threads
+        took = duration(speed.lasting(_jobs(plan, left, speeds), max(1, cores // threads)))
+        took = f"about {took} on {cores} core{'' if cores == 1 else 's'}"
+    by_time = [name for name, _ in seconds.most_common()]
+    return [
+        f"{runs}, {took} (measured: {speed.described(by_time[0], speeds)})",
+        *(f"note: {said}" for said in speed.slowed(by_time, speeds, seconds)),
+    ]
+
+
+def _jobs(plan: Plan, left: Mapping[str, Mapping[str, Bundle]], speeds: Speeds) -> list[float]:
+    """Seconds of each job that is left, from its start."""
+    start, threads = speed.STARTS_A_JOB * speeds.start, plan.settings.threads
+    seconds = []
+    for study, bundles in left.items():
+        shared = plan.short_bundles(study)
+        each = {h: speeds.seconds(bundle) / threads for h, bundle in bundles.items()}
+        seconds += [start + took for h, took in each.items() if h not in shared]
+        if short := [took for h, took in each.items() if h in shared]:
+            seconds.append(start + sum(short))
+    return seconds
 
 
 class Reporter:
@@ -75,6 +136,7 @@ class Reporter:
         self._said = self._results / "logs" / "training.txt"
 
     def __enter__(self) -> "Reporter":
+        write_atomically(_note(self._output), json.dumps([0.0, 0.0]))  # begun, of unknown speed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,6 +164,10 @@ class Reporter:
             return self._said.stat().st_mtime
         except FileNotFoundError:
             return 0.0
+
+
+def _output(results: Path, study: str, bundle: Bundle) -> Path:
+    return results / study / "bundles" / f"{bundle.hash}.csv"
 
 
 def _note(output: Path) -> Path:

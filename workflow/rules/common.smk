@@ -11,6 +11,7 @@ from stalegrad.cells import Bundle
 from stalegrad.config import read_yaml
 from stalegrad.errors import StalegradError
 from stalegrad.plan import Plan, contents
+from stalegrad.progress import announcement
 
 
 @contextmanager
@@ -144,6 +145,9 @@ onstart:
         files.bring_to_now(
             *map(Path, (RESULTS, DATA, SOURCE, "published", "paper", "workflow"))
         )
+        cores = workflow.cores if workflow.local_exec else None
+        for line in announcement(PLAN, Path(RESULTS), cores):
+            print(line, file=sys.stderr, flush=True)
 
 
 onsuccess:

@@ -13,7 +13,7 @@ from stalegrad.problems import Task
 _BYTES = 64  # of a vector; rows of samples are filled with zeros to whole ones
 # Numbers in a minibatch up to which a run steps alone: there is more to gain from sparing the calls
 # around a step than from sharing the samples with other runs.
-_STEPS_ALONE = 1 << 13
+STEPS_ALONE = 1 << 13
 
 
 class SyntheticBackend(VmapBackend):
@@ -47,7 +47,7 @@ class SyntheticBackend(VmapBackend):
         return self._kernel.gradients(weights, samples, bounds, self._train)
 
     def steps_alone(self, batch_size: int) -> bool:
-        return batch_size * self._train["dimension"] <= _STEPS_ALONE
+        return batch_size * self._train["dimension"] <= STEPS_ALONE
 
     def replay(self, stretch: Stretch, dtype: torch.dtype) -> None:
         self._kernel.replay(stretch, dtype, self._train)

@@ -78,12 +78,24 @@ def _write_bundles(options: argparse.Namespace) -> None:
     for bundle in made:
         write_atomically(options.output / f"{bundle.hash}.json", bundle.to_json() + "\n")
     samples = sum(cell.samples() for cell in cells)
-    seconds = sum(bundle.core_seconds() for bundle in made)
     print(
         f"{len(cells):,} runs in {len(made):,} bundles, written to {options.output}; "
         f"{len(runs) - len(cells):,} more are in {options.archive_folder} already.\n"
-        f"{samples:,} samples: about {duration(seconds)} on one core with the fused kernels."
+        f"{samples:,} samples{_lasting(made)}."
     )
+
+
+def _lasting(bundles: list["Bundle"]) -> str:
+    """How long one core of this machine trains them, and by what that is known."""
+    from stalegrad import speed
+    from stalegrad.config import Settings
+
+    speeds = speed.measured(Settings(), bundles) if bundles else None
+    if speeds is None or speeds.cuda:
+        return ""
+    seconds = sum(map(speeds.seconds, bundles))
+    name = speed.problem_of(max(bundles, key=speeds.seconds))
+    return f": about {duration(seconds)} on one core (measured: {speed.described(name, speeds)})"
 
 
 def add_run_bundle(commands) -> None:

@@ -47,10 +47,9 @@ def compile_command(architecture: str) -> list[str]:
 
 @functools.cache
 def _load(name: str, architecture: str) -> ctypes.CDLL:
-    source = Path(__file__).with_name(f"{name}.cpp")
-    command = compile_command(architecture)
+    source, command = _source(name), compile_command(architecture)
     try:
-        library = _cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
+        library = cache_folder() / f"{name}-{_fingerprint(source, command)}.so"
         if not library.exists():
             processor = "this processor" if architecture == "native" else architecture
             print(f"note: compiling the kernel {name} for {processor}, which takes a few seconds, "
@@ -67,6 +66,19 @@ def instruction_set(name: str) -> str:
     told = load(name).instruction_set
     told.restype = ctypes.c_char_p
     return told().decode()
+
+
+def fingerprint(name: str) -> str:
+    """Changes with the library that `load` gives, its compiler and the processor; of one that
+    cannot be compiled, with the reason and the processor."""
+    try:
+        return _fingerprint(_source(name), compile_command(architecture()))
+    except (KernelUnavailable, OSError) as error:
+        return f"{error}, {_processor()}"
+
+
+def _source(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.cpp")
 
 
 def _compiler() -> list[str]:
@@ -96,9 +108,10 @@ def _compile(command: list[str], source: Path, library: Path) -> None:
             [*command, str(source), "-o", str(beside)], capture_output=True, text=True
         )
         if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            lines = (done.stderr.strip() or "no message").splitlines()
+            said = next((line for line in lines if "error" in line), lines[-1])
             compiler = shlex.join(_compiler())
-            raise KernelUnavailable(f"{compiler} could not compile {source.name}: {last}")
+            raise KernelUnavailable(f"{compiler} could not compile {source.name}: {said}")
         os.replace(beside, library)
 
 
@@ -120,7 +133,7 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """A folder that is ours alone: whoever can write to it decides what is loaded and run."""
     if "STALEGRAD_CACHE" in os.environ:
         return _made_private(Path(os.environ["STALEGRAD_CACHE"]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stalegrad.data import load_dataset
+from stalegrad.data import Dataset, load_dataset
 from stalegrad.problems import Task, Together
 from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec
@@ -61,9 +61,12 @@ class ImageProblem:
         return means | (details(weights, classes, labels) if self.details else {})
 
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
+        return self.on(load_dataset(self.dataset, data_folder), device)
+
+    def on(self, data: Dataset, device: "torch.device") -> Task:
+        """The task on these images."""
         import torch
 
-        data = load_dataset(self.dataset, data_folder)
         scale, shift = 1 / 255, 0.0
         if self.normalize:
             mean, deviation = data.train_images.mean(), data.train_images.std()
