@@ -7,7 +7,8 @@ import pytest
 from stalegrad import products
 from stalegrad.config import load_settings, read_yaml
 from stalegrad.errors import ResultError
-from stalegrad.plan import Plan
+from stalegrad.freshness import PACKAGE
+from stalegrad.plan import Plan, as_inputs
 from stalegrad.products import make_all
 from stalegrad.results import StudyResults
 
@@ -66,9 +67,9 @@ def test_only_its_own_code_makes_a_study_out_of_date(monkeypatch):
     for study in plan.studies:
         for kind in ("figures", "tables", "claims"):
             files = plan.code(study, kind)
-            assert f"src/stalegrad/{kind}/{study}.py" in files
-            assert all(Path(file).exists() for file in files)
+            assert PACKAGE / kind / f"{study}.py" in files
+            assert all(Path(name).exists() for name in as_inputs(files))
             foreign = {f"{other}.py" for other in plan.studies if other != study}
-            assert not foreign & {Path(file).name for file in files}
-    assert "src/stalegrad/figures/style.py" in plan.code("jain2018", "figures")
-    assert "src/stalegrad/figures/style.py" not in plan.code("jain2018", "tables", "claims")
+            assert not foreign & {file.name for file in files}
+    assert PACKAGE / "figures/style.py" in plan.code("jain2018", "figures")
+    assert PACKAGE / "figures/style.py" not in plan.code("jain2018", "tables", "claims")

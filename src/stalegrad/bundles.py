@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,16 +19,15 @@ from stalegrad import memory, replay, stepping
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
-from stalegrad.config import Settings
 from stalegrad.errors import ConfigError
 from stalegrad.files import (
     csv_text,
     held,
-    is_trained,
     provenance_path,
     replaced,
     write_atomically,
 )
+from stalegrad.freshness import is_fresh, training_code
 from stalegrad.machine import describe_machine, settled_torch
 from stalegrad.partitions import (
     CLUSTER,
@@ -38,9 +37,11 @@ from stalegrad.partitions import (
     generator,
     split,
 )
-from stalegrad.plan import Plan
 from stalegrad.problems import Task
 from stalegrad.replay import Run, State
+
+if TYPE_CHECKING:
+    from stalegrad.config import Settings
 
 # The most that saving may take of the time. What is saved grows with every epoch of every run.
 SAVING_SHARE = 0.1
@@ -56,7 +57,7 @@ class Place:
     threads: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, threads: int) -> "Place":
+    def of(cls, settings: "Settings", threads: int) -> "Place":
         return cls(Path(settings.data_folder), settings.device, settings.backend, threads)
 
     def threads_on(self, device: torch.device) -> int:
@@ -122,9 +123,9 @@ def train_bundle(
         free = memory.free_megabytes(device)
         room = math.inf if free is None else memory.SHARE * free
         plans = _plan_parts(bundle, task, backend, room)
-        before = is_trained(output)
+        before = is_fresh(output, bundle)
         with held(output, wait=True):
-            if is_trained(output) and not before:
+            if is_fresh(output, bundle) and not before:
                 return
             checkpoint = Checkpoint.beside(
                 output, bundle, plans, f"{backend.name} on {device.type}", weights is not None
@@ -145,6 +146,7 @@ def train_bundle(
                 "backend": backend.name,
                 "threads": threads,
                 "bundle": bundle.hash,
+                "code": training_code(bundle.cells),
                 "runs": len(bundle.cells),
                 "samples": _samples_trained(parts),
                 "wall_seconds": round(seconds, 3),
@@ -453,7 +455,7 @@ class Checkpoint:
         cut = "+".join(str(len(plan)) for plan in plans)
         identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
         identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
-        identity += f", code {Plan.code_digest(bundle)}"
+        identity += f", code {training_code(bundle.cells)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
     def write(self, parts: list[Part], seconds: float) -> None:

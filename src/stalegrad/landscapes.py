@@ -26,6 +26,7 @@ from stalegrad.bundles import Place
 from stalegrad.cells import LandscapeCell
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
+from stalegrad.freshness import code_of, digest
 from stalegrad.machine import describe_machine, settled_torch
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
@@ -308,7 +309,8 @@ def make_landscape(
             weights = arrays["weights"]
         layout = lay_out(cell, history, weights)
         identity = f"{cell.hash} {backend.name} on {device.type}, torch {torch.__version__}, "
-        identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}"
+        code = digest(code_of("landscapes", cell.runs.cells))
+        identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}, code {code}"
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
         store = Store(path, identity, len(layout.coefficients))
         like = torch.empty(0, dtype=torch.float32, device=device)
@@ -322,6 +324,7 @@ def make_landscape(
         "backend": backend.name,
         "threads": threads,
         "landscape": cell.hash,
+        "code": code,
         "points": len(layout.coefficients),
         "wall_seconds": round(store.seconds + time.monotonic() - clock, 3),
     }
