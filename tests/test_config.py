@@ -410,6 +410,7 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 ORDER = [
     ["errors"],
     ["specs", "schedule", "files", "compiled", "wording"],
+    ["sources"],
     ["freshness"],
     ["logs", "checkpoints", "machine"],
     ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],

@@ -10,13 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stalegrad import bundles, files, freshness
+from stalegrad import bundles, files, sources
 from stalegrad.bundles import Place, train_bundle
 from stalegrad.cells import Bundle, parse_cell
 from stalegrad.errors import ResultError
 from stalegrad.files import provenance_path
-from stalegrad.freshness import PACKAGE, can_take, closure, code_of, is_fresh, training_code
+from stalegrad.freshness import can_take, closure, code_of, is_fresh, training_code
 from stalegrad.plan import Plan
+from stalegrad.sources import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 CELL = {
@@ -47,7 +48,7 @@ def names(files) -> set[str]:
 def package(tmp_path, monkeypatch) -> Path:
     """A made-up package in which file -> source is written by `write`."""
     folder = tmp_path / "stalegrad"
-    monkeypatch.setattr(freshness, "PACKAGE", folder)
+    monkeypatch.setattr(sources, "PACKAGE", folder)
     return folder
 
 
@@ -114,7 +115,8 @@ def test_specs_that_are_loaded_by_name_are_imported(tmp_path, call, loaded):
 def test_a_rule_elsewhere_brings_the_helper_beside_it(tmp_path):
     (tmp_path / "_gap.py").write_text("")
     for source in ("from stalegrad.rules._gap import x", "from ._gap import x", "import _gap"):
-        freshness._imported.cache_clear()
+        sources.imported.cache_clear()
+        sources.parsed.cache_clear()
         (tmp_path / "mine.py").write_text(source)
         assert tmp_path / "_gap.py" in closure(tmp_path / "mine.py")
 

@@ -18,6 +18,7 @@ from stalegrad.claims import mean_interval
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.compute_times import Exponential
+from stalegrad.errors import ResultError
 from stalegrad.partitions import IndependentOrder
 from stalegrad.plan import Plan
 from stalegrad.problems.chain import Chain
@@ -159,6 +160,8 @@ def test_slope_and_tuning():
         {"k": [1] * 4, "lr": [0.1, 0.1, 0.2, 0.2], "error": [1.0, 3.0, 1.5, np.inf]}
     )
     assert tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]
+    with pytest.raises(ResultError, match="all 2 runs have the same tau, and a slope takes two"):
+        slope(pd.Series([3.0, 3.0], name="tau"), pd.Series([1.0, 2.0]))
 
 
 @pytest.fixture(scope="module")

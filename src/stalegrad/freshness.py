@@ -6,26 +6,24 @@ closure is read from the source, so that there is no list of modules to keep, an
 imported: the workflow asks for it at the start of every job.
 """
 
-import ast
 import dataclasses
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from stalegrad import specs
+from stalegrad import sources, specs
 from stalegrad.errors import ResultError
 from stalegrad.files import is_trained, provenance_path
+from stalegrad.sources import PACKAGE
 
-PACKAGE = Path(__file__).parent
 # Where a closure stops. What `config` reads ends in the content of cells, which their hashes tell;
 # the package's own docstring and version, and the classes of errors, decide no number.
 UNDECIDING = frozenset(PACKAGE / name for name in ("__init__.py", "config.py", "errors.py"))
-_COMPILED = (".cpp", ".h")
 
 
 class Trained(Protocol):
@@ -46,7 +44,7 @@ def closure(*starts: Path) -> frozenset[Path]:
     left = set(starts)
     while left:
         found.add(file := left.pop())
-        left |= _imported(file) - found - UNDECIDING
+        left |= sources.imported(file) - found - UNDECIDING
     return frozenset(found)
 
 
@@ -134,82 +132,3 @@ def _provenance(output: Path) -> dict[str, Any] | None:
 def _parts(cell: Any) -> list[Any]:
     values = (getattr(cell, field.name) for field in dataclasses.fields(cell))
     return [value for value in values if dataclasses.is_dataclass(value)]
-
-
-# ---- imports, read from the source ----
-
-
-@cache
-def _imported(file: Path) -> frozenset[Path]:
-    """The files of the package that importing a file, or calling what is in it, imports."""
-    if file.suffix != ".py":
-        return frozenset()
-    source, found = file.read_text(encoding="utf-8"), set()
-    if file.name == "__init__.py":
-        found |= {path for path in file.parent.iterdir() if path.suffix in _COMPILED}
-    tree = ast.parse(source, str(file))
-    for node in _statements(tree.body):
-        for name in _modules_named(node, file):
-            found |= _files_of(name, file)
-    if "spec_class" in source:
-        found |= {path for node in ast.walk(tree) for path in _specs_loaded(node, file)}
-    return frozenset(found)
-
-
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """All statements, those inside others too; none that only a type checker sees."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.If) and _named(node.test) == "TYPE_CHECKING":
-            yield from _statements(node.orelse)
-            continue
-        for inner in ("body", "orelse", "finalbody"):
-            yield from _statements(getattr(node, inner, ()))
-        for branch in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-            yield from _statements(branch.body)
-
-
-def _modules_named(node: ast.stmt, file: Path) -> list[str]:
-    """The modules that an import names; of `from a import b`, both `a` and `a.b`."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    parents: tuple[str, ...] = ()
-    if node.level and file.is_relative_to(PACKAGE):
-        parents = file.relative_to(PACKAGE.parent).parts[: -node.level]
-    module = ".".join([*parents, *([node.module] if node.module else [])])
-    return [module, *(f"{module}.{alias.name}" for alias in node.names)]
-
-
-def _files_of(module: str, importer: Path) -> set[Path]:
-    """The file of a module of this package and those of the packages around it.
-
-    Of a module beside a file that lies elsewhere, such as a rule in a user's own folder, that file.
-    """
-    root, *names = module.split(".")
-    beside = importer.with_name(f"{module.rpartition('.')[2]}.py")
-    elsewhere = not importer.is_relative_to(PACKAGE) and beside.exists()
-    found = {beside} if elsewhere else set()
-    if root != PACKAGE.name:
-        return found
-    for depth in range(1, len(names) + 1):
-        path = PACKAGE.joinpath(*names[:depth])
-        found |= {p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()}
-    return found
-
-
-def _specs_loaded(node: ast.AST, file: Path) -> set[Path]:
-    """The modules that a call `spec_class(kind, name)` may load, where the kind is written out."""
-    if not isinstance(node, ast.Call) or _named(node.func) != "spec_class":
-        return set()
-    kind, name = node.args
-    if not isinstance(kind, ast.Constant):
-        return set()
-    names = [name.value] if isinstance(name, ast.Constant) else specs.names(kind.value)
-    return {path for each in names for path in _files_of(f"stalegrad.{kind.value}.{each}", file)}
-
-
-def _named(node: ast.expr) -> str | None:
-    """`name` of the expressions `name` and `module.name`."""
-    return getattr(node, "id", None) or getattr(node, "attr", None)

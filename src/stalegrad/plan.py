@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stalegrad import cells, freshness
+from stalegrad import cells, freshness, sources
 from stalegrad.cells import Bundle, Cell, LandscapeCell, SimulationCell
 from stalegrad.config import (
     Preset,
@@ -25,7 +25,7 @@ from stalegrad.config import (
 )
 from stalegrad.errors import ConfigError
 from stalegrad.files import archived_folder, archived_runs, is_kept
-from stalegrad.freshness import PACKAGE
+from stalegrad.sources import PACKAGE
 
 SOURCE = "src/stalegrad"
 SHORT_SECONDS = 8.0  # a job that imports torch takes about three to start
@@ -249,6 +249,19 @@ class Plan:
             modules += [f"{kind}/{name}" for name in ("__init__", study, *named)]
         files = [PACKAGE / f"{module}.py" for module in dict.fromkeys(modules)]
         return sorted(freshness.closure(*(file for file in files if file.exists())))
+
+    def check_code(self) -> None:
+        """Raises ConfigError where a function that makes a figure or table is not there, or a
+        module of figures, tables or claims cannot be imported, or a claim has no quotation."""
+        for study, content in self.studies.items():
+            for kind in ("figures", "tables"):
+                for name, product in getattr(content, kind).items():
+                    sources.find_maker(kind, study, name, product.make)
+            for file in self.code(study, "figures", "tables", "claims"):
+                if file.suffix == ".py":
+                    sources.check_imports(file)
+            if (claims := PACKAGE / "claims" / f"{study}.py").exists():
+                sources.check_claims(claims)
 
     @staticmethod
     def published(study: str) -> list[str]:

@@ -200,6 +200,17 @@ def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(whole, int))
 
 
+def with_all(runs: pd.DataFrame, column: str, values: Iterable[object]) -> pd.DataFrame:
+    """`runs`, in which every one of `values` must stand in `column`.
+
+    Raises ResultError naming those that do not, as where a preset thins the grid.
+    """
+    there = set(runs[column])
+    if lacking := [str(value) for value in values if value not in there]:
+        raise ResultError(f"there is no run whose {column} is {', '.join(lacking)}")
+    return runs
+
+
 def over_seeds(
     runs: pd.DataFrame, keys: list[str], value: str = "final_test_accuracy"
 ) -> pd.DataFrame:

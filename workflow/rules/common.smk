@@ -26,6 +26,8 @@ with refusing():
     for configfile in workflow.configfiles:
         read_yaml(Path(configfile))  # Snakemake's own reader lets a key that stands twice pass
     PLAN = Plan.load(config)
+    if workflow.is_main_process:  # before anything is trained that could not be shown in the end
+        PLAN.check_code()
 
 SETTINGS = PLAN.settings
 DATA = SETTINGS.data_folder
