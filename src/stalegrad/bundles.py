@@ -37,7 +37,7 @@ from stalegrad.partitions import (
     generator,
     split,
 )
-from stalegrad.problems import Task
+from stalegrad.problems import Task, load_task
 from stalegrad.replay import Run, State
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def train_bundle(
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):
-        task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
+        task = load_task(bundle.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         free = memory.free_megabytes(device)
         room = math.inf if free is None else memory.SHARE * free
@@ -235,7 +235,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
 
 def _order(cell: Cell, targets: np.ndarray) -> Order:
     if cell.partition == "independent":
-        return IndependentOrder(len(targets), cell.problem.samples(), cell.batch_size, cell.seed)
+        return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
     parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
     return DataOrder(parts, cell.batch_size, cell.seed)
 

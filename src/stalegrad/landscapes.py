@@ -28,6 +28,7 @@ from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
 from stalegrad.freshness import code_of, digest
 from stalegrad.machine import describe_machine, settled_torch
+from stalegrad.problems import load_task
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
@@ -302,7 +303,7 @@ def make_landscape(
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):
-        task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
+        task = load_task(cell.runs.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         history = pd.read_csv(recorded[0], dtype={"run": str})
         with np.load(recorded[1], allow_pickle=False) as arrays:
