@@ -325,7 +325,7 @@ def test_checkpoint_of_something_else_is_reported_and_not_used(
         elif other == "instructions":
             patch.setattr(bundles, "vector_instructions", lambda *_: "AVX-1024")
         elif other == "code":
-            patch.setattr(bundles.Plan, "code_digest", lambda *_: "of yesterday")
+            patch.setattr(bundles, "training_code", lambda *_: "of yesterday")
         stopped_after(1, Bundle(MIXED.cells[2:4]) if other == "bundle" else bundle, output, place)
     assert_starts_again(bundle, tmp_path, place, capsys)
 

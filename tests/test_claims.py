@@ -29,7 +29,7 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
-from stalegrad.errors import ResultError
+from stalegrad.errors import ConfigError, ResultError
 from stalegrad.results import StudyResults
 
 
@@ -149,39 +149,41 @@ def lacks(error):
     return lacking
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (
-            ResultError("runs.csv is not there"),
-            "The results it needs are not there (runs.csv is not there).",
-        ),
-        (
-            KeyError("random"),
-            "Of the runs that are there it cannot be computed (KeyError: 'random').",
-        ),
-        (
-            IndexError("index -1 of nothing"),
-            "Of the runs that are there it cannot be computed (IndexError: index -1 of nothing).",
-        ),
-        (
-            ValueError("a largest of nothing"),
-            "Of the runs that are there it cannot be computed (ValueError: a largest of nothing).",
-        ),
-    ],
-)
-def test_missing_results_are_a_reason_and_no_crash(monkeypatch, tmp_path, error, reason):
+def test_missing_results_are_a_reason_and_no_crash(monkeypatch, tmp_path):
+    error = ResultError("runs.csv is\nnot there")
     table = judged(monkeypatch, results_of(tmp_path), lacks(error), always)
     row = table.loc["lacking"]
     assert row["verdict"] == CANNOT_TELL
-    assert row["reason"] == reason
+    assert row["reason"] == "The results it needs are not there (runs.csv is not there)."
     assert np.isnan(row["value"])
     assert table.loc["always", "verdict"] == REPRODUCED
 
 
-def test_a_mistake_in_a_claim_is_not_hidden(monkeypatch, tmp_path):
-    with pytest.raises(TypeError, match="a mistake"):
-        judged(monkeypatch, results_of(tmp_path), lacks(TypeError("a mistake")))
+@pytest.mark.parametrize("error", [KeyError, IndexError, ValueError, TypeError])
+def test_a_mistake_in_a_claim_is_no_verdict(monkeypatch, tmp_path, error):
+    with pytest.raises(error, match="a mistake") as caught:
+        judged(monkeypatch, results_of(tmp_path), lacks(error("a mistake")))
+    assert caught.value.__notes__ == ["This was raised by the claim made_up.lacking."]
+
+
+def test_a_misspelt_column_is_no_verdict(monkeypatch, tmp_path):
+    @claim(where="section 4")
+    def misspelt(results):
+        """'it holds'"""
+        return results.runs["sed"]
+
+    with pytest.raises(KeyError, match="sed"):
+        judged(monkeypatch, results_of(tmp_path), misspelt)
+
+
+@pytest.mark.parametrize("text", [None, "", "it holds", "Tests 'it holds'", "''", "'it holds"])
+def test_a_claim_without_a_quotation_is_refused_by_name(text):
+    def unquoted(results):
+        raise AssertionError
+
+    unquoted.__doc__ = text
+    with pytest.raises(ConfigError, match="the claim 'unquoted' has no quotation"):
+        claim(where="section 5")(unquoted)
 
 
 def test_without_runs_nothing_is_told(monkeypatch, tmp_path):

@@ -576,3 +576,13 @@ def test_a_run_that_diverges_counts_to_the_last_epoch(tmp_path):
     late = first_of(lambda c, e: 0.5 if e == 1 else None, accuracy)
     results = write_results(tmp_path, late, only=("fig3_adam",), seeds=3)
     assert CLAIMS["adam_converges_sooner"](results).verdict == NOT_REPRODUCED
+
+
+def test_a_thinned_grid_leaves_claims_without_an_answer_and_hides_no_mistake(tmp_path):
+    """Smoke leaves out delays; what needs them says so, and everything else is computed."""
+    verdicts = judge(write_results(tmp_path, preset="smoke")).set_index("claim")["reason"]
+    lacking = verdicts[verdicts.str.contains("there is no run whose delay is 128, 256")]
+    assert set(lacking.index) == {
+        *("adam_comparable_to_one_worker", "adam_best_accuracies", "sgd_fails_past_delay_32"),
+        "careful_selection_or_adaptive_rates",
+    }

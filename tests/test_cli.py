@@ -541,6 +541,17 @@ def test_from_bundles_to_the_archive(small_study, call):
     pd.testing.assert_frame_equal(kept, trained.sort_index())
 
 
+def test_runs_of_other_code_are_archived_with_a_note(small_study, call):
+    call("run", *CELL, "--delay", "2", "--output", "own.csv")
+    keep = ("archive", "--study", "small", "own.csv", "--archive-folder")
+    assert call(*keep, "first")[::2] == (0, "")
+    path = Path("own.csv.provenance.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "of yesterday"}))
+    status, _, said = call(*keep, "second")
+    assert status == 0 and said.startswith("note: own.csv was trained by other code")
+    assert list(pd.read_csv("second/small/provenance.csv")["code"]) == ["of yesterday"]
+
+
 def test_a_file_of_another_kind_is_refused(small_study, call):
     Path("notes.csv").write_text("name,what\na,b\n")
     said = refused(call("archive", "--study", "small", "notes.csv"))

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stalegrad import plan, specs
+from stalegrad import specs
 from stalegrad.cells import (
-    Bundle,
     parse_cell,
     study_cells,
     study_landscapes,
@@ -411,6 +410,8 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 ORDER = [
     ["errors"],
     ["specs", "schedule", "files", "compiled", "wording"],
+    ["sources"],
+    ["freshness"],
     ["logs", "checkpoints"],
     ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],
     ["clusters", "rules", "problems"],
@@ -464,48 +465,6 @@ def test_no_module_imports_from_further_right(path):
         assert PLACE[name] < PLACE[here], f"{here} imports {name}, which is not to its left"
 
 
-# What training and simulation import that decides no result. What the parts of a cell are made of
-# `Plan.modules` tells, and data are known by their hashes.
-UNDECIDING = {"__init__", "errors", "specs", "files", "config", "cells", "plan", "memory"}
-
-
-def files_imported(path: Path) -> set[Path]:
-    """The files of the package that a file imports, and those that they import."""
-    found, left = set(), {path}
-    while left:
-        found.add(file := left.pop())
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "stalegrad":
-                module = SOURCE.joinpath(*node.module.split(".")[1:])
-                for each in (module, *(module / alias.name for alias in node.names)):
-                    there = each.with_suffix(".py"), each / "__init__.py"
-                    left |= {path for path in there if path.exists()} - found
-    return found
-
-
-@pytest.mark.parametrize(
-    ("module", "known"),
-    [
-        ("bundles.py", plan.ENGINE),
-        ("virtual_iterates.py", plan.TRACES),
-        ("landscapes.py", (*plan.ENGINE, *plan.LANDSCAPES)),
-        ("simulations.py", (*plan.SIMULATIONS, "problems/__init__.py", "clusters/__init__.py")),
-    ],
-)
-def test_all_code_that_decides_a_result_makes_it_out_of_date(module, known):
-    imported = {str(p.relative_to(SOURCE)) for p in files_imported(SOURCE / module)}
-    rules = {f"rules/{name}.py" for name in specs.names("rules")}
-    missing = imported - set(known) - rules - {f"{name}.py" for name in UNDECIDING}
-    assert missing == set()
-
-
-def test_what_a_part_is_built_on_is_its_code_too():
-    rule = {"name": "dc_asgd", "lr": 0.1, "compensation": 1.0}
-    files = plan.Plan.modules(Bundle((parse_cell(CELL | {"rule": rule}, "a test"),)))
-    assert {"rules/dc_asgd.py", "rules/sgd.py", "problems/lenet5.py"} <= set(files)
-    assert all((SOURCE / file).exists() for file in files)
-
-
 def test_configuration_is_read_without_torch():
     """Snakemake expands every study at each start: it must not take seconds."""
     code = """
@@ -514,7 +473,7 @@ from pathlib import Path
 from stalegrad.plan import Plan
 plan = Plan.load({"preset": "paper", "recompute": True}, Path(sys.argv[1]))
 for study in plan.studies:
-    plan.short_bundles(study), plan.digest(study), plan.code(study, "figures", "tables", "claims")
+    plan.short_bundles(study), plan.digest(study), plan.products_digest(study, "figures", "claims")
 print(len(plan.grids["jain2018"]["fig2"]), len(plan.bundles["jain2018"]))
 heavy = {"torch", "torchvision", "matplotlib", "snakemake", "pandas", "sklearn", "numba"}
 print(*sorted(heavy & sys.modules.keys()))

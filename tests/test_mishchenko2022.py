@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import InOrder, assert_close, plan, quadratic_task, trajectory
+from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +18,13 @@ from stalegrad.claims import mean_interval
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.compute_times import Exponential
+from stalegrad.errors import ResultError
 from stalegrad.partitions import IndependentOrder
 from stalegrad.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.rules.adam import Adam
+from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
@@ -127,9 +129,17 @@ def test_virtual_iterates(rule, once):
 
 
 def test_virtual_iterates_are_of_plain_asynchronous_sgd():
-    for rule in (SGD(lr=0.1, momentum=0.9), Adam(lr=0.1)):
-        with pytest.raises(ValueError, match="without momentum"):
+    for rule, said in (
+        (SGD(lr=0.1, momentum=0.9), "'sgd' has momentum 0.9"),
+        (SGD(lr=0.1, clip_norm=0.5), "'sgd' clips gradients to the norm 0.5"),
+        (Adam(lr=0.1), "'adam' makes other steps"),
+        (DelayCompensation(lr=0.1, compensation=1.0), "'dc_asgd' makes other steps"),
+    ):
+        with pytest.raises(ValueError, match=f"without momentum, and the rule {said}"):
             trace(load(CHAIN), cluster_run(rule, workers=2))
+    grouped = make_schedule([0, 0], epoch_ends=[2], arrivals_per_update=2)
+    with pytest.raises(ValueError, match="here an update takes 2 gradients"):
+        trace(load(CHAIN), plan(SGD(lr=0.1), grouped, ORDER))
 
 
 def test_the_interval_of_a_power_is_over_seeds():
@@ -159,6 +169,8 @@ def test_slope_and_tuning():
         {"k": [1] * 4, "lr": [0.1, 0.1, 0.2, 0.2], "error": [1.0, 3.0, 1.5, np.inf]}
     )
     assert tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]
+    with pytest.raises(ResultError, match="all 2 runs have the same tau, and a slope takes two"):
+        slope(pd.Series([3.0, 3.0], name="tau"), pd.Series([1.0, 2.0]))
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """All figures or tables of a study made in one go."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stalegrad import products
-from stalegrad.config import load_settings, read_yaml
-from stalegrad.errors import ResultError
-from stalegrad.plan import Plan
+from stalegrad import plan as plan_module
+from stalegrad import products, sources
+from stalegrad.config import Product, load_settings, read_yaml
+from stalegrad.errors import ConfigError, ResultError
+from stalegrad.plan import Plan, as_inputs
 from stalegrad.products import make_all
 from stalegrad.results import StudyResults
+from stalegrad.sources import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 NAMED = {"make": None, "caption": "What is seen."}
@@ -66,9 +70,79 @@ def test_only_its_own_code_makes_a_study_out_of_date(monkeypatch):
     for study in plan.studies:
         for kind in ("figures", "tables", "claims"):
             files = plan.code(study, kind)
-            assert f"src/stalegrad/{kind}/{study}.py" in files
-            assert all(Path(file).exists() for file in files)
+            assert PACKAGE / kind / f"{study}.py" in files
+            assert all(Path(name).exists() for name in as_inputs(files))
             foreign = {f"{other}.py" for other in plan.studies if other != study}
-            assert not foreign & {Path(file).name for file in files}
-    assert "src/stalegrad/figures/style.py" in plan.code("jain2018", "figures")
-    assert "src/stalegrad/figures/style.py" not in plan.code("jain2018", "tables", "claims")
+            assert not foreign & {file.name for file in files}
+    assert PACKAGE / "figures/style.py" in plan.code("jain2018", "figures")
+    assert PACKAGE / "figures/style.py" not in plan.code("jain2018", "tables", "claims")
+
+
+# ---- what is not there is found before anything is trained ----
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch) -> Path:
+    """A copy of the package, as the source that is read."""
+    folder = tmp_path / "stalegrad"
+    shutil.copytree(sources.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in (sources, plan_module):
+        monkeypatch.setattr(module, "PACKAGE", folder)
+    return folder
+
+
+def plan_with(**product) -> Plan:
+    """All studies as configured, jain2018 with one more figure."""
+    plan = Plan.load({"preset": "smoke"}, ROOT / "config")
+    figures = plan.studies["jain2018"].figures | {"another": Product(caption="", **product)}
+    study = plan.studies["jain2018"].model_copy(update={"figures": figures})
+    return replace(plan, studies={**plan.studies, "jain2018": study})
+
+
+def test_all_code_is_there():
+    Plan.load({"preset": "smoke"}, ROOT / "config").check_code()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [None, "common.no_such", "no_such.learning_curves", "style.ResultError", "jain2018.pd.x"],
+)
+def test_a_figure_that_nothing_draws_is_refused(make):
+    plan = plan_with(make=make)
+    with pytest.raises(ConfigError) as refused:
+        plan.check_code()
+    assert str(refused.value) == (
+        f"config/studies/jain2018.yaml: 'figures.another' is made by stalegrad.figures."
+        f"{make or 'jain2018.another'}, which does not exist; write that function, or name another "
+        f"with 'make'."
+    )
+
+
+def test_a_figure_may_be_made_by_a_name_of_any_kind():
+    plan_with(make="lamour2023.over_seeds").check_code()  # imported there
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("def f(:\n    pass", r"claims/jain2018.py, line \d+: not readable as Python"),
+        ("from stalegrad.results import over_sedes", r"line \d+: it imports .*results.over_sedes,"),
+        ("from stalegrad.tables import jain2081", "it imports stalegrad.tables.jain2081, which"),
+        ("from stalegrad.resluts import x", "it imports stalegrad.resluts.x, which does not exist"),
+        ("def f():\n    from stalegrad.cells import Sell", "it imports stalegrad.cells.Sell,"),
+        (
+            '@claim(where="here")\ndef unquoted(results):\n    """It holds."""',
+            r"claims/jain2018.py, line \d+: the claim 'unquoted' has no quotation",
+        ),
+        ('@claims.claim(where="here")\ndef bare(results):\n    pass', "'bare' has no quotation"),
+    ],
+)
+def test_a_module_of_claims_that_cannot_be_imported_is_refused(copied, edit, said):
+    plan = Plan.load({"preset": "smoke"}, ROOT / "config")
+    plan.check_code()
+    sources.parsed.cache_clear()
+    sources.imported.cache_clear()
+    with open(copied / "claims" / "jain2018.py", "a") as file:
+        file.write(f"\n\n{edit}\n")
+    with pytest.raises(ConfigError, match=said):
+        plan.check_code()

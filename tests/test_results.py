@@ -7,7 +7,7 @@ from helpers import small_cell
 from made_up import COLLAPSED, write_results
 
 from stalegrad.errors import ResultError
-from stalegrad.results import StudyResults, collect, over_seeds, read_csv
+from stalegrad.results import StudyResults, collect, over_seeds, read_csv, with_all
 
 
 def history_of(cell, accuracies, *, updates=8, diverged=False):
@@ -205,3 +205,10 @@ def test_over_seeds_by_hand():
     assert table.loc[0, "std"] == pytest.approx((0.9 - COLLAPSED) / np.sqrt(2))
     assert table.loc[0, ["min", "max", "count"]].tolist() == [COLLAPSED, 0.9, 2]
     assert np.isnan(table.loc[1, "std"])
+
+
+def test_values_that_a_thinned_grid_lacks_are_named():
+    runs = pd.DataFrame({"delay": [0, 32]})
+    assert with_all(runs, "delay", (32, 0)) is runs
+    with pytest.raises(ResultError, match="there is no run whose delay is 128, 256"):
+        with_all(runs, "delay", (0, 128, 256))

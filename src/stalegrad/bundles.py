@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,16 +19,15 @@ from stalegrad import memory, replay, stepping
 from stalegrad.backends import Backend, make_backend, resolve_device
 from stalegrad.cells import Bundle, Cell, lockstep_key
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
-from stalegrad.config import Settings
 from stalegrad.errors import ConfigError
 from stalegrad.files import (
     csv_text,
     held,
-    is_trained,
     provenance_path,
     replaced,
     write_atomically,
 )
+from stalegrad.freshness import is_fresh, training_code
 from stalegrad.machine import describe_machine, settled_torch, vector_instructions
 from stalegrad.partitions import (
     CLUSTER,
@@ -38,9 +37,11 @@ from stalegrad.partitions import (
     generator,
     split,
 )
-from stalegrad.plan import Plan
-from stalegrad.problems import Task
+from stalegrad.problems import Task, load_task
 from stalegrad.replay import Run, State
+
+if TYPE_CHECKING:
+    from stalegrad.config import Settings
 
 # The most that saving may take of the time. What is saved grows with every epoch of every run.
 SAVING_SHARE = 0.1
@@ -56,7 +57,7 @@ class Place:
     threads: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, threads: int) -> "Place":
+    def of(cls, settings: "Settings", threads: int) -> "Place":
         return cls(Path(settings.data_folder), settings.device, settings.backend, threads)
 
     def threads_on(self, device: torch.device) -> int:
@@ -117,15 +118,15 @@ def train_bundle(
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):
-        task = bundle.cells[0].problem.load(place.data_folder, device, torch.float32)
+        task = load_task(bundle.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         instructions = vector_instructions(backend.name, task.name, device)
         free = memory.free_megabytes(device)
         room = math.inf if free is None else memory.SHARE * free
         plans = _plan_parts(bundle, task, backend, room)
-        before = is_trained(output)
+        before = is_fresh(output, bundle)
         with held(output, wait=True):
-            if is_trained(output) and not before:
+            if is_fresh(output, bundle) and not before:
                 return
             checkpoint = Checkpoint.beside(
                 output,
@@ -151,6 +152,7 @@ def train_bundle(
                 "instructions": instructions,
                 "threads": threads,
                 "bundle": bundle.hash,
+                "code": training_code(bundle.cells),
                 "runs": len(bundle.cells),
                 "samples": _samples_trained(parts),
                 "wall_seconds": round(seconds, 3),
@@ -239,7 +241,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
 
 def _order(cell: Cell, targets: np.ndarray) -> Order:
     if cell.partition == "independent":
-        return IndependentOrder(len(targets), cell.problem.samples(), cell.batch_size, cell.seed)
+        return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
     parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
     return DataOrder(parts, cell.batch_size, cell.seed)
 
@@ -459,7 +461,7 @@ class Checkpoint:
         cut = "+".join(str(len(plan)) for plan in plans)
         identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
         identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
-        identity += f", code {Plan.code_digest(bundle)}"
+        identity += f", code {training_code(bundle.cells)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
     def write(self, parts: list[Part], seconds: float) -> None:

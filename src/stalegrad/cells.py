@@ -60,15 +60,18 @@ class Cell:
 
     def workload(self) -> Workload | None:
         """Its minibatches; None where they are known only once the data are read."""
-        samples, streams = self.problem.samples(), 1
-        if self.partition != "independent" and not self.problem.datasets():
-            return None
+        samples, streams = self.samples_in_epoch(), 1
         if self.partition in ("none", "dataset"):
             streams = self.cluster.streams()
             samples //= streams if self.partition == "dataset" else 1
         elif self.partition not in ("shared", "independent"):
             return None
         return Workload((samples // self.batch_size,) * streams, self.epochs)
+
+    def samples_in_epoch(self) -> int:
+        """Rows of the training set; or as many draws as count as an epoch, where minibatches are
+        independent."""
+        return self.problem.draws() if self.partition == "independent" else self.problem.samples()
 
     def samples(self) -> int:
         """About how many training samples its epochs go over, as often as they are gone over.
@@ -77,7 +80,7 @@ class Cell:
         are left out; of what a partition cuts off its parts, nothing is.
         """
         passes = self.cluster.streams() if self.partition == "none" else 1
-        whole = self.problem.samples() // self.batch_size * self.batch_size
+        whole = self.samples_in_epoch() // self.batch_size * self.batch_size
         return whole * passes * self.epochs
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,10 +124,11 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
             values[key] = specs.parse(kind, values[key], where=where, key=key)
     cell = specs.validate(Cell, values, where=where)
     _check_partition(cell, where)
-    if cell.batch_size > cell.problem.samples():
+    if cell.batch_size > (most := cell.samples_in_epoch()):
+        of = "samples drawn in an epoch" if cell.partition == "independent" else "training samples"
         raise ConfigError(
-            f"{where}: 'batch_size' is {cell.batch_size}, more than the {cell.problem.samples()} "
-            f"training samples; choose a smaller one."
+            f"{where}: 'batch_size' is {cell.batch_size}, more than the {most} {of}; choose a "
+            f"smaller one."
         )
     if (workload := cell.workload()) is not None:
         try:

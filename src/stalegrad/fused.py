@@ -2,9 +2,9 @@
 
 A step of a small problem takes less time than one call of PyTorch, of which `stalegrad.replay`
 makes dozens; and steps of a large one, on several threads, wait for each other at every call.
-Where the backend has a kernel for it and the kernel knows the rule, a run goes through its arrivals
-inside the kernel, alone: nothing is aligned with other runs, so that neither their number nor what
-they do changes a byte. It is held to `replay.advance`, whose numbers it computes.
+Where the backend has a kernel for the problem and the rule a form for kernels, a run goes through
+its arrivals inside the kernel, alone: nothing is aligned with other runs, so that neither their
+number nor what they do changes a byte. It is held to `replay.advance`, whose numbers it computes.
 """
 
 import dataclasses
@@ -17,16 +17,12 @@ from stalegrad.backends import Backend
 from stalegrad.kernels.calls import Stretch
 from stalegrad.replay import Run, State, minibatches
 from stalegrad.rules import Rule
-from stalegrad.rules import State as RuleState
-from stalegrad.rules.adam import Adam
-from stalegrad.rules.dc_asgd import DelayCompensation
-from stalegrad.rules.sgd import SGD
 
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
     """Whether there is a kernel for these runs, which share rule class and minibatch size."""
     return (
-        _known_as(type(runs[0].rule)) is not None
+        type(runs[0].rule).has_kernel_form()
         and backend.steps_alone(runs[0].order.batch_size)
         and all(run.rule.clip_norm is None for run in runs)
     )
@@ -50,7 +46,7 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             batch=run.order.batch_size,
             per_update=per_update,
             rates=weights.new_tensor([run.rule.lr for run in group]),
-            **_OF_RULE[_known_as(type(run.rule))](run.rule, {k: v[rows] for k, v in rule.items()}),
+            **run.rule.kernel_form({name: value[rows] for name, value in rule.items()}),
             runs=len(group),
             weights=weights[rows],
             pending=None if pending is None else pending[rows],
@@ -84,53 +80,6 @@ def _pieces(first: int, stop: int, noise: int) -> Iterator[slice]:
     size = max(1, _NOISE_AT_ONCE // noise if noise else stop - first)
     for start in range(first, stop, size):
         yield slice(start, min(start + size, stop))
-
-
-# ---- the rules that replay.h knows: fields of a call from a rule and its state ----
-
-Fields = dict[str, float | torch.Tensor | None]
-
-
-def _sgd(rule: SGD, state: RuleState) -> Fields:
-    velocity = None if rule.momentum == 0 else state["velocity"]
-    return {"momentum": rule.momentum, "nesterov": rule.nesterov, "velocity": velocity}
-
-
-def _compensated(rule: DelayCompensation, state: RuleState) -> Fields:
-    return _sgd(rule, state) | {
-        "compensates": True,
-        "compensation": rule.compensation,
-        "adaptive": rule.adaptive,
-        "decay": rule.decay,
-        "epsilon": rule.epsilon,
-        "aliased": rule.as_published,
-        "mean_square": state["mean_square"],
-    }
-
-
-def _adam(rule: Adam, state: RuleState) -> Fields:
-    numbers = rule.numbers()
-    return {name: numbers[name] for name in ("beta1", "beta2", "rest1", "rest2", "epsilon")} | {
-        "adam": True,
-        "velocity": state["mean"],
-        "mean_square": state["square"],
-        "decay1": state["decay1"],
-        "decay2": state["decay2"],
-    }
-
-
-_OF_RULE = {SGD: _sgd, DelayCompensation: _compensated, Adam: _adam}
-
-
-def _known_as(rule: type[Rule]) -> type[Rule] | None:
-    """The rule of `_OF_RULE` whose state and steps this one has unchanged, so that it can differ in
-    its learning rates alone; None where there is none."""
-    for known in _OF_RULE:
-        if all(
-            getattr(rule, step) is getattr(known, step) for step in ("init", "correct", "update")
-        ):
-            return known
-    return None
 
 
 def _groups(runs: list[Run]) -> list[slice]:

@@ -26,7 +26,9 @@ from stalegrad.bundles import Place
 from stalegrad.cells import LandscapeCell
 from stalegrad.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.files import csv_text, provenance_path, replaced, write_atomically
+from stalegrad.freshness import code_of, digest
 from stalegrad.machine import describe_machine, settled_torch, vector_instructions
+from stalegrad.problems import load_task
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
@@ -301,7 +303,7 @@ def make_landscape(
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):
-        task = cell.runs.cells[0].problem.load(place.data_folder, device, torch.float32)
+        task = load_task(cell.runs.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         instructions = vector_instructions(backend.name, task.name, device)
         history = pd.read_csv(recorded[0], dtype={"run": str})
@@ -310,7 +312,8 @@ def make_landscape(
         layout = lay_out(cell, history, weights)
         identity = f"{cell.hash} {backend.name} on {device.type} with {instructions}, "
         identity += f"torch {torch.__version__}, "
-        identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}"
+        code = digest(code_of("landscapes", cell.runs.cells))
+        identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}, code {code}"
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
         store = Store(path, identity, len(layout.coefficients))
         like = torch.empty(0, dtype=torch.float32, device=device)
@@ -325,6 +328,7 @@ def make_landscape(
         "instructions": instructions,
         "threads": threads,
         "landscape": cell.hash,
+        "code": code,
         "points": len(layout.coefficients),
         "wall_seconds": round(store.seconds + time.monotonic() - clock, 3),
     }

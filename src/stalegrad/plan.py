@@ -4,15 +4,14 @@ Read by the Snakefile at every start, so it imports neither torch nor pandas.
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stalegrad import cells, specs
+from stalegrad import cells, freshness, sources
 from stalegrad.cells import Bundle, Cell, LandscapeCell, SimulationCell
 from stalegrad.config import (
     Preset,
@@ -26,68 +25,14 @@ from stalegrad.config import (
 )
 from stalegrad.errors import ConfigError
 from stalegrad.files import archived_folder, archived_runs, is_kept
+from stalegrad.sources import PACKAGE
 
 SOURCE = "src/stalegrad"
-PACKAGE = Path(__file__).parent
 # LeNet-5 through half a million images: some seconds, a job that imports torch taking about three
 # to start. By work and not by measured seconds, since which bundles share a job must be the same in
 # every job and on every node of a cluster, and stay so under results that are there already: else
 # Snakemake would train again what moves from one rule to another.
 SHORT_WORK = 3.2e10
-
-# Source files, relative to the package, whose change makes a training run out of date, beside those
-# of its own problem, rule and cluster. What only draws or words something is not among them.
-ENGINE = (
-    "bundles.py",
-    "checkpoints.py",
-    "machine.py",
-    "replay.py",
-    "captured.py",
-    "fused.py",
-    "stepping.py",
-    "schedule.py",
-    "snapshots.py",
-    "partitions.py",
-    "compute_times.py",
-    "compiled.py",
-    "clusters/_merge.py",
-    "clusters/_profiles.py",
-    "problems/__init__.py",
-    "problems/_images.py",
-    "problems/_network.py",
-    "problems/_synthetic.py",
-    "rules/__init__.py",
-    "backends/__init__.py",
-    "backends/batched.py",
-    "backends/vmap.py",
-    "backends/cpu.py",
-    "backends/cpu_synthetic.py",
-    "kernels/__init__.py",
-    "kernels/calls.py",
-    "kernels/vectors.h",
-    "kernels/replay.h",
-    "kernels/classification.h",
-    "kernels/lenet5.cpp",
-    "kernels/large_cnn.cpp",
-    "kernels/linear_model.cpp",
-    "kernels/chain.cpp",
-)
-
-# The same of what is made beside training runs, or of them.
-TRACES = (*ENGINE, "virtual_iterates.py")
-LANDSCAPES = ("landscapes.py", "backends/cpu.py", "backends/vmap.py")
-SIMULATIONS = (
-    "simulations.py",
-    "cells.py",
-    "schedule.py",
-    "partitions.py",
-    "compiled.py",
-    "compute_times.py",
-    *(f"clusters/{name}.py" for name in specs.names("clusters")),
-    "clusters/_profiles.py",
-    "clusters/_merge.py",
-    "clusters/_staleness.py",
-)
 
 
 @dataclass(frozen=True)
@@ -255,7 +200,7 @@ class Plan:
     def digest(self, study: str) -> str:
         """Changes with the runs of a study, the grids they stand in, and the code of training."""
         runs = {name: [cell.hash for cell in grid] for name, grid in self.grids[study].items()}
-        code = self.code_digest(*self.bundles[study].values())
+        code = freshness.digest(self.code_of("bundles", *self.bundles[study].values()))
         return _digest(json.dumps([runs, sorted(self.archived(study)), code]))
 
     def products_digest(self, study: str, *kinds: str) -> str:
@@ -266,13 +211,17 @@ class Plan:
         beside = [trajectories, landscapes, traces]
         hashes = [{name: each.hash for name, each in of.items()} for of in beside]
         recorded = [*trajectories.values(), *(each.runs for each in landscapes.values())]
-        also = (*TRACES, *LANDSCAPES, *SIMULATIONS)
+        code = {
+            *self.code_of("landscapes", *recorded),
+            *self.code_of("virtual_iterates", *traces.values()),
+            *self.simulation_code(study),
+            *self.code(study, *kinds),
+        }
         parts = [
             self.digest(study),
             json.dumps(hashes),
             repr(self.simulations[study]),
-            self.code_digest(*recorded, *traces.values(), also=also),
-            contents([*self.published(study), *self.code(study, *kinds)]),
+            freshness.digest([*self.published(study), *code]),
         ]
         return _digest(" ".join(parts))
 
@@ -280,18 +229,14 @@ class Plan:
         return sorted({d for cell in bundle.cells for d in cell.problem.datasets()})
 
     @staticmethod
-    def modules(bundle: Bundle) -> list[str]:
-        """Source files of the problems, rules and clusters of a bundle, and of what they are built
-        on (DC-ASGD on SGD), relative to the package."""
-        parts = {type(p) for cell in bundle.cells for p in (cell.problem, cell.rule, cell.cluster)}
-        files = {inspect.getfile(c) for part in parts for c in part.__mro__ if c is not object}
-        return sorted(str(Path(file).relative_to(PACKAGE)) for file in files)
+    def code_of(module: str, *bundles: Bundle) -> list[Path]:
+        """The files that decide what a module of the package computes of bundles."""
+        return freshness.code_of(module, [cell for bundle in bundles for cell in bundle.cells])
 
-    @classmethod
-    def code_digest(cls, *bundles: Bundle, also: Iterable[str] = ()) -> str:
-        """Changes with the source files that decide what training gives, and those of `also`."""
-        names = {*ENGINE, *also, *(module for b in bundles for module in cls.modules(b))}
-        return contents(PACKAGE / name for name in names)
+    def simulation_code(self, study: str) -> list[Path]:
+        """The files that decide what the simulations of a study give."""
+        cells = [cell for of in self.simulations[study].values() for cell in of]
+        return freshness.code_of("simulations", cells)
 
     def products(self, study: str, kind: str) -> dict[str, dict[str, str | None]]:
         """The figures or tables of a study as plain values."""
@@ -299,17 +244,28 @@ class Plan:
             n: product.model_dump() for n, product in getattr(self.studies[study], kind).items()
         }
 
-    def code(self, study: str, *kinds: str) -> list[str]:
-        """Source files whose change makes a study's figures, tables or claims out of date."""
-        files = [f"{SOURCE}/{name}.py" for name in ("products", "results", "renewal")]
-        files += [f"{SOURCE}/tables/__init__.py", f"{SOURCE}/tables/{study}.py"]
+    def code(self, study: str, *kinds: str) -> list[Path]:
+        """The files that decide a study's figures, tables or claims (`kinds`)."""
+        modules = ["products"]
         for kind in kinds:
-            made = [] if kind == "claims" else getattr(self.studies[study], kind).values()
-            modules = [p.make.rpartition(".")[0] for p in made if p.make]
-            files += [f"{SOURCE}/{kind}/{module}.py" for module in ("__init__", study, *modules)]
-            shared = ("style", "architecture") if kind == "figures" else ()
-            files += [f"{SOURCE}/figures/{module}.py" for module in shared]
-        return [file for file in dict.fromkeys(files) if Path(file).exists()]
+            made = {} if kind == "claims" else getattr(self.studies[study], kind)
+            named = [p.make.rpartition(".")[0] for p in made.values() if p.make]
+            modules += [f"{kind}/{name}" for name in ("__init__", study, *named)]
+        files = [PACKAGE / f"{module}.py" for module in dict.fromkeys(modules)]
+        return sorted(freshness.closure(*(file for file in files if file.exists())))
+
+    def check_code(self) -> None:
+        """Raises ConfigError where a function that makes a figure or table is not there, or a
+        module of figures, tables or claims cannot be imported, or a claim has no quotation."""
+        for study, content in self.studies.items():
+            for kind in ("figures", "tables"):
+                for name, product in getattr(content, kind).items():
+                    sources.find_maker(kind, study, name, product.make)
+            for file in self.code(study, "figures", "tables", "claims"):
+                if file.suffix == ".py":
+                    sources.check_imports(file)
+            if (claims := PACKAGE / "claims" / f"{study}.py").exists():
+                sources.check_claims(claims)
 
     @staticmethod
     def published(study: str) -> list[str]:
@@ -320,19 +276,12 @@ class Plan:
         return str(self.folder / "studies" / f"{study}.yaml")
 
 
-def contents(files: Iterable[str | Path]) -> str:
-    """Changes with what is in files.
-
-    Snakemake alone would go by their dates, which a clock that was set back, or a copy that keeps
-    dates, makes older than the results of the files before.
-    """
-    paths = sorted(Path(file).absolute() for file in files)
-    return _digest("".join(map(_file_digest, paths)))
-
-
-@cache
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def as_inputs(files: Iterable[Path]) -> list[str]:
+    """Source files as the workflow's rules name them: those of the package below SOURCE."""
+    return [
+        f"{SOURCE}/{file.relative_to(PACKAGE)}" if file.is_relative_to(PACKAGE) else str(file)
+        for file in sorted(files)
+    ]
 
 
 def _digest(content: str) -> str:

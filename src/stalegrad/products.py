@@ -6,25 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stalegrad.errors import ConfigError, ResultError
+from stalegrad.errors import ResultError
 from stalegrad.files import write_atomically
 from stalegrad.results import StudyResults
+from stalegrad.sources import find_maker
 
 
 def maker(kind: str, study: str, name: str, make: str | None) -> Callable[[StudyResults], Any]:
-    """The function for a product of a study: `make`, or the study's own module and name.
-
-    kind: `figures` or `tables`. Raises ConfigError saying where the function was looked for.
-    """
-    path = make or f"{study}.{name}"
-    module_name, _, function = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(f"stalegrad.{kind}.{module_name}"), function)
-    except (ModuleNotFoundError, AttributeError):
-        raise ConfigError(
-            f"config/studies/{study}.yaml: '{kind}.{name}' is made by stalegrad.{kind}.{path}, "
-            f"which does not exist; write that function, or name another with 'make'."
-        ) from None
+    """The function for a product of a study, imported; see `sources.find_maker`."""
+    module, function = find_maker(kind, study, name, make)
+    return getattr(importlib.import_module(module), function)
 
 
 def make_all(

@@ -8,20 +8,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from stalegrad.cells import Cell
 from stalegrad.errors import ResultError
+
+if TYPE_CHECKING:
+    from stalegrad.cells import Cell
 
 # Columns of a history that describe progress; all others but `diverged` are metrics.
 _PROGRESS = ("updates", "simulated_seconds", "mean_staleness", "max_staleness")
 
 
 def collect(
-    grids: Mapping[str, list[Cell]], histories: Iterable[pd.DataFrame]
+    grids: Mapping[str, list["Cell"]], histories: Iterable[pd.DataFrame]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`runs` and `history` of a study, from the histories of its bundles (or of an archive).
 
@@ -49,7 +52,7 @@ def collect(
     return pd.DataFrame(rows).join(summary, on="run"), history
 
 
-def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, Cell]) -> pd.DataFrame:
+def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, "Cell"]) -> pd.DataFrame:
     found, there = [], set()
     for frame in histories:
         # A run that stands in two places (an archive and a bundle) counts as in the first: on
@@ -195,6 +198,17 @@ def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
     floats = frame[cell].select_dtypes("float").dropna(axis=1)
     whole = [name for name in floats if (floats[name] % 1 == 0).all()]
     return frame.astype(dict.fromkeys(whole, int))
+
+
+def with_all(runs: pd.DataFrame, column: str, values: Iterable[object]) -> pd.DataFrame:
+    """`runs`, in which every one of `values` must stand in `column`.
+
+    Raises ResultError naming those that do not, as where a preset thins the grid.
+    """
+    there = set(runs[column])
+    if lacking := [str(value) for value in values if value not in there]:
+        raise ResultError(f"there is no run whose {column} is {', '.join(lacking)}")
+    return runs
 
 
 def over_seeds(

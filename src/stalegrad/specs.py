@@ -11,6 +11,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 import pydantic
@@ -91,6 +92,15 @@ def validate(cls: type, values: Any, *, where: str, key: str = "") -> Any:
 def describe(value: Any) -> dict[str, Any]:
     """A spec as a plain mapping with its name first; the inverse of `parse`."""
     return {"name": name_of(value), **_serializer(type(value)).dump_python(value)}
+
+
+def files(value: Any) -> tuple[Path, ...]:
+    """The files that a spec names, such as a trace of compute times; mostly none.
+
+    They are what its method `files` gives, where it has one. Their content enters the hash of a
+    cell, and a file that changes makes what was computed of it out of date.
+    """
+    return tuple(map(Path, value.files())) if hasattr(value, "files") else ()
 
 
 @functools.cache

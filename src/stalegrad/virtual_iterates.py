@@ -17,8 +17,11 @@ from stalegrad import replay
 from stalegrad.backends.vmap import VmapBackend
 from stalegrad.bundles import plan_run
 from stalegrad.cells import Cell
-from stalegrad.problems import Task
+from stalegrad.problems import Task, load_task
 from stalegrad.replay import Run
+from stalegrad.rules import Rule
+from stalegrad.rules.sgd import SGD
+from stalegrad.specs import name_of
 
 _CHUNK = 256  # gradients taken at once; bounds the memory of their minibatches
 
@@ -60,8 +63,16 @@ def trace(task: Task, run: Run) -> Trace:
     schedule = run.schedule
     if task.noise:
         raise ValueError("virtual iterates are of losses that take no random numbers")
-    if schedule.arrivals_per_update != 1 or getattr(run.rule, "momentum", None) != 0:
-        raise ValueError("virtual iterates are of asynchronous SGD without momentum")
+    if schedule.arrivals_per_update != 1:
+        raise ValueError(
+            f"virtual iterates are of asynchronous SGD, and here an update takes "
+            f"{schedule.arrivals_per_update} gradients"
+        )
+    if (reason := _reason_against(run.rule)) is not None:
+        raise ValueError(
+            f"virtual iterates are of SGD without momentum, and the rule "
+            f"'{name_of(run.rule)}' {reason}"
+        )
     weights = _every_version(task, run)
     gradients = _gradients(task, run, weights)
     factors = run.rule.step_factors(schedule)
@@ -78,6 +89,18 @@ def trace(task: Task, run: Run) -> Trace:
     lengths = np.square(promised).sum(axis=1), np.square(steps)
     squares = (np.array([each[terms].sum() for terms in flying]) for each in lengths)
     return Trace(weights, virtual, in_flight, *squares, steps, gradients)
+
+
+def _reason_against(rule: Rule) -> str | None:
+    """Why the identity does not hold for a rule, as half a sentence, or None where it does.
+
+    A step must be the gradient as it was computed, times a number that its arrival alone decides.
+    """
+    if not rule.steps_like(SGD):
+        return "makes other steps"
+    if rule.momentum:
+        return f"has momentum {rule.momentum:g}"
+    return None if rule.clip_norm is None else f"clips gradients to the norm {rule.clip_norm:g}"
 
 
 def _every_version(task: Task, run: Run) -> np.ndarray:
@@ -110,7 +133,7 @@ def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
     the gradient applied next) and step."""
     tables = []
     for cell in cells:
-        task = cell.problem.load(data_folder, torch.device("cpu"), torch.float64)
+        task = load_task(cell.problem, data_folder, torch.device("cpu"), torch.float64)
         planned = plan_run(cell, task.train[1].numpy())
         found = trace(task, planned.run)
         rows = {

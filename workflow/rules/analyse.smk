@@ -8,7 +8,7 @@ rule collect_runs:
             f"{RESULTS}/{wildcards.study}/bundles/{bundle}.csv"
             for bundle in PLAN.bundles[wildcards.study]
         ],
-        code=f"{SOURCE}/results.py",
+        code=lambda wildcards: as_inputs(freshness.code_of("measured")),
     output:
         runs=f"{RESULTS}/{{study}}/runs.csv",
         history=f"{RESULTS}/{{study}}/history.csv",
@@ -18,7 +18,7 @@ rule collect_runs:
         "../../envs/analysis.yaml"
     params:
         cells=lambda wildcards: PLAN.digest(wildcards.study),
-        code=lambda wildcards: contents([f"{SOURCE}/results.py"]),
+        code=lambda wildcards: freshness.digest(freshness.code_of("measured")),
     script:
         "../scripts/collect_runs.py"
 
@@ -31,7 +31,7 @@ for study in PLAN.studies:
         input:
             results=results_of(study),
             published=PLAN.published(study),
-            code=PLAN.code(study, "tables", "claims"),
+            code=lambda wildcards, study=study: as_inputs(PLAN.code(study, "tables", "claims")),
         output:
             verdicts=f"{RESULTS}/{study}/verdicts.csv",
             csv=reported(study, "tables", "csv"),
@@ -55,7 +55,7 @@ for study in PLAN.studies:
         input:
             results=results_of(study),
             published=PLAN.published(study),
-            code=PLAN.code(study, "figures"),
+            code=lambda wildcards, study=study: as_inputs(PLAN.code(study, "figures")),
         output:
             pdf=files_of(study, "figures", "pdf"),
             png=reported(study, "figures", "png"),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stalegrad import data, files, plan
+from stalegrad import data, files, freshness, plan
 from stalegrad.cells import Bundle
 from stalegrad.config import read_yaml
 from stalegrad.errors import StalegradError
-from stalegrad.plan import Plan, contents
+from stalegrad.plan import Plan, as_inputs
 from stalegrad.progress import announcement
 
 
@@ -27,6 +27,8 @@ with refusing():
     for configfile in workflow.configfiles:
         read_yaml(Path(configfile))  # Snakemake's own reader lets a key that stands twice pass
     PLAN = Plan.load(config)
+    if workflow.is_main_process:  # before anything is trained that could not be shown in the end
+        PLAN.check_code()
 
 SETTINGS = PLAN.settings
 DATA = SETTINGS.data_folder
@@ -41,7 +43,6 @@ NOTEBOOKS = [
     if Path(f"workflow/notebooks/{study}.py").exists()
 ]
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
-REPORT = [str(path) for path in sorted(Path(SOURCE, "report").glob("*.py"))]
 SHORT_BUNDLES = {s: short for s in PLAN.studies if (short := PLAN.short_bundles(s))}
 LONG_BUNDLES = [
     bundle
@@ -50,13 +51,6 @@ LONG_BUNDLES = [
     if bundle not in SHORT_BUNDLES.get(study, ())
 ]
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
-
-# What makes a training run out of date when it changes, beside its own problem, rule and cluster;
-# and likewise what is made of runs, or beside them.
-ENGINE, TRACES, LANDSCAPES, SIMULATIONS = (
-    [f"{SOURCE}/{module}" for module in modules]
-    for modules in (plan.ENGINE, plan.TRACES, plan.LANDSCAPES, plan.SIMULATIONS)
-)
 
 
 def results_of(study):
@@ -128,9 +122,14 @@ def data_of(*bundles):
     ]
 
 
-def parts_of(*bundles):
-    """Source files of the problems, rules and clusters of bundles."""
-    return sorted({f"{SOURCE}/{m}" for bundle in bundles for m in PLAN.modules(bundle)})
+def code_of(module, *bundles):
+    """The files that decide what a module computes of bundles: when one changes, it is made anew."""
+    return as_inputs(PLAN.code_of(module, *bundles))
+
+
+def digest_of(module, *bundles):
+    """Changes with what is in the files of `code_of`, whatever their dates."""
+    return freshness.digest(PLAN.code_of(module, *bundles))
 
 
 # One run at a time on the same results. Snakemake's own lock, which the default profile turns off,

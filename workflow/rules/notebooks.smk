@@ -5,10 +5,12 @@ rule render_notebook:
     input:
         notebook="workflow/notebooks/{study}.py",
         results=lambda wildcards: results_of(wildcards.study),
-        code=lambda wildcards: [
-            f"{SOURCE}/notebooks.py",
-            *PLAN.code(wildcards.study, "figures", "tables", "claims"),
-        ],
+        code=lambda wildcards: as_inputs(
+            {
+                *freshness.code_of("notebooks"),
+                *PLAN.code(wildcards.study, "figures", "tables", "claims"),
+            }
+        ),
     output:
         ipynb=f"{RESULTS}/notebooks/{{study}}.ipynb",
         html=report(
@@ -24,7 +26,9 @@ rule render_notebook:
     params:
         preset=SETTINGS.preset,
         sources=lambda w: PLAN.products_digest(w.study, "figures", "tables", "claims"),
-        code=lambda w: contents([f"workflow/notebooks/{w.study}.py", f"{SOURCE}/notebooks.py"]),
+        code=lambda w: freshness.digest(
+            [f"workflow/notebooks/{w.study}.py", *freshness.code_of("notebooks")]
+        ),
         results=lambda wildcards, output: Path(output.html).parents[2],
     shell:
         "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q};"

@@ -7,7 +7,7 @@ for study in PLAN.studies:
         name:
             f"simulate_{study}"
         input:
-            SIMULATIONS,
+            lambda wildcards, study=study: as_inputs(PLAN.simulation_code(study)),
         output:
             csv=f"{RESULTS}/{study}/staleness.csv",
             npz=[f"{RESULTS}/{study}/schedules/{name}.npz" for name in PLAN.simulations[study]],
@@ -18,6 +18,6 @@ for study in PLAN.studies:
         params:
             study=study,
             cells=repr(PLAN.simulations[study]),
-            code=lambda wildcards: contents(SIMULATIONS),
+            code=lambda wildcards, study=study: freshness.digest(PLAN.simulation_code(study)),
         script:
             "../scripts/simulate.py"

@@ -2,8 +2,9 @@
 
 A claim's docstring opens with the sentence it tests, in quotation marks. The function takes a
 study's results and returns a `Finding`; what it holds against is written in it, before any numbers
-are seen. `judge` turns findings into verdicts and sees to it that a thinned grid, too few seeds or
-missing data never pass for an answer.
+are seen. A cell that may not be there it asks for with `results.with_all`. `judge` turns findings
+into verdicts and sees to it that a thinned grid, too few seeds or missing data never pass for an
+answer.
 """
 
 import importlib
@@ -17,6 +18,7 @@ from scipy import stats
 
 from stalegrad.errors import ResultError
 from stalegrad.results import StudyResults, student_half
+from stalegrad.sources import quotation
 
 REPRODUCED, PARTLY = "reproduced", "partly"
 NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
@@ -68,10 +70,13 @@ def claim(
     where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: how many it
     needs at least of every grid it reads, but for the `exact` ones: those in which nothing is
     random, so that all seeds are one.
+
+    Raises ConfigError, when the module is imported, for a function without a quotation.
     """
 
     def mark(function: Claim) -> Claim:
         function.claim = {
+            "quote": quotation(inspect.getdoc(function), function.__module__, function.__name__),
             "where": where,
             "full_grid": full_grid,
             "seeds": seeds,
@@ -104,7 +109,7 @@ def judge(results: StudyResults) -> pd.DataFrame:
             {
                 "study": results.study,
                 "claim": name,
-                "quote": _quote(function),
+                "quote": function.claim["quote"],
                 "where": function.claim["where"],
                 **vars(finding),
             }
@@ -128,16 +133,20 @@ class _Reading(StudyResults):
 
 
 def _within_reach(function: Claim, results: _Reading) -> Finding:
-    """The claim's own finding, or `cannot tell` where the results could not carry any."""
+    """The claim's own finding, or `cannot tell` where the results could not carry any.
+
+    Of errors, only a ResultError says so. Any other is a mistake in the claim, and is raised with
+    its name.
+    """
     needs = function.claim
     try:
         finding = function(results)
         found = _seeds(results, needs["exact"])
     except ResultError as error:
         return cannot_tell(f"The results it needs are not there ({' '.join(str(error).split())}).")
-    except (LookupError, ValueError) as error:  # a cell that a thinned grid lacks; a mean of none
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return cannot_tell(f"Of the runs that are there it cannot be computed ({said}).")
+    except Exception as error:
+        error.add_note(f"This was raised by the claim {results.study}.{function.__name__}.")
+        raise
     because = None
     if results.preset == "smoke":
         because = "the smoke preset trains on a few images, and its numbers mean nothing"
@@ -161,11 +170,6 @@ def _seeds(results: _Reading, exact: frozenset[str]) -> int:
     except ResultError:  # a study of simulations alone has replicates instead
         rows = results.staleness
         return int(rows["replicate"].nunique() if "replicate" in rows else rows["replicates"].min())
-
-
-def _quote(function: Claim) -> str:
-    first_paragraph = " ".join(inspect.getdoc(function).partition("\n\n")[0].split())
-    return first_paragraph[first_paragraph.index("'") + 1 : first_paragraph.rindex("'")]
 
 
 def verdict_of(holds: Sequence[bool]) -> str:

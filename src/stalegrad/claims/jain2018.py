@@ -23,7 +23,13 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
-from stalegrad.results import StudyResults, over_seeds, rank_correlation, student_half
+from stalegrad.results import (
+    StudyResults,
+    over_seeds,
+    rank_correlation,
+    student_half,
+    with_all,
+)
 from stalegrad.tables.jain2018 import (
     COLLAPSED,
     PUBLISHED_ADAM,
@@ -75,6 +81,8 @@ def delay_fits_a_normal(results: StudyResults) -> Finding:
     (of those whose histogram holds all staleness that was seen).
     """
     table = fig1(results).frame.dropna(subset="normal_distance")
+    if table.empty:
+        return cannot_tell("Staleness went beyond the last bin of every histogram.")
     distance = table["normal_distance"]
     worst = table.loc[distance.idxmax()]
     return Finding(
@@ -380,8 +388,10 @@ def adam_best_accuracies(results: StudyResults) -> Finding:
 
 
 def _best_runs(results: StudyResults, grid: str) -> pd.DataFrame:
-    """Final accuracy of each seed (rows) at the best cell of each delay (columns)."""
+    """Final accuracy of each seed (rows) at the best cell of each delay (columns), among them 0
+    and those of which the paper prints an accuracy."""
     best = best_cells(results, grid)[["delay", "batch_size", "lr"]]
+    with_all(best, "delay", (0, *PUBLISHED_ADAM))
     runs = results.grid(grid).merge(best)
     return runs.pivot(index="seed", columns="delay", values=ACCURACY)
 

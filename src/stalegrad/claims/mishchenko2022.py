@@ -29,6 +29,7 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
+from stalegrad.errors import ResultError
 from stalegrad.results import StudyResults
 from stalegrad.tables.mishchenko2022 import (
     ADAPTIVE,
@@ -202,7 +203,7 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
     # -log(error) shrinks with M: a power above the theorem's is better there.
     shrinks = by_m["theorem"] < 0
     as_m = (by_m["low"] >= -1 - SLOPE).where(shrinks, by_m["high"] <= 1 + SLOPE)
-    worst = by_k.loc[by_k["high"].idxmax()]
+    worst = _steepest(by_k)
     return Finding(
         verdict_of([*(by_k["high"] <= by_k["theorem"] + SLOPE), *as_m]),
         "largest power of K that the error follows",
@@ -213,6 +214,13 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
         worst["low"],
         worst["high"],
     )
+
+
+def _steepest(slopes: pd.DataFrame) -> pd.Series:
+    """The row whose interval goes up furthest. Raises ResultError where none has an interval."""
+    if slopes["high"].isna().all():
+        raise ResultError("there are too few runs for the interval of any power")
+    return slopes.loc[slopes["high"].idxmax()]
 
 
 def _intervals(rows: pd.DataFrame) -> str:
@@ -242,7 +250,7 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
     deviations of the noise; the old bound allows the power 1.
     """
     table = slopes_in_tau(results)
-    worst = table.loc[table["high"].idxmax()]
+    worst = _steepest(table)
     runs = _log(slowing_runs(results))
     return Finding(
         verdict_of(list(table["high"] <= SLOPE)),
@@ -281,7 +289,7 @@ def constant_delay_upper_bound(results: StudyResults) -> Finding:
     powers = slopes_at_constant_delay(results)
     holds = powers["high"] <= powers["theorem"] + SLOPE
     of_k, of_tau = (powers[powers["of"] == name] for name in ("K", "tau"))
-    worst = of_k.loc[of_k["high"].idxmax()]
+    worst = _steepest(of_k)
     return Finding(
         verdict_of(list(holds)),
         "largest power of K that the error follows",

@@ -1,6 +1,7 @@
 """`stalegrad archive` and `gather`: trained runs into `measured/`, and tables out of it."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from stalegrad.cli.flags import (
@@ -39,6 +40,7 @@ def add_archive(commands) -> None:
 
 def _archive(options: argparse.Namespace) -> None:
     from stalegrad.files import provenance_path
+    from stalegrad.freshness import is_of_this_code
     from stalegrad.measured import add_to_archive, archived_runs
     from stalegrad.results import read_csv
 
@@ -50,8 +52,8 @@ def _archive(options: argparse.Namespace) -> None:
         return
     known = distinct(grids_of(options, preset="paper"))
     for file in options.files:
-        foreign = set(read_csv(file, "run")["run"]) - known.keys()
-        if foreign:
+        runs = set(read_csv(file, "run")["run"])
+        if foreign := runs - known.keys():
             raise ResultError(
                 f"{file}: the run {min(foreign)} is none of {options.study} at the preset 'paper', "
                 f"which alone uses the archive; `stalegrad cells` lists those that are."
@@ -60,6 +62,12 @@ def _archive(options: argparse.Namespace) -> None:
             raise ResultError(
                 f"{file}: {provenance_path(file).name} is not beside it; bring both files, as "
                 f"`stalegrad run-bundle` writes them."
+            )
+        if not is_of_this_code(file, [known[run] for run in runs]):
+            print(
+                f"note: {file} was trained by other code than there is now; its provenance keeps "
+                f"the commit.",
+                file=sys.stderr,
             )
     added = add_to_archive(options.study, options.files, options.archive_folder)
     held = len(archived_runs(options.study, options.archive_folder))

@@ -104,8 +104,9 @@ def add_run_bundle(commands) -> None:
         help="train bundle files to CSV",
         description=(
             "Train bundles, one after the other, each to DIR/<hash>.csv with its provenance\n"
-            "beside it. Bundles that are there already are left alone, and one that was cut short\n"
-            "goes on from its last whole epoch: after a kill, give the same command again."
+            "beside it. Bundles that are there already are left alone, unless the code has\n"
+            "changed. One that was cut short goes on from its last whole epoch: after a kill,\n"
+            "give the same command again."
         ),
         epilog=examples(
             "stalegrad run-bundle work/*.json --output done",
@@ -119,11 +120,11 @@ def add_run_bundle(commands) -> None:
 
 
 def _run_bundles(options: argparse.Namespace) -> None:
-    from stalegrad.files import is_trained
+    from stalegrad.freshness import can_take
 
     read = [_read_bundle(file) for file in options.files]
     bundles = {options.output / f"{bundle.hash}.csv": bundle for bundle in read}
-    left = {output: b for output, b in bundles.items() if not is_trained(output)}
+    left = {output: b for output, b in bundles.items() if not can_take(output, b)}
     print(f"{len(bundles)} bundles, {len(bundles) - len(left)} of them trained already", flush=True)
     if not left:
         return

@@ -16,13 +16,10 @@ from stalegrad.cli.flags import (
     named_by_flag,
     place_of,
 )
-from stalegrad.errors import ResultError
 from stalegrad.wording import rate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from stalegrad.cells import Cell
 
 
 def add_run(commands, arguments: Sequence[str] | None) -> None:
@@ -65,29 +62,22 @@ def add_run(commands, arguments: Sequence[str] | None) -> None:
 def _run(options: argparse.Namespace) -> None:
     from stalegrad.bundles import train_bundle
     from stalegrad.cells import Bundle
-    from stalegrad.files import is_trained
+    from stalegrad.freshness import can_take
+    from stalegrad.results import read_csv
 
     cell = cell_of(options)
+    bundle = Bundle((cell,))
     output = options.output or Path("results") / "cells" / f"{cell.hash}.csv"
     columns = " ".join(f"{k}={as_text(v)}" for k, v in cell.columns().items() if v is not None)
     print(f"run {cell.hash}: {columns}", flush=True)
     with _EpochLines(cell.epochs) as lines:
-        if is_trained(output):
-            lines.show(_history_of(cell, output))
+        if can_take(output, bundle):
+            lines.show(read_csv(output, "run"))
         else:
             place = place_of(options)
             with named_by_flag({"backend": "--backend"}):
-                train_bundle(Bundle((cell,)), output, place, lambda p: lines.show(p.history))
+                train_bundle(bundle, output, place, lambda p: lines.show(p.history))
     print(_summary(output))
-
-
-def _history_of(cell: "Cell", output: Path) -> "pd.DataFrame":
-    from stalegrad.results import read_csv
-
-    history = read_csv(output, "run")
-    if set(history["run"]) != {cell.hash}:
-        raise ResultError(f"{output} holds another run; name another file with '--output'.")
-    return history
 
 
 class _EpochLines:

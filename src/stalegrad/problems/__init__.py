@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from stalegrad.errors import ConfigError
+from stalegrad.specs import name_of
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -78,7 +81,10 @@ class Problem(Protocol):
         """Names of the data sets it reads, as `stalegrad.data` knows them."""
 
     def samples(self) -> int:
-        """Training samples, known without loading them."""
+        """Rows of the training set, known without loading them."""
+
+    def draws(self) -> int:
+        """How many samples drawn count as an epoch where minibatches are independent."""
 
     def parameters(self) -> int:
         """Length of the flat weights."""
@@ -87,6 +93,33 @@ class Problem(Protocol):
 
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
         """The task on `device`. Raises DataError where the data are not there."""
+
+
+def load_task(
+    problem: Problem, data_folder: Path, device: "torch.device", dtype: "torch.dtype"
+) -> Task:
+    """`problem.load`, held to what the problem says of itself without loading.
+
+    Raises ConfigError where parameters, samples or classes are others: memory, minibatches and
+    partitions were reckoned with what it says.
+    """
+    task = problem.load(data_folder, device, dtype)
+    targets = task.train[1]
+    wrong = []
+    if task.parameters != problem.parameters():
+        wrong.append(f"parameters() is {problem.parameters()}, its task has {task.parameters}")
+    if len(targets) != problem.samples():
+        wrong.append(f"samples() is {problem.samples()}, its task has {len(targets)}")
+    if hasattr(problem, "classes"):
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= problem.classes():
+            wrong.append(f"classes() is {problem.classes()}, its task has labels {low} to {high}")
+    if wrong:
+        raise ConfigError(
+            f"problem '{name_of(problem)}': {'; '.join(wrong)}. Correct the problem "
+            f"({type(problem).__module__}), so that both agree."
+        )
+    return task
 
 
 # Weights that a CPU steps at once: one run of anything larger, so that its numbers stay in cache.

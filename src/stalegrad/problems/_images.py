@@ -45,6 +45,9 @@ class ImageProblem:
     def samples(self) -> int:
         return self.train_samples
 
+    def draws(self) -> int:
+        return self.train_samples
+
     def parameters(self) -> int:
         return self.network.parameters
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 class SyntheticProblem:
-    """What `Problem` asks for that follows from the fields `dimension` and `epoch_samples`."""
+    """What `Problem` asks for that follows from the fields `dimension` and `epoch_samples`.
+
+    `samples`, the rows of its training set, is the problem's own.
+    """
 
     dimension: int
     epoch_samples: int
@@ -18,7 +21,7 @@ class SyntheticProblem:
     def datasets(self) -> tuple[str, ...]:
         return ()
 
-    def samples(self) -> int:
+    def draws(self) -> int:
         return self.epoch_samples
 
     def parameters(self) -> int:

@@ -59,6 +59,9 @@ class Chain(SyntheticProblem):
                 "kinds must divide noise_samples, and be even where kind_shift is not 0"
             )
 
+    def samples(self) -> int:
+        return self.noise_samples
+
     def classes(self) -> int:
         return self.kinds
 

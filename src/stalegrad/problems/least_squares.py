@@ -39,6 +39,9 @@ class LeastSquares(SyntheticProblem):
     data_seed: Annotated[int, Field(ge=0)] = 1
     epoch_samples: Annotated[int, Field(ge=1)] = 10_000
 
+    def samples(self) -> int:
+        return self.rows
+
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """A [rows, dimension] and b [rows]."""
         return _data(self.rows, self.dimension, self.noise, self.data_seed)

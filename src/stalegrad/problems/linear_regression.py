@@ -52,6 +52,9 @@ class LinearRegression(SyntheticProblem):
             )
         return value
 
+    def samples(self) -> int:
+        return self.train_samples
+
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs [train + test samples, dimension] and targets, those for training first."""
         rng = generator(self.data_seed, SYNTHETIC)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 State = dict[str, "Tensor"]
 # Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans.
 Numbers = Mapping[str, "Tensor | bool"]
+# The rule as a kernel takes it: fields of `stalegrad.kernels.calls.Stretch`.
+KernelForm = Mapping[str, "float | Tensor | None"]
+# What a step is made of beside the learning rate of each arrival, which is data to a kernel.
+STEPS = ("numbers", "init", "correct", "update")
 
 
 @spec
@@ -37,12 +41,12 @@ class Rule:
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
     def numbers(self) -> dict[str, float | bool]:
-        """What `correct` and `update` use, by name.
+        """What `correct` and `update` use, by name: the fields that are numbers or switches.
 
-        Fields of any other type than these are for `step_factors` and the replay loop.
+        Others (text, null, lists) are for `step_factors` and the replay loop.
         """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in fields.items() if isinstance(value, float | bool)}
+        return {k: v for k, v in fields.items() if isinstance(v, float | int)}
 
     def step_factors(self, schedule: Schedule) -> np.ndarray | None:
         """What to multiply `lr` by at each arrival [A], or None for 1 throughout.
@@ -54,6 +58,29 @@ class Rule:
         per_epoch = schedule.epoch_ends[-1] / len(schedule.epoch_ends)
         warmup = self.warmup_epochs * per_epoch / schedule.arrivals_per_update
         return np.minimum(1.0, (schedule.version + 1) / warmup)
+
+    def kernel_form(self, state: State) -> KernelForm:
+        """This rule as the kernels know it, with the tensors of its state that they change.
+
+        Only a rule whose steps kernels/replay.h has (SGD, DC-ASGD, Adam) defines it; all others are
+        stepped by `stalegrad.replay`. It holds for the class that defines it and for subclasses
+        that change none of STEPS: see `has_kernel_form`.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def has_kernel_form(cls) -> bool:
+        """Whether `kernel_form` says what this class computes."""
+        declares = next(each for each in cls.__mro__ if "kernel_form" in vars(each))
+        return declares is not Rule and cls.steps_like(declares)
+
+    @classmethod
+    def steps_like(cls, base: type) -> bool:
+        """Whether this is `base`, or a subclass that changes none of STEPS."""
+        if not issubclass(cls, base):
+            return False
+        newer = cls.__mro__[: cls.__mro__.index(base)]
+        return not any(step in vars(each) for each in newer for step in STEPS)
 
     @staticmethod
     def init(weights: "Tensor") -> State:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import Numbers, Rule, State
+from stalegrad.rules import KernelForm, Numbers, Rule, State
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -26,6 +26,16 @@ class Adam(Rule):
         # 1 - beta is rounded once, from float64: in float32 the subtraction would lose four digits.
         rest = {"rest1": 1 - self.beta1, "rest2": 1 - self.beta2}
         return super().numbers() | rest
+
+    def kernel_form(self, state: State) -> KernelForm:
+        numbers = self.numbers()
+        return {name: numbers[name] for name in ("beta1", "beta2", "rest1", "rest2", "epsilon")} | {
+            "adam": True,
+            "velocity": state["mean"],
+            "mean_square": state["square"],
+            "decay1": state["decay1"],
+            "decay2": state["decay2"],
+        }
 
     @staticmethod
     def init(weights: "Tensor") -> State:

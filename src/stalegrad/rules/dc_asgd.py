@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import Numbers, State
+from stalegrad.rules import KernelForm, Numbers, State
 from stalegrad.rules.sgd import SGD
 from stalegrad.specs import spec
 
@@ -31,6 +31,18 @@ class DelayCompensation(SGD):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-7
     as_published: bool = False
+
+    def kernel_form(self, state: State) -> KernelForm:
+        return {
+            **super().kernel_form(state),
+            "compensates": True,
+            "compensation": self.compensation,
+            "adaptive": self.adaptive,
+            "decay": self.decay,
+            "epsilon": self.epsilon,
+            "aliased": self.as_published,
+            "mean_square": state["mean_square"],
+        }
 
     @staticmethod
     def init(weights: "Tensor") -> State:

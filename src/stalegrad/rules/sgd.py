@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import Numbers, Rule, State
+from stalegrad.rules import KernelForm, Numbers, Rule, State
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ class SGD(Rule):
 
     def numbers(self) -> dict[str, float | bool]:
         return super().numbers() | {"plain": self.momentum == 0}
+
+    def kernel_form(self, state: State) -> KernelForm:
+        velocity = None if self.momentum == 0 else state["velocity"]
+        return {"momentum": self.momentum, "nesterov": self.nesterov, "velocity": velocity}
 
     @staticmethod
     def init(weights: "Tensor") -> State:

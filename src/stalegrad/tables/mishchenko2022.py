@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from stalegrad.clusters._profiles import seconds_per_gradient
+from stalegrad.errors import ResultError
 from stalegrad.problems.chain import Chain
 from stalegrad.results import StudyResults, student_half
 from stalegrad.tables import Table
@@ -231,10 +232,13 @@ def worker_runs(results: StudyResults) -> pd.DataFrame:
 def slope(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     """Least-squares slope of log y over log x with its 95 % interval (Student).
 
-    Of two points there is no interval, and of one no slope: NaN.
+    Of two points there is no interval, and of one no slope: NaN. Raises ResultError where several
+    points have one x, as where a preset thins the grid.
     """
     if len(x) < 2:
         return np.nan, np.nan, np.nan
+    if x.nunique() < 2:
+        raise ResultError(f"all {len(x)} runs have the same {x.name}, and a slope takes two")
     fit = stats.linregress(np.log(x), np.log(y))
     half = student_half(fit.stderr, len(x) - 1)
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
