@@ -18,7 +18,7 @@ from pathlib import Path
 
 import builds
 
-from stalegrad import kernels
+from stalegrad.training import kernels
 
 HERE = Path(__file__).parent
 

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stalegrad.data import fetch_dataset
-from stalegrad.errors import StalegradError
-from stalegrad.kernels import ARCHITECTURE
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.io.errors import StalegradError
+from stalegrad.training.kernels import ARCHITECTURE
 
 HERE = Path(__file__).parent
 NATIVE, AVX2 = "native", "x86-64-v3"
@@ -62,7 +62,7 @@ def processor() -> str:
     """Its name, and what it tells of its kind beside: names of cloud machines say little."""
     import torch
 
-    from stalegrad.machine import describe_machine
+    from stalegrad.training.machine import describe_machine
 
     name = describe_machine(torch.device("cpu"))["device"].removeprefix("cpu: ")
     told = {"family": _told("cpu family"), "model": _told("model"), "part": _told("CPU part")}

@@ -6,7 +6,7 @@ Nesterov's chain for small ones, each by its fused kernel and by the reference i
 the processor's, of one core, for a sample of whole training steps, old weights and update rule
 included; points are measured in turn, again and again, and the least is drawn, which other programs
 change least. Memory is what a process grows by at most, training and evaluating, each point in one
-of its own, beside what `stalegrad.memory` tells before.
+of its own, beside what `training.memory` tells before.
 
     python benchmarks/cost_curves.py [--quick] [--output docs/cost_curves.png]   # some minutes
 """
@@ -26,14 +26,15 @@ from pathlib import Path  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import memory, stepping  # noqa: E402
-from stalegrad.backends import make_backend  # noqa: E402
-from stalegrad.bundles import plan_runs  # noqa: E402
-from stalegrad.cells import Cell, parse_cell  # noqa: E402
-from stalegrad.figures import style  # noqa: E402
-from stalegrad.machine import describe_machine  # noqa: E402
+from stalegrad import stepping  # noqa: E402
+from stalegrad.analysis import style  # noqa: E402
+from stalegrad.planning.cells import Cell, parse_cell  # noqa: E402
 from stalegrad.problems import Task  # noqa: E402
-from stalegrad.replay import State, start  # noqa: E402
+from stalegrad.training import memory
+from stalegrad.training.backends import make_backend  # noqa: E402
+from stalegrad.training.bundles import plan_runs  # noqa: E402
+from stalegrad.training.machine import describe_machine  # noqa: E402
+from stalegrad.training.replay import State, start  # noqa: E402
 
 
 @dataclass(frozen=True)

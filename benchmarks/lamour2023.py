@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, Cell
-from stalegrad.plan import Plan
-from stalegrad.results import read_csv
+from stalegrad.analysis.results import read_csv
+from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.plan import Plan
+from stalegrad.training.bundles import Place, train_bundle
 
 AUTHORS = Path("published/lamour2023_wall_times.csv")
 

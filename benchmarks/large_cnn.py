@@ -17,10 +17,10 @@ import replay
 import torch
 from torch import nn
 
-from stalegrad.backends import make_backend
 from stalegrad.problems import Task
 from stalegrad.problems._network import Network
 from stalegrad.problems.large_cnn import NETWORK, LargeCNN
+from stalegrad.training.backends import make_backend
 
 BATCH = 32
 KEPT = 1 / 4 * 3 / 4  # by pooling and dropout, of the second convolution's output gradient

@@ -2,7 +2,7 @@
 
 The loop is the algorithm as it is usually written: one run at a time, a dictionary of the weights
 that gradients in flight were computed at, the gradient's closed form. The bundle holds every step
-size and seed at once and goes through `stalegrad.replay`. Both follow the same schedules of 40
+size and seed at once and goes through `training.replay`. Both follow the same schedules of 40
 workers, the last 100 times slower, on the same minibatches in the same precision, without the time
 that simulating and planning the schedule takes; their weights are compared at the end. Time is the
 processor's, which other programs on the machine do not change.
@@ -31,16 +31,17 @@ import numpy as np  # noqa: E402
 import peak  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import replay, stepping  # noqa: E402
-from stalegrad.backends import make_backend  # noqa: E402
+from stalegrad import stepping  # noqa: E402
 from stalegrad.clusters.heterogeneous import Heterogeneous  # noqa: E402
-from stalegrad.partitions import CLUSTER, IndependentOrder, generator  # noqa: E402
+from stalegrad.data_order import CLUSTER, IndependentOrder, generator  # noqa: E402
 from stalegrad.problems import Task, runs_in_step  # noqa: E402
 from stalegrad.problems.chain import Chain  # noqa: E402
 from stalegrad.problems.least_squares import LeastSquares  # noqa: E402
 from stalegrad.problems.linear_regression import LinearRegression  # noqa: E402
-from stalegrad.replay import Run  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
+from stalegrad.training import replay
+from stalegrad.training.backends import make_backend  # noqa: E402
+from stalegrad.training.replay import Run  # noqa: E402
 
 LOOP, LIMIT = "loop", "limit"
 Gradient = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -14,11 +14,11 @@ import numpy as np
 import replay
 import torch
 
-from stalegrad import kernels
-from stalegrad.backends import make_backend
-from stalegrad.data import Dataset
+from stalegrad.io.datasets import Dataset
 from stalegrad.problems import Task, _images
 from stalegrad.problems.lenet5 import LeNet5
+from stalegrad.training import kernels
+from stalegrad.training.backends import make_backend
 
 BATCH, STEPS = 64, 48
 REPEATS = 5

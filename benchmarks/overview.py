@@ -30,9 +30,9 @@ import torch  # noqa: E402
 from table import Row, beyond_the_limit, show  # noqa: E402
 
 from stalegrad import kernels  # noqa: E402
-from stalegrad.backends import make_backend  # noqa: E402
-from stalegrad.machine import describe_machine  # noqa: E402
 from stalegrad.problems.lenet5 import NETWORK, LeNet5  # noqa: E402
+from stalegrad.training.backends import make_backend  # noqa: E402
+from stalegrad.training.machine import describe_machine  # noqa: E402
 
 BATCH, RUNS = 64, 16
 PLAIN = "plain PyTorch, one run"

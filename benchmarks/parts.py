@@ -23,12 +23,13 @@ from unittest import mock  # noqa: E402
 
 import torch  # noqa: E402
 
-from stalegrad import bundles, fused, replay  # noqa: E402
-from stalegrad.backends import cpu, vmap  # noqa: E402
-from stalegrad.bundles import Place, train_bundle  # noqa: E402
-from stalegrad.cells import Bundle, parse_cell  # noqa: E402
-from stalegrad.machine import describe_machine  # noqa: E402
+from stalegrad import replay  # noqa: E402
+from stalegrad.planning.cells import Bundle, parse_cell  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
+from stalegrad.training import bundles, kernel_replay
+from stalegrad.training.backends import cpu, vmap  # noqa: E402
+from stalegrad.training.bundles import Place, train_bundle  # noqa: E402
+from stalegrad.training.machine import describe_machine  # noqa: E402
 
 RUNS, SAMPLES, BATCH, DELAY = 1, 60_000, 64, 4
 # Part -> what is called for it. What lies inside another is counted there and not twice.
@@ -98,7 +99,7 @@ def shares(data_folder: Path, backend: str, whole: bool) -> dict[str, float]:
         kernel = clock.timed(INSIDE, cpu.CpuBackend.replay)
         patches.enter_context(mock.patch.object(cpu.CpuBackend, "replay", kernel))
         if not whole:
-            patches.enter_context(mock.patch.object(fused, "can_advance", lambda *_: False))
+            patches.enter_context(mock.patch.object(kernel_replay, "can_advance", lambda *_: False))
         inside = bundles._epochs
 
         def epochs(*arguments):  # once the data are read

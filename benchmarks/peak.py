@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from stalegrad import kernels
+from stalegrad.training import kernels
 
 NAME = "multiply-adds between registers"
 TURNS = 5_000_000  # of one measurement, which takes some hundredths of a second

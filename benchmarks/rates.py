@@ -15,8 +15,8 @@ import peak
 import replay
 import torch
 
-from stalegrad.backends import make_backend
 from stalegrad.problems.lenet5 import LeNet5
+from stalegrad.training.backends import make_backend
 
 CPU = torch.device("cpu")
 SECONDS = 0.3  # of one measurement, about

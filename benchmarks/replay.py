@@ -1,7 +1,7 @@
 """Samples a second: one run in plain PyTorch, and bundles of runs through replay.
 
 Plain PyTorch is what one would write for a single run: a module, an optimizer, backward. Bundles
-go through `stalegrad.replay` for whole epochs, update rule, stale weights and data order included.
+go through `training.replay` for whole epochs, update rule, stale weights and data order included.
 On a machine with a GPU both are measured there too, and the ratio is that of runs an hour.
 All are measured in turn, again and again, and medians taken: the speed of a shared machine wanders,
 so the ratios of one call say more than its rates. Needs MNIST (`stalegrad data mnist`).
@@ -27,15 +27,15 @@ import peak
 import torch
 from torch import nn
 
-from stalegrad import replay, stepping
-from stalegrad.backends import Backend, cpu, make_backend
-from stalegrad.bundles import plan_run
-from stalegrad.cells import parse_cell
-from stalegrad.errors import StalegradError
-from stalegrad.machine import describe_machine
-from stalegrad.partitions import minibatch_noise
+from stalegrad.data_order import minibatch_noise
+from stalegrad.io.errors import StalegradError
+from stalegrad.planning.cells import parse_cell
 from stalegrad.problems import Task
 from stalegrad.problems.lenet5 import LeNet5
+from stalegrad.training import replay, stepping
+from stalegrad.training.backends import Backend, cpu, make_backend
+from stalegrad.training.bundles import plan_run
+from stalegrad.training.machine import describe_machine
 
 BATCH_SIZES = (32, 64, 256, 1024)
 BUNDLES = (1, 4, 16, 60)
@@ -133,7 +133,7 @@ def pixels(images: torch.Tensor, task: Task) -> torch.Tensor:
 
 
 def bundle(task: Task, backend: Backend, runs: int, batch_size: int, threads: int) -> Contender:
-    """One epoch of `runs` runs with SGD at delay 4, as `stalegrad.bundles` steps them."""
+    """One epoch of `runs` runs with SGD at delay 4, as `training.bundles` steps them."""
     targets = task.train[1].cpu().numpy()
 
     def prepare(steps: int) -> Callable[[], object]:

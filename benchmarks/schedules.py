@@ -18,7 +18,7 @@ import numpy as np
 
 from stalegrad.clusters import _merge
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
-from stalegrad.compute_times import Exponential
+from stalegrad.staleness.compute_times import Exponential
 
 
 class Drawn:

@@ -20,14 +20,14 @@ import torch
 from replay import show
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stalegrad import replay, stepping
-from stalegrad.backends import Backend, make_backend, resolve_device
-from stalegrad.backends.batched import BatchedBackend
-from stalegrad.bundles import plan_run
-from stalegrad.cells import Cell
-from stalegrad.machine import describe_machine, settled_torch
-from stalegrad.plan import Plan
+from stalegrad.planning.cells import Cell
+from stalegrad.planning.plan import Plan
 from stalegrad.problems import Task
+from stalegrad.training import replay, stepping
+from stalegrad.training.backends import Backend, make_backend, resolve_device
+from stalegrad.training.backends.batched import BatchedBackend
+from stalegrad.training.bundles import plan_run
+from stalegrad.training.machine import describe_machine, settled_torch
 
 # Rate, minibatch and delay of cells that train in print: far from the edge of collapse, and the
 # last one or two steps of the grid before it.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from stalegrad.cells import Bundle
-from stalegrad.plan import Plan
+from stalegrad.planning.cells import Bundle
+from stalegrad.planning.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "resources" / "data"
@@ -53,7 +53,7 @@ class Checkout:
 
     @classmethod
     def make(cls, folder: Path, *flags: str) -> "Checkout":
-        for name in ("src", "published", "paper", "workflow"):
+        for name in ("src", "paper", "workflow"):
             (folder / name).symlink_to(ROOT / name)
         return cls(folder, flags or cls.flags)
 

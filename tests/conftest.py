@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stalegrad import data
+from stalegrad.io import datasets
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 
@@ -49,10 +49,10 @@ def small_files() -> dict[str, bytes]:
 
     (train, train_labels), (test, test_labels) = part(SMALL_TRAIN), part(SMALL_TEST)
     return {
-        data.TRAIN_IMAGES: data.format_idx(train),
-        data.TRAIN_LABELS: data.format_idx(train_labels),
-        data.TEST_IMAGES: data.format_idx(test),
-        data.TEST_LABELS: data.format_idx(test_labels),
+        datasets.TRAIN_IMAGES: datasets.format_idx(train),
+        datasets.TRAIN_LABELS: datasets.format_idx(train_labels),
+        datasets.TEST_IMAGES: datasets.format_idx(test),
+        datasets.TEST_LABELS: datasets.format_idx(test_labels),
     }
 
 
@@ -71,7 +71,7 @@ def small_data(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 def data_folder(small_data, monkeypatch) -> Path:
     """The folder of the small data set, which passes for the published one during the test."""
     folder, hashes = small_data
-    monkeypatch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
+    monkeypatch.setattr(datasets, "SHA256", datasets.SHA256 | {"mnist": hashes})
     return folder
 
 
@@ -87,7 +87,7 @@ def small_task(small_data):
 
     def load(problem, normalize: bool):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(data, "SHA256", data.SHA256 | {"mnist": hashes})
+            patch.setattr(datasets, "SHA256", datasets.SHA256 | {"mnist": hashes})
             made = problem(dataset="mnist", normalize=normalize)
             return made.load(folder, torch.device("cpu"), torch.float64)
 

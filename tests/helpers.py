@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stalegrad import captured, fused, replay
-from stalegrad.backends import Backend
-from stalegrad.cells import Cell, parse_cell
-from stalegrad.partitions import DataOrder
+from stalegrad.data_order import DataOrder
+from stalegrad.planning.cells import Cell, parse_cell
 from stalegrad.problems import Task
-from stalegrad.replay import Run
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule
+from stalegrad.training import cuda_graph, kernel_replay, replay
+from stalegrad.training.backends import Backend
+from stalegrad.training.replay import Run
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def trajectory(
     """
     ways = [replay.advance]
     if not backend.fetches and not task.noise:  # which no step that is captured can draw
-        ways.append(captured.advance)
-    if fused.can_advance(runs, backend):
-        ways.append(lambda task, *arguments: fused.advance(*arguments))
+        ways.append(cuda_graph.advance)
+    if kernel_replay.can_advance(runs, backend):
+        ways.append(lambda task, *arguments: kernel_replay.advance(*arguments))
     loop, *others = (_trajectory(task, runs, backend, dtype, way) for way in ways)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     for other in others:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stalegrad import kernels
-from stalegrad.backends import cpu
-from stalegrad.partitions import minibatch_noise
+from stalegrad.data_order import minibatch_noise
 from stalegrad.problems import Task, large_cnn, lenet5
 from stalegrad.problems._network import Convolution, Network, ReLU
+from stalegrad.training import kernels
+from stalegrad.training.backends import cpu
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 NETWORKS = {"lenet5": lenet5.NETWORK, "large_cnn": large_cnn.NETWORK}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stalegrad.data import fetch_dataset
+from stalegrad.io.datasets import fetch_dataset
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "resources" / "data"
@@ -24,7 +24,7 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in ("config", "workflow", "src", "paper", "published", "envs"):
+    for name in ("config", "workflow", "src", "studies", "paper", "envs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
     fetch_dataset("mnist", DATA)

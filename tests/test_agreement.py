@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from helpers import small_cell
 
-from stalegrad.agreement import agreement, steady_cells
+from stalegrad.analysis.agreement import agreement, steady_cells
 
 SEEDS = (1, 2, 3)
 # Accuracies after two epochs of each seed.

@@ -13,27 +13,28 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
-
-from stalegrad import renewal
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Cell
-from stalegrad.claims import COLUMNS, PARTLY, REPRODUCED, claims_of, judge
-from stalegrad.claims import allawati2020 as claims
-from stalegrad.compute_times import Constant, Exponential, Gamma, Normal, Pareto, Uniform
-from stalegrad.config import load_study
-from stalegrad.errors import ConfigError
 from stalegrad.figures import allawati2020 as figures
-from stalegrad.figures.style import save, style
-from stalegrad.plan import Plan
-from stalegrad.products import maker
+
+from stalegrad.analysis.claims import COLUMNS, PARTLY, REPRODUCED, claims_of, judge
+from stalegrad.analysis.claims import allawati2020 as claims
+from stalegrad.analysis.products import maker
+from stalegrad.analysis.results import StudyResults, collect, read_csv
+from stalegrad.analysis.simulations import _columns, simulate_all
+from stalegrad.analysis.style import save, style
+from stalegrad.analysis.tables import allawati2020 as tables
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Cell
+from stalegrad.planning.config import load_study
+from stalegrad.planning.plan import Plan
 from stalegrad.report.values import collect_values, published_grids, used_keys
-from stalegrad.results import StudyResults, collect, read_csv
-from stalegrad.simulations import _columns, simulate_all
-from stalegrad.tables import allawati2020 as tables
+from stalegrad.staleness import renewal
+from stalegrad.staleness.compute_times import Constant, Exponential, Gamma, Normal, Pareto, Uniform
+from stalegrad.training.bundles import Place, train_bundle
 
 ROOT = Path(__file__).parents[1]
 NAME = "allawati2020"
-STUDY = load_study(NAME, ROOT / "config")
+HOME = ROOT / "studies" / NAME
+STUDY = load_study(HOME)
 
 
 @cache
@@ -61,7 +62,7 @@ def smoke(tmp_path_factory) -> StudyResults:
         histories.append(read_csv(folder / "bundle.csv"))
     for name, table in zip(("runs", "history"), collect(grids, histories), strict=True):
         table.to_csv(folder / f"{name}.csv", index=False)
-    return StudyResults(NAME, "smoke", folder)
+    return StudyResults(HOME, "smoke", folder)
 
 
 def test_the_regression_is_one_job(smoke):
@@ -71,7 +72,7 @@ def test_the_regression_is_one_job(smoke):
 
 @pytest.mark.parametrize("name", STUDY.tables)
 def test_tables_come_out(smoke, name):
-    table = maker("tables", NAME, name, STUDY.tables[name].make)(smoke)
+    table = maker("tables", HOME, name, STUDY.tables[name].make)(smoke)
     assert len(table.frame) > 1
     printed = table.frame if table.layout is None else table.layout
     assert len(printed) > 1
@@ -83,7 +84,7 @@ def test_tables_come_out(smoke, name):
 @pytest.mark.parametrize("name", STUDY.figures)
 def test_figures_come_out(smoke, name, tmp_path):
     with style():
-        figure = maker("figures", NAME, name, STUDY.figures[name].make)(smoke)
+        figure = maker("figures", HOME, name, STUDY.figures[name].make)(smoke)
         save(figure, tmp_path / "figure.pdf")
         assert all(ax.has_data() for ax in figure.axes if ax.get_visible())
         plt.close(figure)
@@ -93,7 +94,7 @@ def test_figures_come_out(smoke, name, tmp_path):
 def test_claims_are_judged_but_smoke_cannot_tell(smoke):
     verdicts = judge(smoke)
     assert list(verdicts.columns) == list(COLUMNS)
-    assert len(verdicts) == len(claims_of(NAME))
+    assert len(verdicts) == len(claims_of(HOME))
     assert set(verdicts["verdict"]) == {"cannot tell"}
     assert verdicts["value"].notna().all()
 
@@ -197,19 +198,19 @@ def as_claimed(tmp_path_factory) -> StudyResults:
     write_staleness(folder)
     write_start(folder, as_described())
     write_regression(folder, case_1_ahead)
-    return StudyResults(NAME, "paper", folder)
+    return StudyResults(HOME, "paper", folder)
 
 
 @pytest.fixture
 def made_up(as_claimed, tmp_path) -> StudyResults:
     """The same, to be changed."""
     folder = shutil.copytree(as_claimed.folder, tmp_path / "results")
-    return StudyResults(NAME, "paper", folder)
+    return StudyResults(HOME, "paper", folder)
 
 
-@pytest.mark.parametrize("name", claims_of(NAME))
+@pytest.mark.parametrize("name", claims_of(HOME))
 def test_claims_that_are_met(as_claimed, name):
-    finding = claims_of(NAME)[name](as_claimed)
+    finding = claims_of(HOME)[name](as_claimed)
     # By the theorem staleness is a line over T_c, and not in proportion to it.
     wanted = PARTLY if name == "proportional_to_communication" else REPRODUCED
     assert finding.verdict == wanted, finding
@@ -217,7 +218,7 @@ def test_claims_that_are_met(as_claimed, name):
 
 def test_all_are_judged(as_claimed):
     verdicts = judge(as_claimed)["verdict"].value_counts()
-    assert verdicts.to_dict() == {REPRODUCED: len(claims_of(NAME)) - 1, PARTLY: 1}
+    assert verdicts.to_dict() == {REPRODUCED: len(claims_of(HOME)) - 1, PARTLY: 1}
 
 
 def test_what_is_not_drawn_by_chance_has_no_interval(as_claimed):
@@ -225,7 +226,7 @@ def test_what_is_not_drawn_by_chance_has_no_interval(as_claimed):
     binomial or Student interval over them means anything."""
     over_cases = ["theorem_2_is_exact", "grows_with_communication", "any_distribution"]
     for name in [*over_cases, "case_1_has_the_lower_error", "fluctuates_around_the_limit"]:
-        finding = claims_of(NAME)[name](as_claimed)
+        finding = claims_of(HOME)[name](as_claimed)
         assert np.isnan([finding.low, finding.high]).all(), name
 
 
@@ -236,7 +237,7 @@ def test_few_replicates_have_students_interval(made_up):
     shift = np.where(rows["replicate"] % 2 == 0, 0.99, 1.01)
     rows["mean_after"] *= shift
     rows.to_csv(made_up.folder / "staleness.csv", index=False)
-    made_up = StudyResults(NAME, "paper", made_up.folder)
+    made_up = StudyResults(HOME, "paper", made_up.folder)
     finding = claims.figure_1(made_up)
     table = tables.simulated(made_up, "fig1")
     worst = table.loc[table["relative_after"].abs().idxmax()]
@@ -563,7 +564,7 @@ def test_the_section_finds_every_number(smoke, tmp_path):
     (tmp_path / "tables").mkdir()
     shutil.copytree(smoke.folder, tmp_path / NAME)
     for name, product in STUDY.tables.items():
-        table = maker("tables", NAME, name, product.make)(smoke)
+        table = maker("tables", HOME, name, product.make)(smoke)
         (tmp_path / "tables" / f"{NAME}_{name}.csv").write_text(table.csv())
     judge(smoke).to_csv(tmp_path / "verdicts.csv", index=False)
     values = collect_values(plan("smoke"), published_grids(plan("smoke")), tmp_path)

@@ -8,19 +8,19 @@ import pytest
 import torch
 from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, small_cell
 
-from stalegrad import captured, replay
-from stalegrad.backends import make_backend
-from stalegrad.backends.batched import BatchedBackend
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
-from stalegrad.errors import ConfigError
-from stalegrad.machine import settled_torch
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Bundle
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
+from stalegrad.training import cuda_graph, replay
+from stalegrad.training.backends import make_backend
+from stalegrad.training.backends.batched import BatchedBackend
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
+from stalegrad.training.machine import settled_torch
 
 RUNS, BATCH = 3, 7
 
@@ -161,14 +161,14 @@ def test_the_static_step_is_the_step_of_the_loop(rule, per_update, seed):
     one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
     for _ in range(2):
         one, losses = replay.advance(task, runs, one, loop)
-        other, same_losses = captured.advance(task, runs, other, static)
+        other, same_losses = cuda_graph.advance(task, runs, other, static)
         assert torch.equal(losses, same_losses)
         for name, value in one.tensors().items():
             assert torch.equal(value, other.tensors()[name]), name
 
 
 class FakeCuda:
-    """In the place of torch.cuda: a graph remembers the step that was called while it captured,
+    """In the place of torch.cuda: a graph remembers the step that was called while it cuda_graph,
     and that call, as on a GPU, does nothing yet."""
 
     def __init__(self, steps: list):
@@ -208,13 +208,13 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, "graph", lambda graph: Capture())
 
 
-@pytest.mark.parametrize("times", [0, 1, captured.WARM_UP, captured.WARM_UP + 1, 20])
+@pytest.mark.parametrize("times", [0, 1, cuda_graph.WARM_UP, cuda_graph.WARM_UP + 1, 20])
 def test_a_captured_step_runs_as_often_as_it_should(monkeypatch, times):
     steps = []
     fake = FakeCuda(steps)
     fake.install(monkeypatch)
-    captured.repeat(fake.step, times, torch.device("cuda"))
-    called = min(times, captured.WARM_UP)
+    cuda_graph.repeat(fake.step, times, torch.device("cuda"))
+    called = min(times, cuda_graph.WARM_UP)
     replayed = times - called
     end = ["waited", "graph gone"] if replayed else []
     assert steps == ["called"] * called + ["replayed"] * replayed + end

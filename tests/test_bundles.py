@@ -16,15 +16,16 @@ import pytest
 import torch
 from helpers import small_cell
 
-from stalegrad import bundles, files, memory, replay
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
 from stalegrad.clusters.constant_delay import ConstantDelay
-from stalegrad.errors import ConfigError, DataError
-from stalegrad.files import provenance_path
-from stalegrad.machine import vector_instructions
+from stalegrad.io import files
+from stalegrad.io.errors import ConfigError, DataError
+from stalegrad.io.files import provenance_path
+from stalegrad.planning.cells import Bundle
 from stalegrad.problems.lenet5 import LeNet5
+from stalegrad.training import bundles, memory, replay
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
+from stalegrad.training.machine import vector_instructions
 
 COLUMNS = [
     *("run", "epoch", "updates", "simulated_seconds", "mean_staleness", "max_staleness"),
@@ -203,12 +204,13 @@ CHILD = '''
 import json, os, signal, sys
 from pathlib import Path
 import numpy as np
-from stalegrad import backends, bundles, data
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.cells import Bundle
+from stalegrad.io import datasets
+from stalegrad.training import backends, bundles
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.planning.cells import Bundle
 
 when, folder, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-data.SHA256 = json.loads(sys.argv[4])
+datasets.SHA256 = json.loads(sys.argv[4])
 bundle = Bundle.from_json(sys.stdin.read(), "stdin")
 bundles.SAVING_SHARE = float("inf")  # after every epoch, however long that takes
 count = 0

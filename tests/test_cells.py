@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stalegrad import specs
-from stalegrad.cells import (
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import (
     Bundle,
     Cell,
     SimulationCell,
@@ -20,8 +21,7 @@ from stalegrad.cells import (
     study_simulations,
     with_keys,
 )
-from stalegrad.config import Preset, Study, load_preset, load_study
-from stalegrad.errors import ConfigError
+from stalegrad.planning.config import Preset, Study, load_preset, load_study
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config"
@@ -238,12 +238,12 @@ def test_simulations_are_expanded_and_need_arrivals():
 
 def test_figure_2_is_the_published_grid():
     """Every number of the scan has its cell, at the rate, batch size and delay printed there."""
-    with open(ROOT / "published" / "jain2018_fig2.csv", newline="") as file:
+    with open(ROOT / "studies" / "jain2018" / "published" / "fig2.csv", newline="") as file:
         published = {
             (float(row["lr"]), int(row["batch_size"]), int(row["delay"]))
             for row in csv.DictReader(file)
         }
-    study, preset = load_study("jain2018", CONFIG), load_preset("paper", CONFIG)
+    study, preset = load_study(ROOT / "studies" / "jain2018"), load_preset("paper", CONFIG)
     cells = study_cells(study, "paper", preset, "jain2018")["fig2"]
     ours = Counter((c.rule.lr, c.batch_size, c.cluster.delay) for c in cells)
     assert len(published) == 300 and ours.keys() == published

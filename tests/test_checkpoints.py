@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stalegrad.checkpoints import load_checkpoint, save_checkpoint
+from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
 
 ABOUT = {"seconds": 1.5, "rows": [{"epoch": 1, "loss": None}]}
 ARRAYS = {"0/weights": np.arange(6, dtype=np.float32).reshape(2, 3), "kept/0": np.zeros((0, 3))}

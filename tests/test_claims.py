@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stalegrad.claims import (
+from stalegrad.analysis.claims import (
     CANNOT_TELL,
     COLUMNS,
     NOT_REPRODUCED,
@@ -29,8 +29,8 @@ from stalegrad.claims import (
     share_verdict,
     verdict_of,
 )
-from stalegrad.errors import ConfigError, ResultError
-from stalegrad.results import StudyResults
+from stalegrad.analysis.results import StudyResults
+from stalegrad.io.errors import ConfigError, ResultError
 
 
 @claim(where="section 1")
@@ -57,7 +57,7 @@ def needs_seeds(results):
 
 def judged(monkeypatch, results, *claims):
     """Verdicts on a made-up study of these claims, by name."""
-    module = ModuleType("stalegrad.claims.made_up")
+    module = ModuleType("stalegrad.analysis.claims.made_up")
     for function in claims or (always, needs_grid, needs_seeds):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, module.__name__, module)

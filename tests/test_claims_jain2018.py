@@ -17,7 +17,7 @@ from made_up import (
     write_staleness,
 )
 
-from stalegrad.claims import (
+from stalegrad.analysis.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
     PARTLY,
@@ -27,7 +27,7 @@ from stalegrad.claims import (
     mean_interval,
 )
 
-CLAIMS = claims_of("jain2018")
+CLAIMS = claims_of(ROOT / "studies" / "jain2018")
 DELAY_CLAIMS = ("delay_centred_at_workers_less_one", "delay_fits_a_normal")
 GRIDS = {
     "constant_delay_stands_for_asynchrony": {"asynchronous"},

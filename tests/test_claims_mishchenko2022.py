@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stalegrad.claims import (
+from stalegrad.analysis.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
     PARTLY,
@@ -19,18 +19,20 @@ from stalegrad.claims import (
     claims_of,
     judge,
 )
-from stalegrad.claims import mishchenko2022 as claims
+from stalegrad.analysis.claims import mishchenko2022 as claims
+from stalegrad.analysis.results import StudyResults, collect
+from stalegrad.analysis.simulations import _columns
 from stalegrad.clusters._profiles import seconds_per_gradient
-from stalegrad.compute_times import Constant
-from stalegrad.plan import Plan
+from stalegrad.planning.plan import Plan
 from stalegrad.problems.chain import Chain
-from stalegrad.results import StudyResults, collect
-from stalegrad.simulations import _columns
-from stalegrad.tables.mishchenko2022 import SLOPE_COLUMNS, constant_delay, slopes
+from stalegrad.staleness.compute_times import Constant
+
+from .tables import SLOPE_COLUMNS, constant_delay, slopes
 
 ROOT = Path(__file__).parents[1]
 NAME = "mishchenko2022"
-CLAIMS = claims_of(NAME)
+HOME = ROOT / "studies" / NAME
+CLAIMS = claims_of(HOME)
 # The seconds that the same gradients take where nobody waits, and where all wait for the slowest.
 FAST, SLOW = 800.0, 80_000.0
 
@@ -116,7 +118,7 @@ def write_results(folder, change=lambda c: None, grids=None, seeds=3):
             rows.append(row)
     for name, table in zip(("runs", "history"), collect(cells, [pd.DataFrame(rows)]), strict=True):
         table.to_csv(folder / f"{name}.csv", index=False)
-    return StudyResults(NAME, "paper", folder, ROOT / "published")
+    return StudyResults(HOME, "paper", folder)
 
 
 def write_budget(folder, rate=lambda c, seconds: 1.0, delay=lambda c, seconds: 1.0):
@@ -133,7 +135,7 @@ def write_budget(folder, rate=lambda c, seconds: 1.0, delay=lambda c, seconds: 1
             | {"largest": longest * delay(columns, seconds) - 1}
         )
     pd.DataFrame(rows).to_csv(folder / "staleness.csv", index=False)
-    return StudyResults(NAME, "paper", folder)
+    return StudyResults(HOME, "paper", folder)
 
 
 def write_trace(folder, **changes):
@@ -150,7 +152,7 @@ def write_trace(folder, **changes):
             rows.append({"run": cell.hash, **columns, **row})
     (folder / "traces").mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(folder / "traces" / "virtual.csv", index=False)
-    return StudyResults(NAME, "paper", folder)
+    return StudyResults(HOME, "paper", folder)
 
 
 def where(condition, **values):

@@ -15,14 +15,16 @@ import pandas as pd
 import pytest
 from helpers import small_cell
 
-from stalegrad import bundles, cli, data
-from stalegrad.cells import Bundle, study_cells
-from stalegrad.cells import bundles as cut
+from stalegrad import cli
+from stalegrad.analysis.archive import archived_history, archived_runs
 from stalegrad.cli.cell_flags import cell_of, field_texts
 from stalegrad.cli.flags import Parser, add_place_flags, grids_of, named_by_flag
-from stalegrad.config import Preset, Settings, load_preset, load_study
-from stalegrad.errors import ConfigError
-from stalegrad.measured import archived_history, archived_runs
+from stalegrad.io import datasets
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Bundle, study_cells
+from stalegrad.planning.cells import bundles as cut
+from stalegrad.planning.config import Preset, Settings, load_preset, load_study
+from stalegrad.training import bundles
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset", "mnist", "--train-samples", "160", "--test-samples", "50"]
@@ -169,7 +171,7 @@ def test_a_reader_that_stops_early_is_no_error():
 def test_data_are_taken_from_a_local_folder(data_folder, tmp_path, call):
     status, said, _ = call("data", "mnist", "--data-folder", tmp_path, "--local-data", data_folder)
     assert status == 0 and f"mnist: verified, in {tmp_path / 'mnist'}" in said
-    for file in data.SHA256["mnist"]:
+    for file in datasets.SHA256["mnist"]:
         assert (tmp_path / "mnist" / file).read_bytes() == (
             data_folder / "mnist" / file
         ).read_bytes()
@@ -184,7 +186,7 @@ def test_unknown_data_are_refused(call, tmp_path):
 
 def test_cells_as_csv_have_every_column(workplace, call):
     status, said, _ = call("cells", "--study", "jain2018", "--preset", "smoke", "--csv")
-    study = load_study("jain2018")
+    study = load_study(Path("studies/jain2018"))
     wanted = study_cells(study, "smoke", load_preset("smoke"), "here")
     rows = list(csv.DictReader(io.StringIO(said)))
     assert status == 0
@@ -390,7 +392,7 @@ def test_an_interrupt_says_how_to_go_on(workplace, call, monkeypatch):
 
 
 def fig2_at_paper(seeds: set[int]) -> list:
-    cells = study_cells(load_study("jain2018"), "paper", load_preset("paper"), "here")["fig2"]
+    cells = study_cells(load_study(Path("studies/jain2018")), "paper", load_preset("paper"), "here")["fig2"]
     return [cell for cell in cells if cell.seed in seeds]
 
 
@@ -400,7 +402,7 @@ def read_all(folder: Path) -> list[Bundle]:
 
 def test_bundles_are_those_of_the_workflow(workplace, call):
     status, said, _ = call("bundles", "--study", "jain2018", "--preset", "smoke", "--output", "w")
-    cells = study_cells(load_study("jain2018"), "smoke", load_preset("smoke"), "here")
+    cells = study_cells(load_study(Path("studies/jain2018")), "smoke", load_preset("smoke"), "here")
     wanted = cut([c for each in cells.values() for c in each], load_preset("smoke"))
     assert status == 0
     assert {p.stem for p in Path("w").iterdir()} == {bundle.hash for bundle in wanted}
@@ -513,13 +515,13 @@ def test_files_that_are_no_bundles_are_refused(workplace, call):
 def small_study(workplace, monkeypatch) -> Path:
     """A study whose `paper` preset is small enough to be trained here."""
     Path("config").unlink()
-    Path("config/studies").mkdir(parents=True)
+    Path("studies/small").mkdir(parents=True)
     Path("config/presets").mkdir()
     cell = small_cell().as_dict()
     del cell["seed"]
     grids = {"one": {"cell": cell, "axes": {"cluster.delay": [0, 2]}}}
     study = {"title": "small", "cite": "nobody", "grids": grids}
-    Path("config/studies/small.yaml").write_text(json.dumps(study))
+    Path("studies/small/study.yaml").write_text(json.dumps(study))
     preset = Preset(title="paper", seeds=2, bundle_size=2)
     Path("config/presets/paper.yaml").write_text(json.dumps(preset.model_dump()))
     return workplace
@@ -535,9 +537,9 @@ def test_from_bundles_to_the_archive(small_study, call):
     assert "2 more are in measured" in call("bundles", *at_paper, "--output", "w2")[1]
     _, said, _ = call("archive", "--study", "small", *outputs)
     assert "2 runs added to measured/small, 4 now there" in said
-    assert len(archived_runs("small")) == 4
+    assert len(archived_runs(Path("studies/small/measured"))) == 4
     trained = pd.concat([pd.read_csv(path) for path in outputs]).set_index(["run", "epoch"])
-    kept = archived_history("small").set_index(["run", "epoch"])
+    kept = archived_history(Path("studies/small/measured")).set_index(["run", "epoch"])
     pd.testing.assert_frame_equal(kept, trained.sort_index())
 
 

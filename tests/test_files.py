@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from stalegrad import files
-from stalegrad.errors import LockedError, OutputError
-from stalegrad.files import bring_to_now, held, replaced, write_atomically
+from stalegrad.io import files
+from stalegrad.io.errors import LockedError, OutputError
+from stalegrad.io.files import bring_to_now, held, replaced, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -43,7 +43,7 @@ def test_dates_of_the_future_become_those_of_now_in_their_order(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stalegrad.files import replaced
+from stalegrad.io.files import replaced
 with replaced(Path(sys.argv[1])) as beside:
     beside.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

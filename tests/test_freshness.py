@@ -10,14 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stalegrad import bundles, files, sources
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, parse_cell
-from stalegrad.errors import ResultError
-from stalegrad.files import provenance_path
-from stalegrad.freshness import can_take, closure, code_of, is_fresh, training_code
-from stalegrad.plan import Plan
-from stalegrad.sources import PACKAGE
+from stalegrad.io import files
+from stalegrad.io.errors import ResultError
+from stalegrad.io.files import provenance_path
+from stalegrad.planning import sources
+from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.freshness import can_take, closure, code_of, is_fresh, training_code
+from stalegrad.planning.plan import Plan
+from stalegrad.planning.sources import PACKAGE
+from stalegrad.training import bundles
+from stalegrad.training.bundles import Place, train_bundle
 
 ROOT = Path(__file__).parents[1]
 CELL = {

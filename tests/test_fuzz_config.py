@@ -18,9 +18,9 @@ from checkout import ROOT, Checkout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stalegrad.config import read_yaml
-from stalegrad.errors import ConfigError
-from stalegrad.plan import Plan
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.config import read_yaml
+from stalegrad.planning.plan import Plan
 
 CONFIG = ROOT / "config"
 SETTINGS = read_yaml(CONFIG / "config.yaml") | {"preset": "smoke", "studies": ["some"]}

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from stalegrad.clusters._profiles import seconds_per_gradient
 from stalegrad.clusters.heterogeneous import Heterogeneous, _long_rounds
-from stalegrad.compute_times import Exponential
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.schedule import Schedule, Workload
 from stalegrad.specs import parse
+from stalegrad.staleness.compute_times import Exponential
 
 PROFILES = ("one_slow", "one_fast", "half_slow", "linear", "geometric")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from stalegrad.config import load_study
-from stalegrad.data import fetch_dataset
-from stalegrad.figures import style
+from stalegrad.analysis import style
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.planning.config import load_study
 
 ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -82,13 +82,13 @@ def test_a_figure_is_two_clicks_away(tmp_path: Path):
     snakemake = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path)]
     snakemake += ["--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
     settings = ["--config", "preset=smoke", "studies=[jain2018]", f"data_folder={data}"]
-    for name in ("config", "src", "published", "paper"):
+    for name in ("config", "src", "studies", "paper"):
         (tmp_path / name).symlink_to(ROOT / name)
     for more in ([], ["--report", str(page)]):
         subprocess.run(
             [*snakemake, *settings, *more, "--", *targets], check=True, capture_output=True
         )
-    caption = load_study("jain2018", ROOT / "config").figures["fig1"].caption
+    caption = load_study(ROOT / "studies" / "jain2018").figures["fig1"].caption
     assert caption[:40] in page.read_text(encoding="utf-8")
     seen = click_through(page, tmp_path, ["jain2018", "Figures"])
     assert "error" not in seen, seen

@@ -12,10 +12,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad import renewal
 from stalegrad.clusters import _merge
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
-from stalegrad.compute_times import (
+from stalegrad.io.errors import ConfigError
+from stalegrad.schedule import Workload
+from stalegrad.specs import describe, parse
+from stalegrad.staleness import renewal
+from stalegrad.staleness.compute_times import (
     DISTRIBUTIONS,
     Constant,
     Exponential,
@@ -24,10 +27,7 @@ from stalegrad.compute_times import (
     Pareto,
     Uniform,
 )
-from stalegrad.errors import ConfigError
-from stalegrad.schedule import Workload
-from stalegrad.snapshots import plan_snapshots
-from stalegrad.specs import describe, parse
+from stalegrad.training.snapshots import plan_snapshots
 
 # allawati2020, section 4: alpha = 1, lambda = 2/3.
 SHIFTED = Exponential(loc=1.0, scale=1.5)

@@ -22,16 +22,16 @@ from networks import (
     with_layer,
 )
 
-from stalegrad import fused, kernels, replay
-from stalegrad.backends import cpu, make_backend
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import NETWORK
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
+from stalegrad.training import kernel_replay, kernels, replay
+from stalegrad.training.backends import cpu, make_backend
+from stalegrad.training.backends.vmap import VmapBackend
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,7 +129,7 @@ def test_rows_that_are_not_contiguous(task):
 
 def test_metrics_equal_the_reference(task, dtype):
     weights = torch.cat([random_weights(task, seed, dtype, scale=2.0) for seed in range(3)])
-    fused, wanted = cpu.CpuBackend(task).metrics(weights), VmapBackend(task).metrics(weights)
+    fused, wanted = (cpu.CpuBackend(task).metrics(weights), VmapBackend(task).metrics(weights))
     assert fused.keys() == wanted.keys()
     assert torch.equal(fused["test_accuracy"], wanted["test_accuracy"])
     assert fused["test_loss"].dtype == torch.float64
@@ -303,7 +303,7 @@ def test_whole_stretches_are_the_steps_of_the_loop(lenet, rule, per_update):
 def test_whole_stretches_with_noise(monkeypatch, small_task, rule, arrivals):
     """Its random bytes are handed over in pieces, of so many arrivals; each gets its own."""
     task = small_task(LargeCNN, normalize=True)
-    monkeypatch.setattr(fused, "_NOISE_AT_ONCE", arrivals * 5 * task.noise)
+    monkeypatch.setattr(kernel_replay, "_NOISE_AT_ONCE", arrivals * 5 * task.noise)
     assert_steps_are_those_of_the_loop(task, RULES[rule], per_update=2, batch_size=5)
 
 
@@ -316,11 +316,11 @@ def assert_steps_are_those_of_the_loop(task, rule, per_update, batch_size=17):
         schedule = make_schedule(read, [5 - run, arrivals], per_update)
         runs.append(plan(rule, schedule, InOrder(batch_size), seed=run))
     backend = cpu.CpuBackend(task)
-    assert fused.can_advance(runs, backend)
+    assert kernel_replay.can_advance(runs, backend)
     one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
     for _ in range(2):
         one, wanted = replay.advance(task, runs, one, backend)
-        other, losses = fused.advance(runs, other, backend)
+        other, losses = kernel_replay.advance(runs, other, backend)
         torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0)
         for name, value in one.tensors().items():
             torch.testing.assert_close(other.tensors()[name], value, rtol=1e-11, atol=1e-13)
@@ -334,6 +334,6 @@ def test_compensation_as_published_changes_no_bit(lenet):
     backend, found = cpu.CpuBackend(lenet), []
     for rule in (off, on):
         runs = [plan(rule, schedule, InOrder(16))]
-        state, losses = fused.advance(runs, replay.start(lenet, runs), backend)
+        state, losses = kernel_replay.advance(runs, replay.start(lenet, runs), backend)
         found.append((state.weights, losses))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

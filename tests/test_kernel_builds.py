@@ -17,17 +17,17 @@ import torch
 from helpers import assert_close
 from networks import batch_of, network_of, noise_of, random_weights
 
-from stalegrad import kernels, replay
-from stalegrad.backends import cpu
-from stalegrad.backends.vmap import VmapBackend
 from stalegrad.clusters.heterogeneous import Heterogeneous
-from stalegrad.partitions import IndependentOrder
+from stalegrad.data_order import IndependentOrder
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.problems.linear_regression import LinearRegression
-from stalegrad.replay import Run
 from stalegrad.rules.sgd import SGD
+from stalegrad.training import kernels, replay
+from stalegrad.training.backends import cpu
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.replay import Run
 
 KERNELS = Path(kernels.__file__).parent
 DRIVERS = Path(__file__).parent

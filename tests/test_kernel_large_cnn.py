@@ -19,9 +19,9 @@ from networks import (
     random_weights,
 )
 
-from stalegrad.backends import cpu, make_backend
-from stalegrad.backends.vmap import VmapBackend
 from stalegrad.problems.large_cnn import LargeCNN
+from stalegrad.training.backends import cpu, make_backend
+from stalegrad.training.backends.vmap import VmapBackend
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +125,7 @@ def test_nan_wins_its_pooling_window(small_task, dtype, place):
 
 OUT_OF_MEMORY = """
 import resource, sys, torch
-from stalegrad.kernels.calls import Kernel
+from stalegrad.training.kernels.calls import Kernel
 kernel = Kernel("large_cnn")
 weights, images = torch.zeros((1, 1_199_882)), torch.zeros((1, 28, 28), dtype=torch.uint8)
 one = torch.zeros((1, 1), dtype=torch.int64)

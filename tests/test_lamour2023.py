@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot
+from stalegrad.figures import lamour2023 as figures
 
-from stalegrad.backends.cpu import CpuBackend, reason_against
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.cells import study_cells, study_landscapes, study_simulations, study_trajectories
-from stalegrad.claims import (
+from stalegrad.analysis import style
+from stalegrad.analysis.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
     PARTLY,
@@ -23,19 +22,26 @@ from stalegrad.claims import (
     claims_of,
     judge,
 )
-from stalegrad.config import Preset, load_study
-from stalegrad.figures import lamour2023 as figures
-from stalegrad.figures import style
+from stalegrad.analysis.products import maker
+from stalegrad.analysis.results import StudyResults, collect
+from stalegrad.analysis.simulations import simulate_all
+from stalegrad.analysis.tables import lamour2023 as tables
+from stalegrad.planning.cells import (
+    study_cells,
+    study_landscapes,
+    study_simulations,
+    study_trajectories,
+)
+from stalegrad.planning.config import Preset, load_study
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
-from stalegrad.products import maker
 from stalegrad.report.values import _Values, used_keys
-from stalegrad.results import StudyResults, collect
-from stalegrad.simulations import simulate_all
-from stalegrad.tables import lamour2023 as tables
+from stalegrad.training.backends.cpu import CpuBackend, reason_against
+from stalegrad.training.backends.vmap import VmapBackend
 
 ROOT = Path(__file__).parents[1]
-STUDY = load_study("lamour2023", ROOT / "config")
-CLAIMS = claims_of("lamour2023")
+HOME = ROOT / "studies" / "lamour2023"
+STUDY = load_study(HOME)
+CLAIMS = claims_of(HOME)
 
 
 @cache
@@ -52,7 +58,7 @@ def published():
         ("table3", ["delay_ms", "workers", "momentum"]),
         ("tables5-7", tables.GAUSSIAN_KEYS),
     ):
-        frame = pd.read_csv(ROOT / "published" / f"lamour2023_{name}.csv")
+        frame = pd.read_csv(HOME / "published" / f"{name}.csv")
         frame["delayed_workers"] = frame.get("delayed_workers", "none")
         for row in frame.to_dict("records"):
             cells[name, *(row[key] for key in keys)] = row["test_accuracy_percent"]
@@ -178,7 +184,7 @@ def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separate
 
 
 def results_in(folder, preset="paper"):
-    return StudyResults("lamour2023", preset, folder, ROOT / "published")
+    return StudyResults(HOME, preset, folder)
 
 
 # Tables
@@ -244,7 +250,7 @@ def test_averages_of_the_printed_cells(printed):
 
 def test_table_1_is_of_split_labels():
     """It does not say so. Classes are equal, so that rounded recalls average to the accuracy."""
-    recall = pd.read_csv(ROOT / "published" / "lamour2023_table1.csv")["recall_percent"].mean()
+    recall = pd.read_csv(HOME / "published" / "table1.csv")["recall_percent"].mean()
     labels, dataset = (
         published()["table2", "async", "one", 90, 10, p] for p in ("labels", "dataset")
     )
@@ -314,7 +320,7 @@ def test_landscape_tables_by_hand(landscapes):
 @pytest.mark.parametrize("name", ["fig1", "fig2", "fig3", "fig4", "fig5", "fig7", "projection"])
 def test_figures_of_landscapes_and_trajectories_are_drawn_within_their_page(name, landscapes):
     with style.style():
-        figure = maker("figures", "lamour2023", name, None)(landscapes)
+        figure = maker("figures", HOME, name, None)(landscapes)
         figure.draw_without_rendering()
         width, height = figure.get_size_inches()
         tight = figure.get_tightbbox()
@@ -364,11 +370,11 @@ def test_compensation_that_does_nothing_and_one_that_does(evidence):
 
 
 def _printed_change():
-    two = pd.read_csv(ROOT / "published" / "lamour2023_table2.csv")
+    two = pd.read_csv(HOME / "published" / "table2.csv")
     two = two[(two["delayed_workers"] == "one") & (two["partition"] == "labels")]
     off = {(r.delay_ms, r.workers): r.test_accuracy_percent for r in two.itertuples()}
     changes = []
-    for row in pd.read_csv(ROOT / "published" / "lamour2023_table4.csv").itertuples():
+    for row in pd.read_csv(HOME / "published" / "table4.csv").itertuples():
         before, after = off[row.delay_ms, row.workers], row.test_accuracy_percent
         if before != 10 and after != 10:
             changes.append(abs(after - before))

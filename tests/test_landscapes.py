@@ -13,13 +13,7 @@ from helpers import quadratic_task, small_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, LandscapeCell, study_landscapes, study_trajectories
-from stalegrad.config import Preset, Study
-from stalegrad.errors import ConfigError
-from stalegrad.files import provenance_path
-from stalegrad.landscapes import (
+from stalegrad.analysis.landscapes import (
     Store,
     assemble,
     evaluate,
@@ -28,7 +22,13 @@ from stalegrad.landscapes import (
     lay_out,
     make_landscape,
 )
-from stalegrad.partitions import generator
+from stalegrad.data_order import generator
+from stalegrad.io.errors import ConfigError
+from stalegrad.io.files import provenance_path
+from stalegrad.planning.cells import Bundle, LandscapeCell, study_landscapes, study_trajectories
+from stalegrad.planning.config import Preset, Study
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
 
 RUNS = Bundle((small_cell(), small_cell(rule__momentum=0.5), small_cell(rule__lr=0.2)), 2)
 LEFT_OUT = RUNS.cells[2].hash
@@ -197,13 +197,14 @@ def test_weights_saved_are_those_the_history_is_of(tmp_path, data_folder):
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
-from stalegrad import data, landscapes
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place
-from stalegrad.cells import Bundle, LandscapeCell
+from stalegrad.analysis import landscapes
+from stalegrad.io import datasets
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place
+from stalegrad.planning.cells import Bundle, LandscapeCell
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
-data.SHA256 = json.loads(sys.argv[3])
+datasets.SHA256 = json.loads(sys.argv[3])
 landscapes._SAVE_EVERY = 0.0
 metrics, calls = VmapBackend.metrics, 0
 

@@ -9,15 +9,15 @@ import torch
 from helpers import assert_close, epoch_an_arrival, make_schedule, plan, quadratic_task, trajectory
 from torch import nn
 
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, parse_cell
-from stalegrad.partitions import DataOrder, minibatch_noise
+from stalegrad.analysis.results import read_csv
+from stalegrad.analysis.virtual_iterates import trace
+from stalegrad.data_order import DataOrder, minibatch_noise
+from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.problems._network import Dropout, Network
 from stalegrad.problems.large_cnn import NETWORK, LargeCNN
-from stalegrad.results import read_csv
 from stalegrad.rules.sgd import SGD
-from stalegrad.virtual_iterates import trace
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_replay_gives_every_arrival_the_noise_of_its_minibatch():
 
 
 def test_runs_that_share_minibatches_share_noise_and_others_do_not(monkeypatch):
-    monkeypatch.setattr("stalegrad.replay._WORTH_A_CALL", 0)
+    monkeypatch.setattr("stalegrad.training.replay._WORTH_A_CALL", 0)
     task, schedule = noisy_task(), epoch_an_arrival(make_schedule([0, 1, 2]))
     orders = {seed: DataOrder((np.arange(8),), batch_size=2, seed=seed) for seed in (1, 2)}
     cells = [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]

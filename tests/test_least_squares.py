@@ -7,12 +7,12 @@ import pytest
 import torch
 from helpers import assert_close
 
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.errors import ConfigError
-from stalegrad.partitions import IndependentOrder
+from stalegrad.data_order import IndependentOrder
+from stalegrad.io.errors import ConfigError
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.specs import parse
+from stalegrad.training.backends.vmap import VmapBackend
 
 SMALL = LeastSquares(rows=300, dimension=12, noise=0.1)
 PROBLEMS = [

@@ -5,14 +5,14 @@ import pytest
 import torch
 from helpers import assert_close
 
-from stalegrad import bundles, replay
-from stalegrad.backends import make_backend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, parse_cell
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.problems import runs_in_step
 from stalegrad.problems.lenet5 import NETWORK
 from stalegrad.problems.linear_regression import LinearRegression
+from stalegrad.training import bundles, replay
+from stalegrad.training.backends import make_backend
+from stalegrad.training.bundles import Place, train_bundle
 
 CPU = torch.device("cpu")
 PROBLEM = LinearRegression(dimension=4, train_samples=30, test_samples=20, epoch_samples=12)

@@ -5,8 +5,8 @@ import platform
 import pytest
 import torch
 
-from stalegrad import kernels
-from stalegrad.machine import vector_instructions
+from stalegrad.training import kernels
+from stalegrad.training.machine import vector_instructions
 
 CPU = torch.device("cpu")
 

@@ -15,21 +15,28 @@ import torch
 import yaml
 from made_up import ROOT
 
-from stalegrad import kernels, replay, stepping
-from stalegrad.agreement import agreement, steady_cells
-from stalegrad.backends import make_backend
-from stalegrad.bundles import plan_run
-from stalegrad.cells import Bundle, Cell
-from stalegrad.claims import VERDICTS, claims_of, judge
+from stalegrad.analysis.agreement import agreement, steady_cells
+from stalegrad.analysis.archive import (
+    add_to_archive,
+    archived_history,
+    archived_runs,
+    gather,
+    restore,
+)
+from stalegrad.analysis.claims import VERDICTS, claims_of, judge
+from stalegrad.analysis.results import StudyResults, collect, read_csv
 from stalegrad.cli import main
-from stalegrad.data import fetch_dataset
-from stalegrad.errors import ConfigError, ResultError
-from stalegrad.files import provenance_path
-from stalegrad.measured import add_to_archive, archived_history, archived_runs, gather, restore
-from stalegrad.plan import Plan
-from stalegrad.results import StudyResults, collect, read_csv
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.io.errors import ConfigError, ResultError
+from stalegrad.io.files import provenance_path
+from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.plan import Plan
+from stalegrad.training import kernels, replay, stepping
+from stalegrad.training.backends import make_backend
+from stalegrad.training.bundles import plan_run
 
-STUDIES = sorted(path.name for path in (ROOT / "measured").iterdir() if path.is_dir())
+STUDIES = sorted(path.parent.name for path in (ROOT / "studies").glob("*/measured"))
+ARCHIVE = Path("studies/tiny/measured")
 STUDY = {
     "title": "A tiny study",
     "cite": "tiny2024",
@@ -52,12 +59,12 @@ STUDY = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty repository with a study of its own, where the archive is looked for."""
-    (tmp_path / "config" / "studies").mkdir(parents=True)
+    (tmp_path / "studies" / "tiny").mkdir(parents=True)
     (tmp_path / "config" / "presets").mkdir()
     for preset in ("paper", "quick"):
         file = tmp_path / "config" / "presets" / f"{preset}.yaml"
         file.write_text(yaml.safe_dump({"title": preset, "seeds": 2, "bundle_size": 3}))
-    (tmp_path / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    (tmp_path / "studies" / "tiny" / "study.yaml").write_text(yaml.safe_dump(STUDY))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -97,7 +104,7 @@ def train(bundles) -> list[Path]:
 
 
 def archive_bytes() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(Path("measured/tiny").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(Path("studies/tiny/measured").iterdir())}
 
 
 def bundles_of(plan: Plan) -> list:
@@ -111,36 +118,36 @@ def runs_of(bundles) -> list[str]:
 def test_an_archive_holds_what_was_added():
     bundles = bundles_of(plan())
     outputs = train(bundles)
-    assert add_to_archive("tiny", outputs) == 8
-    assert archived_runs("tiny") == set(runs_of(bundles))
-    history = archived_history("tiny")
+    assert add_to_archive(ARCHIVE, outputs) == 8
+    assert archived_runs(ARCHIVE) == set(runs_of(bundles))
+    history = archived_history(ARCHIVE)
     wanted = pd.concat([pd.read_csv(path) for path in outputs])
     wanted = wanted.sort_values(["run", "epoch"], ignore_index=True)
     pd.testing.assert_frame_equal(history, wanted)
-    provenance = pd.read_csv("measured/tiny/provenance.csv")
+    provenance = pd.read_csv("studies/tiny/measured/provenance.csv")
     assert sorted(provenance["bundle"]) == sorted(bundle.hash for bundle in bundles)
     assert provenance["runs"].sum() == 8
 
 
 def test_rows_of_before_instructions_were_recorded_stay_readable():
     first, second, *_ = train(bundles_of(plan()))
-    add_to_archive("tiny", [first])
+    add_to_archive(ARCHIVE, [first])
     path = provenance_path(second)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"instructions": "AVX2"}))
-    assert add_to_archive("tiny", [second]) > 0
-    provenance = pd.read_csv("measured/tiny/provenance.csv")
+    assert add_to_archive(ARCHIVE, [second]) > 0
+    provenance = pd.read_csv("studies/tiny/measured/provenance.csv")
     assert list(provenance["instructions"]) == ["not recorded", "AVX2"]
     assert provenance.notna().all(axis=None)
 
 
 def test_adding_again_changes_no_byte():
     outputs = train(bundles_of(plan()))
-    add_to_archive("tiny", outputs)
+    add_to_archive(ARCHIVE, outputs)
     before = archive_bytes()
     assert set(before) == {"history.csv.gz", "provenance.csv", "runs.txt"}
-    assert add_to_archive("tiny", outputs) == 0
-    assert add_to_archive("tiny", outputs[::-1]) == 0
-    assert add_to_archive("tiny", []) == 0
+    assert add_to_archive(ARCHIVE, outputs) == 0
+    assert add_to_archive(ARCHIVE, outputs[::-1]) == 0
+    assert add_to_archive(ARCHIVE, []) == 0
     assert archive_bytes() == before
     header = before["history.csv.gz"][:10]
     assert header[3:8] == bytes(5)  # neither a file's name nor the time of day
@@ -149,11 +156,11 @@ def test_adding_again_changes_no_byte():
 def test_one_by_one_or_at_once_are_the_same_bytes(folder):
     outputs = train(bundles_of(plan()))
     assert len(outputs) > 2
-    add_to_archive("tiny", outputs)
+    add_to_archive(ARCHIVE, outputs)
     at_once = archive_bytes()
-    for path in Path("measured/tiny").iterdir():
+    for path in Path("studies/tiny/measured").iterdir():
         path.unlink()
-    assert [add_to_archive("tiny", [output]) for output in outputs] == [
+    assert [add_to_archive(ARCHIVE, [output]) for output in outputs] == [
         len(bundle.cells) for bundle in bundles_of(plan(recompute=True))
     ]
     assert archive_bytes() == at_once
@@ -161,36 +168,36 @@ def test_one_by_one_or_at_once_are_the_same_bytes(folder):
 
 def test_a_run_that_is_there_stays_as_it_is():
     output, *_ = train(bundles_of(plan()))
-    add_to_archive("tiny", [output])
+    add_to_archive(ARCHIVE, [output])
     before = archive_bytes()
     other = pd.read_csv(output).assign(test_accuracy=0.5)
     other.to_csv(output, index=False)
-    assert add_to_archive("tiny", [output]) == 0
+    assert add_to_archive(ARCHIVE, [output]) == 0
     assert archive_bytes() == before
 
 
 def test_nothing_added_to_nothing_leaves_nothing():
-    assert add_to_archive("tiny", []) == 0
+    assert add_to_archive(ARCHIVE, []) == 0
     assert not Path("measured").exists()
-    assert archived_runs("tiny") == set()
-    assert archived_history("tiny").empty
+    assert archived_runs(ARCHIVE) == set()
+    assert archived_history(ARCHIVE).empty
 
 
 @pytest.mark.parametrize("written", ["history.csv.gz", "provenance.csv"])
 def test_what_a_kill_leaves_is_put_right_by_the_next_call(written, monkeypatch):
     first, *others = train(bundles_of(plan()))
-    add_to_archive("tiny", [first])
+    add_to_archive(ARCHIVE, [first])
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed_after(written))
         with pytest.raises(KeyboardInterrupt):
-            add_to_archive("tiny", others)
-    assert archived_runs("tiny") == set(pd.read_csv(first)["run"])
-    assert add_to_archive("tiny", others) == 8 - len(set(pd.read_csv(first)["run"]))
+            add_to_archive(ARCHIVE, others)
+    assert archived_runs(ARCHIVE) == set(pd.read_csv(first)["run"])
+    assert add_to_archive(ARCHIVE, others) == 8 - len(set(pd.read_csv(first)["run"]))
     left = archive_bytes()
     shutil.rmtree("measured")
-    add_to_archive("tiny", [first])
-    add_to_archive("tiny", others)
+    add_to_archive(ARCHIVE, [first])
+    add_to_archive(ARCHIVE, others)
     assert left == archive_bytes()
 
 
@@ -208,14 +215,14 @@ def killed_after(name: str) -> Callable[[Path, Path], None]:
 
 def test_another_folder_can_be_the_archive(tmp_path):
     outputs = train(bundles_of(plan()))
-    add_to_archive("tiny", outputs, tmp_path / "elsewhere")
-    assert len(archived_runs("tiny", tmp_path / "elsewhere")) == 8
-    assert archived_runs("tiny") == set()
+    add_to_archive(tmp_path / "elsewhere", outputs)
+    assert len(archived_runs(tmp_path / "elsewhere")) == 8
+    assert archived_runs(ARCHIVE) == set()
 
 
 def test_a_broken_archive_is_named():
-    add_to_archive("tiny", train(bundles_of(plan())))
-    path = Path("measured/tiny/history.csv.gz")
+    add_to_archive(ARCHIVE, train(bundles_of(plan())))
+    path = Path("studies/tiny/measured/history.csv.gz")
     whole = path.read_bytes()
     for content in (
         b"",
@@ -226,21 +233,21 @@ def test_a_broken_archive_is_named():
     ):
         path.write_bytes(content)
         with pytest.raises(ResultError, match="history.csv.gz is not a readable CSV"):
-            archived_history("tiny")
+            archived_history(ARCHIVE)
 
 
 def test_archived_runs_are_not_trained_again():
     first, *rest = bundles_of(plan())
-    add_to_archive("tiny", train([first]))
+    add_to_archive(ARCHIVE, train([first]))
     left = bundles_of(plan())
     assert runs_of(left) == runs_of(rest)
-    add_to_archive("tiny", train(left))
+    add_to_archive(ARCHIVE, train(left))
     assert bundles_of(plan()) == []
 
 
 def test_recompute_trains_all():
     everything = bundles_of(plan())
-    add_to_archive("tiny", train(everything))
+    add_to_archive(ARCHIVE, train(everything))
     again = plan(recompute=True)
     assert again.archived("tiny") == set()
     assert bundles_of(again) == everything
@@ -249,19 +256,19 @@ def test_recompute_trains_all():
 def test_measured_only_takes_the_seeds_that_are_there_in_full():
     whole = plan().grids["tiny"]["curves"]
     spared = next(cell for cell in whole if cell.seed == 1)
-    add_to_archive("tiny", train([Bundle(tuple(c for c in whole if c != spared))]))
+    add_to_archive(ARCHIVE, train([Bundle(tuple(c for c in whole if c != spared))]))
     only = plan(measured_only=True)
     assert bundles_of(only) == []
     assert only.grids["tiny"]["curves"] == [cell for cell in whole if cell.seed == 2]
 
 
 def test_measured_only_leaves_out_a_grid_that_is_not_there():
-    add_to_archive("tiny", train(bundles_of(plan())))
+    add_to_archive(ARCHIVE, train(bundles_of(plan())))
     more = json.loads(json.dumps(STUDY))
     more["grids"]["later"] = more["grids"]["curves"] | {
         "axes": {"rule.lr": [0.7], "cluster.delay": [0]}
     }
-    Path("config/studies/tiny.yaml").write_text(yaml.safe_dump(more))
+    Path("studies/tiny/study.yaml").write_text(yaml.safe_dump(more))
     assert list(plan().grids["tiny"]) == ["curves", "later"]
     assert list(plan(measured_only=True).grids["tiny"]) == ["curves"]
 
@@ -280,22 +287,22 @@ def test_measured_only_goes_with_nothing_that_trains(other):
 def test_only_paper_uses_the_archive():
     quick = bundles_of(plan(preset="quick"))
     # Even a run of `quick` that, by some chance, stands in the archive is trained.
-    add_to_archive("tiny", train(quick))
+    add_to_archive(ARCHIVE, train(quick))
     assert bundles_of(plan(preset="quick")) == quick
 
 
 def test_a_cell_that_changed_is_not_the_archived_one():
-    add_to_archive("tiny", train(bundles_of(plan())))
+    add_to_archive(ARCHIVE, train(bundles_of(plan())))
     changed = json.loads(json.dumps(STUDY))
     changed["grids"]["curves"]["cell"]["epochs"] = 4
-    Path("config/studies/tiny.yaml").write_text(yaml.safe_dump(changed))
+    Path("studies/tiny/study.yaml").write_text(yaml.safe_dump(changed))
     assert len(runs_of(bundles_of(plan()))) == 8
 
 
 def test_the_plan_changes_with_what_the_archive_holds():
     before = plan().digest("tiny")
     assert plan().digest("tiny") == before
-    add_to_archive("tiny", train(bundles_of(plan()))[:1])
+    add_to_archive(ARCHIVE, train(bundles_of(plan()))[:1])
     assert plan().digest("tiny") != before
     assert plan(recompute=True).digest("tiny") == before
 
@@ -305,9 +312,9 @@ def test_results_are_the_same_from_bundles_and_from_the_archive():
     outputs = train(bundles_of(whole))
     histories = [pd.read_csv(path) for path in outputs]
     trained = collect(whole.grids["tiny"], histories)
-    add_to_archive("tiny", outputs[:2])
-    mixed = collect(whole.grids["tiny"], [*histories[2:], archived_history("tiny")])
-    doubled = collect(whole.grids["tiny"], [*histories, archived_history("tiny")])
+    add_to_archive(ARCHIVE, outputs[:2])
+    mixed = collect(whole.grids["tiny"], [*histories[2:], archived_history(ARCHIVE)])
+    doubled = collect(whole.grids["tiny"], [*histories, archived_history(ARCHIVE)])
     for tables in (mixed, doubled):
         for one, other in zip(trained, tables, strict=True):
             pd.testing.assert_frame_equal(one, other)
@@ -321,10 +328,10 @@ def test_the_archive_in_this_repository_is_of_its_studies():
             {"preset": "paper", "recompute": True, "studies": [study]}, ROOT / "config"
         )
         known = {cell.hash for grid in everything.grids[study].values() for cell in grid}
-        held = archived_runs(study, ROOT / "measured")
+        held = archived_runs(ROOT / "studies" / study / "measured")
         assert held <= known
-        assert held == set(archived_history(study, ROOT / "measured")["run"])
-        provenance = read_csv(ROOT / "measured" / study / "provenance.csv")
+        assert held == set(archived_history(ROOT / "studies" / study / "measured")["run"])
+        provenance = read_csv(ROOT / "studies" / study / "measured" / "provenance.csv")
         assert sorted(" ".join(provenance["cells"]).split()) == sorted(held)
         assert provenance.notna().all(axis=None)
 
@@ -338,8 +345,8 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     """
     monkeypatch.chdir(ROOT)
     there = Plan.load({"preset": "paper", "measured_only": True, "studies": [study]})
-    gather(study, there.grids[study], tmp_path / study)
-    table = judge(StudyResults(study, "paper", tmp_path / study)).set_index("claim")
+    gather(there.archive(study), there.grids[study], tmp_path / study)
+    table = judge(StudyResults(ROOT / "studies" / study, "paper", tmp_path / study)).set_index("claim")
     not_gathered = (
         rf"{tmp_path}/{study}/(?:staleness\.csv|(?:schedules|traces|trajectories|landscapes)/)"
     )
@@ -347,7 +354,7 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     assert not table["reason"].str.contains("are not there|cannot be computed").any()
     beside = read_csv(Path("measured/verdicts.csv")).query("study == @study")
     beside = beside.set_index("claim")
-    assert list(beside.index) == list(claims_of(study))
+    assert list(beside.index) == list(claims_of(ROOT / "studies" / study))
     assert table["verdict"].to_dict() == beside.loc[table.index, "verdict"].to_dict()
     assert table["value"].to_dict() == pytest.approx(
         beside.loc[table.index, "value"].to_dict(), rel=1e-5, nan_ok=True
@@ -372,7 +379,7 @@ def test_archived_runs_come_out_again(study, build, monkeypatch):
     """The first epoch of the two cheapest runs of steady cells that learn, trained again.
 
     Where they were measured all digits are the same; what other vector instructions may change is
-    said by `stalegrad.agreement`.
+    said by `stalegrad.analysis.agreement`.
     """
     if BUILDS[build] and " avx2 " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
@@ -380,7 +387,7 @@ def test_archived_runs_come_out_again(study, build, monkeypatch):
     settings = {"preset": "paper", "recompute": True, "studies": [study]}
     grids = Plan.load(settings, ROOT / "config").grids[study]
     cells = {cell.hash: cell for grid in grids.values() for cell in grid}
-    history = archived_history(study, ROOT / "measured")
+    history = archived_history(ROOT / "studies" / study / "measured")
     steady = history[history["run"].isin(steady_cells(history, cells.values()))]
     first = steady[steady["epoch"] == 1]
     learned = first.get("test_accuracy", pd.Series(dtype=float)).reindex(first.index)
@@ -413,11 +420,11 @@ def after_first_epoch(cell: Cell) -> dict[str, float]:
 def test_gathering_gives_what_is_measured_so_far(folder):
     bundles = bundles_of(plan())
     with pytest.raises(ResultError, match="holds none of the runs"):
-        gather("tiny", plan().grids["tiny"], folder / "out")
+        gather(ARCHIVE, plan().grids["tiny"], folder / "out")
     first = train(bundles)[:1]
-    add_to_archive("tiny", first)
+    add_to_archive(ARCHIVE, first)
     grids = plan(recompute=True).grids["tiny"]
-    assert gather("tiny", grids, folder / "out") == len(bundles[0].cells)
+    assert gather(ARCHIVE, grids, folder / "out") == len(bundles[0].cells)
     runs = pd.read_csv(folder / "out" / "runs.csv")
     assert set(runs["run"]) == {cell.hash for cell in bundles[0].cells}
     assert set(pd.read_csv(folder / "out" / "history.csv")["run"]) == set(runs["run"])
@@ -439,7 +446,7 @@ def recorded(folder) -> Path:
         "trajectories": {"curves": RECORDED},
         "landscapes": {"plane": RECORDED | {"resolution": 5}},
     }
-    (folder / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    (folder / "studies" / "tiny" / "study.yaml").write_text(yaml.safe_dump(study))
     for (kind, content), made in plan().products_kept("tiny").items():
         for name, file in made.items():
             path = folder / "results" / "tiny" / file
@@ -470,9 +477,9 @@ def test_trajectories_and_landscapes_are_kept_and_come_back(recorded, capsys):
 
 def test_landscape_of_other_content_is_not_taken_from_the_archive(recorded, folder):
     main(["archive", "--study", "tiny", "--results", str(recorded)])
-    study = yaml.safe_load((folder / "config" / "studies" / "tiny.yaml").read_text())
+    study = yaml.safe_load((folder / "studies" / "tiny" / "study.yaml").read_text())
     study["landscapes"]["plane"]["resolution"] = 6
-    (folder / "config" / "studies" / "tiny.yaml").write_text(yaml.safe_dump(study))
+    (folder / "studies" / "tiny" / "study.yaml").write_text(yaml.safe_dump(study))
     here = plan()
     assert here.kept("tiny", "landscapes", here.landscapes["tiny"]["plane"].hash) == ""
     assert here.kept("tiny", "trajectories", here.trajectories["tiny"]["curves"].hash) != ""
@@ -480,8 +487,8 @@ def test_landscape_of_other_content_is_not_taken_from_the_archive(recorded, fold
 
 def test_measured_only_leaves_out_landscapes_that_are_not_kept(recorded):
     everything = {cell.hash for cell in plan().grids["tiny"]["curves"]}
-    Path("measured/tiny").mkdir(parents=True)
-    Path("measured/tiny/runs.txt").write_text("\n".join(everything))
+    Path("studies/tiny/measured").mkdir(parents=True)
+    Path("studies/tiny/measured/runs.txt").write_text("\n".join(everything))
     only = plan(measured_only=True)
     assert only.trajectories == only.landscapes == {"tiny": {}}
     assert only.outputs("tiny") == ["runs.csv", "history.csv"]

@@ -10,14 +10,14 @@ import pytest
 import torch
 from helpers import small_cell
 
-from stalegrad import replay
-from stalegrad.bundles import plan_runs
-from stalegrad.cells import bundles
-from stalegrad.config import Preset
-from stalegrad.errors import ConfigError
-from stalegrad.memory import free_megabytes, left_by_groups, need
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import bundles
+from stalegrad.planning.config import Preset
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
+from stalegrad.training import replay
+from stalegrad.training.bundles import plan_runs
+from stalegrad.training.memory import free_megabytes, left_by_groups, need
 
 PARAMETERS = LeNet5.network.parameters
 SERVER = {"name": "parameter_server", "workers": 4, "compute_ms": 5.0}

@@ -11,16 +11,14 @@ from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import plan_runs
-from stalegrad.cells import parse_cell
-from stalegrad.claims import mean_interval
+from stalegrad.analysis.claims import mean_interval
+from stalegrad.analysis.virtual_iterates import trace
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
-from stalegrad.compute_times import Exponential
-from stalegrad.errors import ResultError
-from stalegrad.partitions import IndependentOrder
-from stalegrad.plan import Plan
+from stalegrad.data_order import IndependentOrder
+from stalegrad.io.errors import ResultError
+from stalegrad.planning.cells import parse_cell
+from stalegrad.planning.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.rules.adam import Adam
@@ -28,8 +26,11 @@ from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
-from stalegrad.tables.mishchenko2022 import slope, slope_over_seeds, tuned
-from stalegrad.virtual_iterates import trace
+from stalegrad.staleness.compute_times import Exponential
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import plan_runs
+
+from .tables import slope, slope_over_seeds, tuned
 
 CHAIN = Chain(dimension=6, noise=0.5, noise_samples=40, epoch_samples=120)
 ORDER = IndependentOrder(samples=40, epoch_samples=120, batch_size=1, seed=5)

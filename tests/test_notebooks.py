@@ -12,13 +12,13 @@ from made_up import write_results as write_jain2018
 from matplotlib import pyplot
 from test_lamour2023 import write_results as write_lamour2023
 
-from stalegrad.claims import claims_of
-from stalegrad.errors import ResultError
-from stalegrad.notebooks import as_far_as_made, open_results, show
+from stalegrad.analysis.claims import claims_of
+from stalegrad.io.errors import ResultError
+from stalegrad.report.notebooks import as_far_as_made, open_results, show
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.stem: path for path in (ROOT / "workflow" / "notebooks").glob("*.py")}
-STUDIES = [path.stem for path in (ROOT / "config" / "studies").glob("*.yaml")]
+STUDIES = [path.parent.name for path in (ROOT / "studies").glob("*/study.yaml")]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_results_that_are_not_there_are_said_and_no_crash(study, run, shown):
     assert printed.count("Not shown") == cells >= 4
     assert not pictures(shown)
     (verdicts,) = shown
-    assert list(verdicts["claim"]) == list(claims_of(study))
+    assert list(verdicts["claim"]) == list(claims_of(ROOT / "studies" / study))
     assert set(verdicts["verdict"]) == {"cannot tell"}
 
 
@@ -97,9 +97,9 @@ def test_only_missing_results_are_passed_over(capsys):
 def test_the_environment_names_preset_and_folder(monkeypatch):
     monkeypatch.delenv("STALEGRAD_PRESET", raising=False)
     monkeypatch.delenv("STALEGRAD_RESULTS", raising=False)
-    assert open_results("jain2018").folder == Path("results/quick/jain2018")
+    assert open_results("studies/jain2018").folder == Path("results/quick/jain2018")
     monkeypatch.setenv("STALEGRAD_PRESET", "paper")
-    assert open_results("jain2018").preset == "paper"
+    assert open_results("studies/jain2018").preset == "paper"
 
 
 def test_sentences_in_tables_are_shown_whole(monkeypatch):

@@ -10,14 +10,14 @@ from helpers import assert_close, epoch_an_arrival, plan, quadratic_task, trajec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.backends.vmap import VmapBackend
 from stalegrad.clusters._staleness import sample_schedules
 from stalegrad.clusters.parameter_server import ParameterServer
-from stalegrad.errors import ConfigError
-from stalegrad.partitions import DataOrder, split
+from stalegrad.data_order import DataOrder, split
+from stalegrad.io.errors import ConfigError
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
 from stalegrad.specs import describe, parse
+from stalegrad.training.backends.vmap import VmapBackend
 
 
 def simulate(cluster, batches=(3, 3), epochs=1, seed=0):
@@ -303,7 +303,7 @@ def authors_cluster():
     """The cluster `authors` for a number of workers, as the study's configuration names it."""
     import yaml
 
-    with open("config/studies/lamour2023.yaml") as file:
+    with open("studies/lamour2023/study.yaml") as file:
         calibration = yaml.safe_load(file)["simulations"]["calibration"]
 
     def cluster(workers: int) -> dict:

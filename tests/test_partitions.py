@@ -6,16 +6,16 @@ from helpers import small_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stalegrad import partitions
-from stalegrad.cells import parse_cell
-from stalegrad.errors import ConfigError
-from stalegrad.partitions import (
+from stalegrad import data_order
+from stalegrad.data_order import (
     PARTITIONS,
     DataOrder,
     IndependentOrder,
     minibatch_noise,
     split,
 )
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import parse_cell
 
 TARGETS = np.random.default_rng(0).integers(10, size=1_003)
 
@@ -30,16 +30,16 @@ def classes(part):
 @pytest.mark.parametrize(
     ("purpose", "drawn"),
     [
-        (partitions.WEIGHTS, [11727853, 6352724, 5167672]),
-        (partitions.ORDER, [7982004, 15107588, 11120979]),
-        (partitions.PARTITION, [3911914, 8289662, 6394218]),
-        (partitions.CLUSTER, [1914693, 206728, 10129919]),
-        (partitions.DROPOUT, [10251397, 7630148, 14671003]),
-        (partitions.SYNTHETIC, [4747533, 712386, 5611381]),
+        (data_order.WEIGHTS, [11727853, 6352724, 5167672]),
+        (data_order.ORDER, [7982004, 15107588, 11120979]),
+        (data_order.PARTITION, [3911914, 8289662, 6394218]),
+        (data_order.CLUSTER, [1914693, 206728, 10129919]),
+        (data_order.DROPOUT, [10251397, 7630148, 14671003]),
+        (data_order.SYNTHETIC, [4747533, 712386, 5611381]),
     ],
 )
 def test_what_a_seed_stands_for(purpose, drawn):
-    generators = [partitions.generator(1, purpose, *more) for more in ((), (0, 0), (2, 3))]
+    generators = [data_order.generator(1, purpose, *more) for more in ((), (0, 0), (2, 3))]
     assert [int(g.bit_generator.random_raw()) >> 40 for g in generators] == drawn
 
 

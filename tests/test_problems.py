@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from stalegrad import specs
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, parse_cell
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.problems import load_task
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.problems.linear_regression import LinearRegression
+from stalegrad.training.bundles import Place, train_bundle
 
 CPU = torch.device("cpu")
 ROWS = {"chain": "noise_samples", "least_squares": "rows", "linear_regression": "train_samples"}

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from stalegrad import plan as plan_module
-from stalegrad import products, sources
-from stalegrad.config import Product, load_settings, read_yaml
-from stalegrad.errors import ConfigError, ResultError
-from stalegrad.plan import Plan, as_inputs
-from stalegrad.products import make_all
-from stalegrad.results import StudyResults
-from stalegrad.sources import PACKAGE
+from stalegrad.analysis import products
+from stalegrad.analysis.products import make_all
+from stalegrad.analysis.results import StudyResults
+from stalegrad.io.errors import ConfigError, ResultError
+from stalegrad.planning import plan as plan_module
+from stalegrad.planning import sources
+from stalegrad.planning.config import Product, load_settings, read_yaml
+from stalegrad.planning.plan import Plan, as_inputs
+from stalegrad.planning.sources import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 NAMED = {"make": None, "caption": "What is seen."}
@@ -126,10 +127,19 @@ def test_a_figure_may_be_made_by_a_name_of_any_kind():
     ("edit", "said"),
     [
         ("def f(:\n    pass", r"claims/jain2018.py, line \d+: not readable as Python"),
-        ("from stalegrad.results import over_sedes", r"line \d+: it imports .*results.over_sedes,"),
-        ("from stalegrad.tables import jain2081", "it imports stalegrad.tables.jain2081, which"),
+        (
+            "from stalegrad.analysis.results import over_sedes",
+            r"line \d+: it imports .*results.over_sedes,",
+        ),
+        (
+            "from stalegrad.analysis.tables import jain2081",
+            "it imports stalegrad.analysis.tables.jain2081, which",
+        ),
         ("from stalegrad.resluts import x", "it imports stalegrad.resluts.x, which does not exist"),
-        ("def f():\n    from stalegrad.cells import Sell", "it imports stalegrad.cells.Sell,"),
+        (
+            "def f():\n    from stalegrad.planning.cells import Sell",
+            "it imports stalegrad.planning.cells.Sell,",
+        ),
         (
             '@claim(where="here")\ndef unquoted(results):\n    """It holds."""',
             r"claims/jain2018.py, line \d+: the claim 'unquoted' has no quotation",

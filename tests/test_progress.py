@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad import progress, speed
-from stalegrad.cells import Bundle
-from stalegrad.config import Settings
-from stalegrad.progress import Overview, Reporter, overview
-from stalegrad.speed import Speed, Speeds
-from stalegrad.wording import duration
+from stalegrad.io.wording import duration
+from stalegrad.planning import speed
+from stalegrad.planning.cells import Bundle
+from stalegrad.planning.config import Settings
+from stalegrad.planning.speed import Speed, Speeds
+from stalegrad.training import progress
+from stalegrad.training.progress import Overview, Reporter, overview
 
 # Of equal cost.
 BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]

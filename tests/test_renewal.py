@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.stats import gamma
 
-from stalegrad.renewal import (
+from stalegrad.staleness.renewal import (
     exact_staleness_before,
     expected_staleness,
     expected_staleness_sgd,

@@ -18,14 +18,14 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.backends.cpu import CpuBackend, reason_against
-from stalegrad.backends.vmap import VmapBackend
 from stalegrad.clusters.constant_delay import ConstantDelay
-from stalegrad.partitions import DataOrder
-from stalegrad.replay import State, advance, start
+from stalegrad.data_order import DataOrder
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
+from stalegrad.training.backends.cpu import CpuBackend, reason_against
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.replay import State, advance, start
 
 HAND_TASK = quadratic_task([1, 1, 1, 1, 1, 1, 2, 1, 3, 1], lambda seed: [1.0, -2.0])
 SHIFTED = {"batch": np.arange(5, 10)}  # the minibatches of curvature 1, 2, 1, 3, 1

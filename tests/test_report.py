@@ -12,11 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from stalegrad import report
-from stalegrad.errors import ResultError
-from stalegrad.figures import style
-from stalegrad.files import provenance_path
-from stalegrad.plan import Plan
-from stalegrad.products import maker
+from stalegrad.analysis import style
+from stalegrad.analysis.products import maker
+from stalegrad.analysis.results import StudyResults
+from stalegrad.analysis.tables import Table
+from stalegrad.io.errors import ResultError
+from stalegrad.io.files import provenance_path
+from stalegrad.planning.plan import Plan
 from stalegrad.report import build_report, write_sources
 from stalegrad.report.latex import code, escape
 from stalegrad.report.pages import _words, command
@@ -28,8 +30,6 @@ from stalegrad.report.values import (
     used_keys,
     values_tex,
 )
-from stalegrad.results import StudyResults
-from stalegrad.tables import Table
 
 ROOT = Path(__file__).parents[1]
 PAPER, CONFIG = ROOT / "paper", ROOT / "config"
@@ -167,9 +167,9 @@ def write_everything(plan: Plan, folder: Path, study: str = "jain2018") -> None:
     write_staleness(plan, study, folder)
     write_provenance(plan, study, folder)
     write_verdicts(study, folder)
-    results = StudyResults(study, plan.settings.preset, folder / study, ROOT / "published")
+    results = StudyResults(ROOT / "studies" / study, plan.settings.preset, folder / study)
     for name, (_, short, product) in plan.tables.items():
-        write_table(name, maker("tables", study, short, product.make)(results), folder)
+        write_table(name, maker("tables", ROOT / "studies" / study, short, product.make)(results), folder)
     for name in plan.figures:
         write_figure(name, folder)
 
@@ -422,7 +422,7 @@ def test_the_four_papers_are_in_the_bibliography():
     assert {"jain2018", "allawati2020", "lamour2023", "mishchenko2022"} <= known
 
 
-@pytest.mark.parametrize("study", sorted(p.stem for p in (CONFIG / "studies").glob("*.yaml")))
+@pytest.mark.parametrize("study", sorted(p.parent.name for p in (ROOT / "studies").glob("*/study.yaml")))
 def test_sections_name_only_figures_and_tables_that_are_configured(study):
     section = PAPER / "sections" / f"{study}.tex"
     if not section.exists():

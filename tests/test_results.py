@@ -6,8 +6,8 @@ import pytest
 from helpers import small_cell
 from made_up import COLLAPSED, write_results
 
-from stalegrad.errors import ResultError
-from stalegrad.results import StudyResults, collect, over_seeds, read_csv, with_all
+from stalegrad.analysis.results import StudyResults, collect, over_seeds, read_csv, with_all
+from stalegrad.io.errors import ResultError
 
 
 def history_of(cell, accuracies, *, updates=8, diverged=False):
@@ -129,7 +129,7 @@ def stored(tmp_path):
         return np.nan if cell.lr > 0.005 and epoch == 3 else 0.1 * epoch / cell.seed
 
     write_results(tmp_path, accuracy, only=("warmup", "asynchronous"), seeds=2)
-    return StudyResults("jain2018", "paper", tmp_path)
+    return StudyResults(ROOT / "studies" / "jain2018", "paper", tmp_path)
 
 
 def test_curves_of_a_diverged_run_go_on_at_what_it_ended_with(stored):
@@ -175,7 +175,7 @@ def test_a_grid_that_is_not_there_is_named(stored):
 
 
 def test_files_that_are_missing_or_broken_are_named(tmp_path):
-    results = StudyResults("jain2018", "paper", tmp_path, tmp_path)
+    results = StudyResults(tmp_path, "paper", tmp_path)
     for read in (
         lambda: results.runs,
         lambda: results.history,
@@ -185,7 +185,7 @@ def test_files_that_are_missing_or_broken_are_named(tmp_path):
         with pytest.raises(ResultError, match="is not there; `snakemake` makes it"):
             read()
     with pytest.raises(ResultError, match="fig2.csv is not there; the papers' numbers are"):
-        results.published("jain2018_fig2")
+        results.published("fig2")
     for content in (b"", b"a,b\n1,2,3\n4,5,6,7\n", b"\xff\xfe\x00"):
         (tmp_path / "runs.csv").write_bytes(content)
         with pytest.raises(ResultError, match="runs.csv is not a readable CSV .*delete it"):

@@ -16,13 +16,13 @@ from helpers import (
 from torch.nn.utils import clip_grad_norm_
 
 from stalegrad import specs
-from stalegrad.backends.cpu import CpuBackend, reason_against
-from stalegrad.backends.vmap import VmapBackend
 from stalegrad.clusters.constant_delay import ConstantDelay
-from stalegrad.partitions import DataOrder
-from stalegrad.replay import clip
+from stalegrad.data_order import DataOrder
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.sgd import SGD
+from stalegrad.training.backends.cpu import CpuBackend, reason_against
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.replay import clip
 
 BATCH = 8
 OPTIMIZERS = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.schedule import Schedule, Workload
-from stalegrad.snapshots import CURRENT, plan_snapshots
+from stalegrad.training.snapshots import CURRENT, plan_snapshots
 
 RNG = np.random.default_rng(0)
 

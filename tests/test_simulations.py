@@ -7,15 +7,15 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import skew
 
-from stalegrad.cells import SimulationCell, parse_simulation, study_simulations
+from stalegrad.analysis.simulations import shape, simulate_all
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke
 from stalegrad.clusters.parameter_server import ParameterServer
-from stalegrad.compute_times import Exponential, Pareto
-from stalegrad.config import Study
-from stalegrad.errors import ConfigError
-from stalegrad.partitions import CLUSTER, generator
+from stalegrad.data_order import CLUSTER, generator
+from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import SimulationCell, parse_simulation, study_simulations
+from stalegrad.planning.config import Study
 from stalegrad.schedule import Workload
-from stalegrad.simulations import shape, simulate_all
+from stalegrad.staleness.compute_times import Exponential, Pareto
 
 CLUSTER_KEYS = {
     "name": "hub_and_spoke",

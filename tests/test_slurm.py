@@ -10,8 +10,8 @@ import pytest
 import toy_slurm
 from checkout import DATA, ROOT, Checkout, until
 
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.data import fetch_dataset
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.training.bundles import Place, train_bundle
 
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 # The profile as committed, but that it does not wait long to look.

@@ -10,14 +10,9 @@ from helpers import InOrder, assert_close, make_schedule, plan, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad import fused, kernels, replay, stepping
-from stalegrad.backends import cpu, make_backend
-from stalegrad.backends.cpu_synthetic import SyntheticBackend
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle, parse_cell
 from stalegrad.clusters.heterogeneous import Heterogeneous
-from stalegrad.partitions import IndependentOrder
+from stalegrad.data_order import IndependentOrder
+from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.problems.linear_regression import LinearRegression
@@ -25,6 +20,11 @@ from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
+from stalegrad.training import kernel_replay, kernels, replay, stepping
+from stalegrad.training.backends import cpu, make_backend
+from stalegrad.training.backends.cpu_synthetic import SyntheticBackend
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
 
@@ -164,11 +164,11 @@ def test_whole_stretches_are_the_steps_of_the_loop(small, rule, per_update, batc
         runs += [plan(RULES[rule](lr * (1 + run)), schedule, order) for lr in (0.01, 0.02)]
         runs[-1] = replace(runs[-2], rule=runs[-1].rule)  # of one schedule, as in a grid
     backend, reference = fused_backend(small), VmapBackend(small)
-    assert fused.can_advance(runs, backend)
+    assert kernel_replay.can_advance(runs, backend)
     one, other = (replay.start(small, runs, torch.float64) for _ in range(2))
     for epoch in range(3):
         one, wanted = replay.advance(small, runs, one, reference)
-        other, losses = fused.advance(runs, other, backend)
+        other, losses = kernel_replay.advance(runs, other, backend)
         torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0, equal_nan=True)
         assert losses.isnan().all() == (epoch == 1)
         for name, value in one.tensors().items():
@@ -244,10 +244,10 @@ def test_a_run_is_the_same_on_either_backend(rows_of_a_run):
         times = np.random.default_rng(seed)
         schedule = Heterogeneous(workers=3, slowest=5.0).simulate(order.workload(2), times)
         runs += [plan(SGD(lr=lr), schedule, order) for lr in (0.1, 0.2, 0.4)]
-    (fused, losses), (wanted, true) = (
+    (kernel_replay, losses), (wanted, true) = (
         trajectory(task, runs, make_backend(name, task)) for name in ("cpu", "torch")
     )
-    assert_close(torch.stack(fused), torch.stack(wanted))
+    assert_close(torch.stack(kernel_replay), torch.stack(wanted))
     assert_close(torch.stack(losses), torch.stack(true))
 
 
@@ -270,12 +270,14 @@ def test_what_the_kernel_has_no_rule_for_is_stepped_by_replay(monkeypatch):
     task = load(SMALL["chain"])
     backend, schedule = fused_backend(task), make_schedule([0, 0, 1, 1], [4])
     run = plan(SGD(lr=0.1), schedule, InOrder())
-    assert fused.can_advance([run], backend)
+    assert kernel_replay.can_advance([run], backend)
     large = load(LeastSquares(rows=50, dimension=300))
-    assert not fused.can_advance([plan(SGD(lr=0.1), schedule, InOrder(50))], fused_backend(large))
+    assert not kernel_replay.can_advance(
+        [plan(SGD(lr=0.1), schedule, InOrder(50))], fused_backend(large)
+    )
     for rule in (OnesOwn(lr=0.1), SGD(lr=0.1, clip_norm=0.1)):
         other = plan(rule, schedule, InOrder())
-        assert not fused.can_advance([other], backend)
+        assert not kernel_replay.can_advance([other], backend)
         found, wanted = (
             stepping.advance(task, [other], replay.start(task, [other], torch.float64), b)[0]
             for b in (backend, VmapBackend(task))

@@ -16,10 +16,10 @@ from made_up import (
     write_staleness,
 )
 
-from stalegrad.errors import ConfigError
-from stalegrad.products import maker
-from stalegrad.tables import Table
-from stalegrad.tables import jain2018 as tables
+from stalegrad.analysis.products import maker
+from stalegrad.analysis.tables import Table
+from stalegrad.analysis.tables import jain2018 as tables
+from stalegrad.io.errors import ConfigError
 
 # All that is published but the wall times, which come from logs.
 PRINTED = sorted({*(ROOT / "published").glob("*.csv")} - {*(ROOT / "published").glob("*wall*")})
@@ -132,7 +132,7 @@ def test_every_table_is_made(name, preset, results, tmp_path):
     if preset != "paper":
         write_staleness(tmp_path, workers=(4, 16))
         results = write_results(tmp_path, lambda c, e: 0.9, preset=preset)
-    make = maker("tables", "jain2018", name, STUDY.tables[name].make)
+    make = maker("tables", ROOT / "studies" / "jain2018", name, STUDY.tables[name].make)
     table = make(results)
     assert len(table.frame)
     assert table.csv() == make(results).csv()
@@ -144,9 +144,9 @@ def test_every_table_is_made(name, preset, results, tmp_path):
 
 def test_a_table_that_nobody_makes_is_named():
     with pytest.raises(ConfigError, match=r"'tables\.fig9' is made by stalegrad\.tables\.jain2018"):
-        maker("tables", "jain2018", "fig9", None)
+        maker("tables", ROOT / "studies" / "jain2018", "fig9", None)
     with pytest.raises(ConfigError, match=r"stalegrad\.tables\.absent\.fig9, which does not exist"):
-        maker("tables", "jain2018", "fig9", "absent.fig9")
+        maker("tables", ROOT / "studies" / "jain2018", "fig9", "absent.fig9")
 
 
 def test_fig1_by_hand(tmp_path):
@@ -180,9 +180,9 @@ def test_what_a_paper_prints_says_how_legible_it_is(path):
 
 def test_the_misprints_of_lamour2023_are_marked():
     """'64.0.2' in Table IV, and a momentum of 0.99 in Table VI where its place asks for 0."""
-    four = pd.read_csv(ROOT / "published" / "lamour2023_table4.csv")
+    four = pd.read_csv(LAMOUR / "table4.csv")
     assert four[four["legibility"] != "clear"]["test_accuracy_percent"].tolist() == [64.02]
-    gaussian = pd.read_csv(ROOT / "published" / "lamour2023_tables5-7.csv")
+    gaussian = pd.read_csv(LAMOUR / "tables5-7.csv")
     six = gaussian.query("workers == 2 and delay_ms == 60 and partition == 'dataset'")
     assert six.set_index(["momentum", "compensation_lambda"])["legibility"][0.0, 0] == "by place"
 

@@ -10,12 +10,8 @@ import torch
 from helpers import make_schedule, plan, small_cell, trajectory
 from pydantic import Field
 
-from stalegrad import fused
-from stalegrad.backends.cpu_synthetic import SyntheticBackend
-from stalegrad.backends.vmap import VmapBackend
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
-from stalegrad.partitions import IndependentOrder
+from stalegrad.data_order import IndependentOrder
+from stalegrad.planning.cells import Bundle
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.rules import Numbers, Rule, State
 from stalegrad.rules.adam import Adam
@@ -23,6 +19,10 @@ from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
 from stalegrad.specs import spec
+from stalegrad.training import kernel_replay
+from stalegrad.training.backends.cpu_synthetic import SyntheticBackend
+from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +154,7 @@ def test_only_what_has_a_form_goes_into_a_kernel(task):
     order, backend = IndependentOrder(64, 64, 8, seed=1), SyntheticBackend(task, "linear_model")
     for rule in OWN:
         run = plan(rule, make_schedule(STALE), order)
-        assert fused.can_advance([run], backend) == type(rule).has_kernel_form()
+        assert kernel_replay.can_advance([run], backend) == type(rule).has_kernel_form()
 
 
 @pytest.mark.parametrize("rule", OWN[:2], ids=lambda rule: type(rule).__name__)

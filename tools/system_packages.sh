@@ -16,7 +16,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 has_venv() { [ -x .venv/bin/python ] || "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# As src/stalegrad/kernels looks for one.
+# As src/stalegrad/training/kernels looks for one.
 has_compiler() { [ -n "${CXX:-}" ] || has g++ || has clang++; }
 
 # Tectonic (envs/report.yaml) fetches the style files it needs by itself.

@@ -18,7 +18,7 @@ import pydantic
 import pydantic.dataclasses
 from pydantic_core import ArgsKwargs
 
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 
 STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

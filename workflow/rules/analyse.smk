@@ -8,7 +8,7 @@ rule collect_runs:
             f"{RESULTS}/{wildcards.study}/bundles/{bundle}.csv"
             for bundle in PLAN.bundles[wildcards.study]
         ],
-        code=lambda wildcards: as_inputs(freshness.code_of("measured")),
+        code=lambda wildcards: as_inputs(freshness.code_of("analysis.archive")),
     output:
         runs=f"{RESULTS}/{{study}}/runs.csv",
         history=f"{RESULTS}/{{study}}/history.csv",
@@ -18,7 +18,7 @@ rule collect_runs:
         "../../envs/analysis.yaml"
     params:
         cells=lambda wildcards: PLAN.digest(wildcards.study),
-        code=lambda wildcards: freshness.digest(freshness.code_of("measured")),
+        code=lambda wildcards: freshness.digest(freshness.code_of("analysis.archive")),
     script:
         "../scripts/collect_runs.py"
 
@@ -42,7 +42,7 @@ for study in PLAN.studies:
         conda:
             "../../envs/analysis.yaml"
         params:
-            study=study,
+            home=str(PLAN.homes[study]),
             measured_only=SETTINGS.measured_only,
             tables=PLAN.products(study, "tables"),
             sources=lambda wildcards, study=study: PLAN.products_digest(study, "tables", "claims"),
@@ -65,7 +65,7 @@ for study in PLAN.studies:
         conda:
             "../../envs/analysis.yaml"
         params:
-            study=study,
+            home=str(PLAN.homes[study]),
             measured_only=SETTINGS.measured_only,
             figures=PLAN.products(study, "figures"),
             sources=lambda wildcards, study=study: PLAN.products_digest(study, "figures"),

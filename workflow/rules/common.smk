@@ -6,12 +6,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from stalegrad import data, files, freshness, plan
-from stalegrad.cells import Bundle
-from stalegrad.config import read_yaml
-from stalegrad.errors import StalegradError
-from stalegrad.plan import Plan, as_inputs
-from stalegrad.progress import announcement
+from stalegrad.io import datasets, files
+from stalegrad.planning import freshness, plan
+from stalegrad.planning.cells import Bundle
+from stalegrad.planning.config import read_yaml
+from stalegrad.io.errors import StalegradError
+from stalegrad.planning.plan import Plan, as_inputs
+from stalegrad.training.progress import announcement
 
 
 @contextmanager
@@ -35,12 +36,19 @@ DATA = SETTINGS.data_folder
 RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
 SOURCE = plan.SOURCE
 
+
+
+def notebook_of(study):
+    """The notebook of a study, be it there or not."""
+    return str(PLAN.homes[study] / "notebook.py")
+
+
 FIGURES = [f"{RESULTS}/figures/{name}.{kind}" for name in PLAN.figures for kind in ("pdf", "png")]
 TABLES = [f"{RESULTS}/tables/{name}.{kind}" for name in PLAN.tables for kind in ("csv", "tex")]
 NOTEBOOKS = [
     f"{RESULTS}/notebooks/{study}.html"
     for study in PLAN.studies
-    if Path(f"workflow/notebooks/{study}.py").exists()
+    if Path(notebook_of(study)).exists()
 ]
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
 SHORT_BUNDLES = {s: short for s in PLAN.studies if (short := PLAN.short_bundles(s))}
@@ -108,7 +116,7 @@ def recorded_weights(wildcards):
 FETCHED = [
     folder.name
     for folder in Path(DATA).glob("*")
-    if all((folder / file).exists() for file in data.FILES)
+    if all((folder / file).exists() for file in datasets.FILES)
 ]
 
 
@@ -118,7 +126,7 @@ def data_of(*bundles):
     return [
         ancient(f"{DATA}/{dataset}/{file}")
         for dataset in sorted({name for bundle in bundles for name in PLAN.datasets(bundle)})
-        for file in data.FILES
+        for file in datasets.FILES
     ]
 
 
@@ -142,7 +150,7 @@ onstart:
         HELD.enter_context(files.held(Path(RESULTS)))
         # Snakemake fails a job whose inputs have a date after that of its outputs.
         files.bring_to_now(
-            *map(Path, (RESULTS, DATA, SOURCE, "published", "paper", "workflow"))
+            *map(Path, (RESULTS, DATA, SOURCE, "paper", "workflow")), *PLAN.homes.values()
         )
         cores = workflow.cores if workflow.local_exec else None
         for line in announcement(PLAN, Path(RESULTS), cores):

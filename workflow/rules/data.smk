@@ -9,7 +9,7 @@ localrules:
 # that count as ancient, Snakemake (9.27) runs no job that depends on it, and says that all is done.
 rule fetch_dataset:
     output:
-        multiext(f"{DATA}/{{dataset}}/", *data.FILES),
+        multiext(f"{DATA}/{{dataset}}/", *datasets.FILES),
     log:
         f"{RESULTS}/logs/fetch_dataset/{{dataset}}.log",
     wildcard_constraints:

@@ -4,7 +4,7 @@
 rule follow_runs:
     input:
         data=lambda wildcards: data_of(followed(wildcards)),
-        code=lambda wildcards: code_of("bundles", followed(wildcards)),
+        code=lambda wildcards: code_of("training.bundles", followed(wildcards)),
     output:
         history=f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv",
         provenance=f"{RESULTS}/{{study}}/trajectories/{{trajectory}}.csv.provenance.json",
@@ -18,7 +18,7 @@ rule follow_runs:
         mem_mb=lambda wildcards: followed(wildcards).megabytes(),
     params:
         bundle=lambda wildcards: followed(wildcards).to_json(),
-        code=lambda wildcards: digest_of("bundles", followed(wildcards)),
+        code=lambda wildcards: digest_of("training.bundles", followed(wildcards)),
         kept=lambda w: PLAN.kept(w.study, "trajectories", followed(w).hash),
         # No script reads these two: with another device or backend a job is out of date.
         device=SETTINGS.device,
@@ -30,7 +30,7 @@ rule follow_runs:
 rule save_weights:
     input:
         data=lambda wildcards: data_of(landscape_of(wildcards).runs),
-        code=lambda wildcards: code_of("bundles", landscape_of(wildcards).runs),
+        code=lambda wildcards: code_of("training.bundles", landscape_of(wildcards).runs),
     output:
         history=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.csv",
         weights=f"{RESULTS}/{{study}}/landscapes/weights/{{landscape}}.npz",
@@ -45,7 +45,7 @@ rule save_weights:
         mem_mb=lambda wildcards: landscape_of(wildcards).runs.megabytes(),
     params:
         bundle=lambda wildcards: landscape_of(wildcards).runs.to_json(),
-        code=lambda wildcards: digest_of("bundles", landscape_of(wildcards).runs),
+        code=lambda wildcards: digest_of("training.bundles", landscape_of(wildcards).runs),
         kept="",
         device=SETTINGS.device,
         backend=SETTINGS.backend,
@@ -57,7 +57,7 @@ rule compute_landscape:
     input:
         data=lambda wildcards: data_of(landscape_of(wildcards).runs),
         recorded=recorded_weights,
-        code=lambda wildcards: code_of("landscapes", landscape_of(wildcards).runs),
+        code=lambda wildcards: code_of("analysis.landscapes", landscape_of(wildcards).runs),
     output:
         grid=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.npz",
         points=f"{RESULTS}/{{study}}/landscapes/{{landscape}}.csv",
@@ -73,7 +73,7 @@ rule compute_landscape:
         mem_mb=lambda wildcards: landscape_of(wildcards).megabytes(),
     params:
         cell=lambda wildcards: landscape_of(wildcards).hash,
-        code=lambda w: digest_of("landscapes", landscape_of(w).runs),
+        code=lambda w: digest_of("analysis.landscapes", landscape_of(w).runs),
         kept=lambda w: PLAN.kept(w.study, "landscapes", landscape_of(w).hash),
         device=SETTINGS.device,
         backend=SETTINGS.backend,

@@ -1,13 +1,13 @@
-# Notebooks: percent scripts under workflow/notebooks, run on the results and rendered to HTML.
+# Notebooks: the percent script of each study that has one, run on the results and rendered to HTML.
 
 
 rule render_notebook:
     input:
-        notebook="workflow/notebooks/{study}.py",
+        notebook=lambda wildcards: notebook_of(wildcards.study),
         results=lambda wildcards: results_of(wildcards.study),
         code=lambda wildcards: as_inputs(
             {
-                *freshness.code_of("notebooks"),
+                *freshness.code_of("report.notebooks"),
                 *PLAN.code(wildcards.study, "figures", "tables", "claims"),
             }
         ),
@@ -27,11 +27,13 @@ rule render_notebook:
         preset=SETTINGS.preset,
         sources=lambda w: PLAN.products_digest(w.study, "figures", "tables", "claims"),
         code=lambda w: freshness.digest(
-            [f"workflow/notebooks/{w.study}.py", *freshness.code_of("notebooks")]
+            [notebook_of(w.study), *freshness.code_of("report.notebooks")]
         ),
         results=lambda wildcards, output: Path(output.html).parents[2],
+        home=lambda wildcards: PLAN.homes[wildcards.study],
     shell:
-        "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q};"
+        "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q}"
+        " STALEGRAD_STUDY={params.home:q};"
         " python -m jupytext --to ipynb --execute --run-path . --output {output.ipynb:q}"
         " {input.notebook:q} && python -m nbconvert --to html --log-level WARN {output.ipynb:q})"
         " > {log:q} 2>&1"

@@ -7,7 +7,7 @@ rule build_report:
         tables=TABLES,
         verdicts=f"{RESULTS}/verdicts.csv",
         paper=PAPER,
-        code=lambda wildcards: as_inputs(freshness.code_of("report/__init__")),
+        code=lambda wildcards: as_inputs(freshness.code_of("report")),
     output:
         report(f"{RESULTS}/report.pdf", caption="../report/report.rst", category="Report"),
     log:
@@ -19,6 +19,6 @@ rule build_report:
         sources=lambda wildcards: [
             PLAN.products_digest(study, "figures", "tables", "claims") for study in PLAN.studies
         ],
-        code=lambda wildcards: freshness.digest([*PAPER, *freshness.code_of("report/__init__")]),
+        code=lambda wildcards: freshness.digest([*PAPER, *freshness.code_of("report")]),
     script:
         "../scripts/build_report.py"

@@ -5,7 +5,7 @@
 rule train_bundle:
     input:
         data=lambda wildcards: data_of(bundle_of(wildcards)),
-        code=lambda wildcards: code_of("bundles", bundle_of(wildcards)),
+        code=lambda wildcards: code_of("training.bundles", bundle_of(wildcards)),
     output:
         csv=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv",
         provenance=f"{RESULTS}/{{study}}/bundles/{{bundle}}.csv.provenance.json",
@@ -24,7 +24,7 @@ rule train_bundle:
         mem_mb=lambda wildcards, attempt: attempt * bundle_of(wildcards).megabytes(),
     params:
         bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
-        code=lambda wildcards: digest_of("bundles", bundle_of(wildcards)),
+        code=lambda wildcards: digest_of("training.bundles", bundle_of(wildcards)),
         # No script reads these two: with another device or backend a job is out of date.
         device=SETTINGS.device,
         backend=SETTINGS.backend,
@@ -39,7 +39,7 @@ for study, short in SHORT_BUNDLES.items():
             f"train_short_{study}"
         input:
             data=data_of(*short.values()),
-            code=lambda wildcards, short=short: code_of("bundles", *short.values()),
+            code=lambda wildcards, short=short: code_of("training.bundles", *short.values()),
         output:
             csv=[f"{RESULTS}/{study}/bundles/{bundle}.csv" for bundle in short],
             provenance=[
@@ -58,7 +58,7 @@ for study, short in SHORT_BUNDLES.items():
             ),
         params:
             bundles=[bundle.to_json() for bundle in short.values()],
-            code=lambda wildcards, short=short: digest_of("bundles", *short.values()),
+            code=lambda wildcards, short=short: digest_of("training.bundles", *short.values()),
             device=SETTINGS.device,
             backend=SETTINGS.backend,
         script:
@@ -68,7 +68,7 @@ for study, short in SHORT_BUNDLES.items():
 rule trace_runs:
     input:
         data=lambda wildcards: data_of(trace_of(wildcards)),
-        code=lambda wildcards: code_of("virtual_iterates", trace_of(wildcards)),
+        code=lambda wildcards: code_of("analysis.virtual_iterates", trace_of(wildcards)),
     output:
         f"{RESULTS}/{{study}}/traces/{{trace}}.csv",
     log:
@@ -77,6 +77,6 @@ rule trace_runs:
         "../../envs/train.yaml"
     params:
         cells=lambda wildcards: repr(PLAN.traces[wildcards.study][wildcards.trace]),
-        code=lambda wildcards: digest_of("virtual_iterates", trace_of(wildcards)),
+        code=lambda wildcards: digest_of("analysis.virtual_iterates", trace_of(wildcards)),
     script:
         "../scripts/trace_runs.py"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from stalegrad.logs import logged
-from stalegrad.plan import Plan
+from stalegrad.io.logs import logged
+from stalegrad.planning.plan import Plan
 from stalegrad.report import build_report
 
 with logged(snakemake.log[0]):

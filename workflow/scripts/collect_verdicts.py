@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from stalegrad.files import write_atomically
-from stalegrad.logs import logged
-from stalegrad.results import read_csv
+from stalegrad.analysis.results import read_csv
+from stalegrad.io.files import write_atomically
+from stalegrad.io.logs import logged
 
 with logged(snakemake.log[0]):
     verdicts = pd.concat([read_csv(Path(path)) for path in snakemake.input], ignore_index=True)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from stalegrad.bundles import Place
-from stalegrad.landscapes import make_landscape
-from stalegrad.logs import logged
-from stalegrad.measured import restore
-from stalegrad.plan import Plan
+from stalegrad.analysis.archive import restore
+from stalegrad.analysis.landscapes import make_landscape
+from stalegrad.io.logs import logged
+from stalegrad.planning.plan import Plan
+from stalegrad.training.bundles import Place
 
 
 def say(done: int, total: int) -> None:

@@ -1,7 +1,7 @@
 """Fetch and verify one data set."""
 
-from stalegrad.data import fetch_dataset
-from stalegrad.logs import logged
+from stalegrad.io.datasets import fetch_dataset
+from stalegrad.io.logs import logged
 
 with logged(snakemake.log[0]):
     fetch_dataset(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from stalegrad.bundles import Place, Progress, train_bundle
-from stalegrad.cells import Bundle
-from stalegrad.config import load_settings
-from stalegrad.logs import logged
-from stalegrad.measured import restore
+from stalegrad.analysis.archive import restore
+from stalegrad.io.logs import logged
+from stalegrad.planning.cells import Bundle
+from stalegrad.planning.config import load_settings
+from stalegrad.training.bundles import Place, Progress, train_bundle
 
 
 def say(progress: Progress) -> None:

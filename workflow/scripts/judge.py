@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from stalegrad.claims import judge
-from stalegrad.files import write_atomically
-from stalegrad.logs import logged
-from stalegrad.products import make_all
-from stalegrad.results import StudyResults
-from stalegrad.tables import Table, not_measured
+from stalegrad.analysis.claims import judge
+from stalegrad.analysis.products import make_all
+from stalegrad.analysis.results import StudyResults
+from stalegrad.analysis.tables import Table, not_measured
+from stalegrad.io.files import write_atomically
+from stalegrad.io.logs import logged
 
 
 def write(path: Path, table: Table) -> None:
@@ -18,7 +18,7 @@ def write(path: Path, table: Table) -> None:
 with logged(snakemake.log[0]):
     output = Path(snakemake.output.verdicts)
     folder = output.parent
-    results = StudyResults(snakemake.params.study, folder.parent.name, folder)
+    results = StudyResults(Path(snakemake.params.home), folder.parent.name, folder)
     verdicts = judge(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_atomically(output, verdicts)
     stand_in = not_measured if snakemake.params.measured_only else None

@@ -5,10 +5,10 @@ from pathlib import Path
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from stalegrad.figures.style import not_measured, save, style
-from stalegrad.logs import logged
-from stalegrad.products import make_all
-from stalegrad.results import StudyResults
+from stalegrad.analysis.products import make_all
+from stalegrad.analysis.results import StudyResults
+from stalegrad.analysis.style import not_measured, save, style
+from stalegrad.io.logs import logged
 
 
 def write(path: Path, figure: Figure) -> None:
@@ -18,7 +18,7 @@ def write(path: Path, figure: Figure) -> None:
 
 
 with logged(snakemake.log[0]), style():
-    study, folder = snakemake.params.study, Path(snakemake.output[0]).parents[1]
-    results = StudyResults(study, folder.name, folder / study)
+    home, folder = Path(snakemake.params.home), Path(snakemake.output[0]).parents[1]
+    results = StudyResults(home, folder.name, folder / home.name)
     stand_in = not_measured if snakemake.params.measured_only else None
     make_all("figures", results, snakemake.params.figures, write, stand_in)

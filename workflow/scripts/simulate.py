@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from stalegrad.files import csv_text, write_atomically, write_bytes_atomically
-from stalegrad.logs import logged
-from stalegrad.plan import Plan
-from stalegrad.simulations import simulate_all
+from stalegrad.analysis.simulations import simulate_all
+from stalegrad.io.files import csv_text, write_atomically, write_bytes_atomically
+from stalegrad.io.logs import logged
+from stalegrad.planning.plan import Plan
 
 with logged(snakemake.log[0]):
     study, tables = snakemake.params.study, []

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from stalegrad.files import csv_text, write_atomically
-from stalegrad.logs import logged
-from stalegrad.plan import Plan
-from stalegrad.virtual_iterates import trace_cells
+from stalegrad.analysis.virtual_iterates import trace_cells
+from stalegrad.io.files import csv_text, write_atomically
+from stalegrad.io.logs import logged
+from stalegrad.planning.plan import Plan
 
 with logged(snakemake.log[0]):
     study, trace = snakemake.wildcards.study, snakemake.wildcards.trace

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from stalegrad.bundles import Place, train_bundle
-from stalegrad.cells import Bundle
-from stalegrad.config import load_settings
-from stalegrad.logs import logged
-from stalegrad.progress import Reporter
+from stalegrad.io.logs import logged
+from stalegrad.planning.cells import Bundle
+from stalegrad.planning.config import load_settings
+from stalegrad.training.bundles import Place, train_bundle
+from stalegrad.training.progress import Reporter
 
 with logged(snakemake.log[0]):
     params, outputs = snakemake.params, [Path(p) for p in snakemake.output if p.endswith(".csv")]

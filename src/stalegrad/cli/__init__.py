@@ -17,7 +17,7 @@ from stalegrad.cli.data import add_data
 from stalegrad.cli.flags import Parser, examples
 from stalegrad.cli.results import add_figure, add_verdicts
 from stalegrad.cli.run import add_run
-from stalegrad.errors import ConfigError, StalegradError
+from stalegrad.io.errors import ConfigError, StalegradError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`stalegrad archive` and `gather`: trained runs into `measured/`, and tables out of it."""
+"""`stalegrad archive` and `gather`: trained runs into a study's archive, and tables out of it."""
 
 import argparse
 import sys
@@ -8,11 +8,12 @@ from stalegrad.cli.flags import (
     add_archive_flag,
     add_config_flag,
     add_grid_flag,
+    archive_folder,
     distinct,
     examples,
     grids_of,
 )
-from stalegrad.errors import ConfigError, ResultError
+from stalegrad.io.errors import ConfigError, ResultError
 
 
 def add_archive(commands) -> None:
@@ -39,10 +40,10 @@ def add_archive(commands) -> None:
 
 
 def _archive(options: argparse.Namespace) -> None:
-    from stalegrad.files import provenance_path
-    from stalegrad.freshness import is_of_this_code
-    from stalegrad.measured import add_to_archive, archived_runs
-    from stalegrad.results import read_csv
+    from stalegrad.analysis.archive import add_to_archive, archived_runs
+    from stalegrad.analysis.results import read_csv
+    from stalegrad.io.files import provenance_path
+    from stalegrad.planning.freshness import is_of_this_code
 
     if options.results:
         _archive_products(options)
@@ -69,15 +70,15 @@ def _archive(options: argparse.Namespace) -> None:
                 f"the commit.",
                 file=sys.stderr,
             )
-    added = add_to_archive(options.study, options.files, options.archive_folder)
-    held = len(archived_runs(options.study, options.archive_folder))
-    print(f"{added:,} runs added to {options.archive_folder / options.study}, {held:,} now there")
+    folder = archive_folder(options)
+    added = add_to_archive(folder, options.files)
+    print(f"{added:,} runs added to {folder}, {len(archived_runs(folder)):,} now there")
 
 
 def _archive_products(options: argparse.Namespace) -> None:
-    from stalegrad.files import archived_folder
-    from stalegrad.measured import keep
-    from stalegrad.plan import Plan
+    from stalegrad.analysis.archive import keep
+    from stalegrad.io.files import archived_folder
+    from stalegrad.planning.plan import Plan
 
     settings = {"preset": "paper", "studies": [options.study]}
     plan = Plan.load(settings, options.config_folder)
@@ -87,7 +88,7 @@ def _archive_products(options: argparse.Namespace) -> None:
         if not first.exists():
             print(f"{first} is not there, and is left out")
             continue
-        folder = archived_folder(options.study, kind, content, options.archive_folder)
+        folder = archived_folder(archive_folder(options), kind, content)
         print(f"{first}: {'kept in' if keep(folder, paths) else 'was already in'} {folder}")
 
 
@@ -110,8 +111,8 @@ def add_gather(commands) -> None:
 
 
 def _gather(options: argparse.Namespace) -> None:
-    from stalegrad.measured import gather
+    from stalegrad.analysis.archive import gather
 
     grids = grids_of(options, "paper")
-    count = gather(options.study, grids, options.output, options.archive_folder)
+    count = gather(archive_folder(options), grids, options.output)
     print(f"{count:,} archived runs of {options.study} gathered in {options.output}")

@@ -10,6 +10,7 @@ from stalegrad.cli.flags import (
     add_grid_flag,
     add_place_flags,
     add_study_flags,
+    archive_folder,
     count,
     counts,
     distinct,
@@ -18,12 +19,12 @@ from stalegrad.cli.flags import (
     named_by_flag,
     place_of,
 )
-from stalegrad.errors import ConfigError
-from stalegrad.wording import duration, rate
+from stalegrad.io.errors import ConfigError
+from stalegrad.io.wording import duration, rate
 
 if TYPE_CHECKING:
-    from stalegrad.bundles import Progress
-    from stalegrad.cells import Bundle
+    from stalegrad.planning.cells import Bundle
+    from stalegrad.training.bundles import Progress
 
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal for a bar
 
@@ -56,10 +57,10 @@ def add_bundles(commands) -> None:
 
 
 def _write_bundles(options: argparse.Namespace) -> None:
-    from stalegrad.cells import bundles
-    from stalegrad.config import load_preset
-    from stalegrad.files import write_atomically
-    from stalegrad.measured import archived_runs
+    from stalegrad.analysis.archive import archived_runs
+    from stalegrad.io.files import write_atomically
+    from stalegrad.planning.cells import bundles
+    from stalegrad.planning.config import load_preset
 
     runs = distinct(grids_of(options))
     if options.seeds:
@@ -69,7 +70,8 @@ def _write_bundles(options: argparse.Namespace) -> None:
                 f"'--seeds' names {', '.join(map(str, sorted(lacking)))}, which no run of "
                 f"{options.study} at {options.preset} has; `stalegrad cells` lists those there are."
             )
-    known = set() if options.all else archived_runs(options.study, options.archive_folder)
+    archive = archive_folder(options)
+    known = set() if options.all else archived_runs(archive)
     cells = [cell for h, cell in runs.items() if h not in known]
     preset = load_preset(options.preset, options.config_folder)
     if options.bundle_size:
@@ -80,15 +82,15 @@ def _write_bundles(options: argparse.Namespace) -> None:
     samples = sum(cell.samples() for cell in cells)
     print(
         f"{len(cells):,} runs in {len(made):,} bundles, written to {options.output}; "
-        f"{len(runs) - len(cells):,} more are in {options.archive_folder} already.\n"
+        f"{len(runs) - len(cells):,} more are in {archive} already.\n"
         f"{samples:,} samples{_lasting(made)}."
     )
 
 
 def _lasting(bundles: list["Bundle"]) -> str:
     """How long one core of this machine trains them, and by what that is known."""
-    from stalegrad import speed
-    from stalegrad.config import Settings
+    from stalegrad.planning import speed
+    from stalegrad.planning.config import Settings
 
     speeds = speed.measured(Settings(), bundles) if bundles else None
     if speeds is None or speeds.cuda:
@@ -120,7 +122,7 @@ def add_run_bundle(commands) -> None:
 
 
 def _run_bundles(options: argparse.Namespace) -> None:
-    from stalegrad.freshness import can_take
+    from stalegrad.planning.freshness import can_take
 
     read = [_read_bundle(file) for file in options.files]
     bundles = {options.output / f"{bundle.hash}.csv": bundle for bundle in read}
@@ -129,7 +131,7 @@ def _run_bundles(options: argparse.Namespace) -> None:
     if not left:
         return
 
-    from stalegrad.bundles import train_bundle
+    from stalegrad.training.bundles import train_bundle
 
     place = place_of(options)
     with _BundleProgress(list(left.values())) as progress:
@@ -140,7 +142,7 @@ def _run_bundles(options: argparse.Namespace) -> None:
 
 
 def _read_bundle(file: Path) -> "Bundle":
-    from stalegrad.cells import Bundle
+    from stalegrad.planning.cells import Bundle
 
     try:
         text = file.read_text(encoding="utf-8")

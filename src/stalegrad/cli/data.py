@@ -26,7 +26,7 @@ def add_data(commands) -> None:
 
 
 def _fetch_data(options: argparse.Namespace) -> None:
-    from stalegrad.data import SHA256, fetch_dataset
+    from stalegrad.io.datasets import SHA256, fetch_dataset
 
     for name in options.names or SHA256:
         place = fetch_dataset(name, options.data_folder, options.local_data)

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stalegrad.bundles import Place
-    from stalegrad.cells import Cell
+    from stalegrad.planning.cells import Cell
+    from stalegrad.training.bundles import Place
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,18 +63,43 @@ def add_grid_flag(parser: argparse.ArgumentParser) -> None:
 
 def grids_of(options: argparse.Namespace, preset: str | None = None) -> dict[str, list["Cell"]]:
     """The runs of each grid of the study (of those that `--grid` names, where there is one)."""
-    from stalegrad.cells import study_cells
-    from stalegrad.config import load_preset, load_study
+    from stalegrad.planning.cells import study_cells
+    from stalegrad.planning.config import load_preset, load_study
+    from stalegrad.planning.studies import CONTENT
 
-    preset, folder = preset or options.preset, options.config_folder
-    where = str(folder / "studies" / f"{options.study}.yaml")
-    study = load_study(options.study, folder)
-    grids = study_cells(study, preset, load_preset(preset, folder), where)
+    preset, home = preset or options.preset, study_home(options, options.study)
+    where = str(home / CONTENT)
+    settings = load_preset(preset, options.config_folder)
+    grids = study_cells(load_study(home), preset, settings, where)
     wanted = getattr(options, "grid", None) or list(grids)
     for name in wanted:
         if name not in grids:
             raise ConfigError(f"{where}: there is no grid {name!r}; there are {', '.join(grids)}.")
     return {name: grids[name] for name in dict.fromkeys(wanted)}
+
+
+def study_homes(options: argparse.Namespace, *studies: str) -> dict[str, Path]:
+    """Name -> folder of the studies of that name, or of all, where the configuration looks for
+    them."""
+    from stalegrad.planning import config
+
+    folder = options.config_folder
+    file = folder / "config.yaml"
+    values = config.read_yaml(file) if file.exists() else {}
+    settings = config.load_settings(values | {"studies": list(studies) or None}, str(file))
+    return config.study_homes(settings, folder)
+
+
+def study_home(options: argparse.Namespace, study: str) -> Path:
+    """The folder of a study."""
+    return study_homes(options, study)[study]
+
+
+def archive_folder(options: argparse.Namespace) -> Path:
+    """The archive of the study: the one that the flag names, else its own."""
+    from stalegrad.planning.studies import archive_of
+
+    return options.archive_folder or archive_of(study_home(options, options.study))
 
 
 def distinct(grids: Mapping[str, list["Cell"]]) -> dict[str, "Cell"]:
@@ -86,9 +111,8 @@ def add_archive_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--archive-folder",
         type=Path,
-        default=Path("measured"),
         metavar="DIR",
-        help="default: measured",
+        help="of the study's archived runs; default: the folder `measured` of the study",
     )
 
 
@@ -116,8 +140,8 @@ def add_place_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def place_of(options: argparse.Namespace) -> "Place":
-    from stalegrad.backends import resolve_device
-    from stalegrad.bundles import Place
+    from stalegrad.training.backends import resolve_device
+    from stalegrad.training.bundles import Place
 
     with named_by_flag({"device": "--device"}):
         device = resolve_device(options.device)

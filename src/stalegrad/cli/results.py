@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from stalegrad.cli.flags import add_config_flag, examples
-from stalegrad.errors import ConfigError
+from stalegrad.cli.flags import add_config_flag, examples, study_homes
+from stalegrad.io.errors import ConfigError
 
 
 def add_figure(commands) -> None:
@@ -24,27 +24,26 @@ def add_figure(commands) -> None:
 
 
 def _draw(options: argparse.Namespace) -> None:
-    from stalegrad.config import Settings, load_study, study_names
+    from stalegrad.planning.config import load_study
 
-    folder = options.config_folder
     figures = {
-        f"{study}_{name}": (study, name, product.make)
-        for study in study_names(Settings(), folder)
-        for name, product in load_study(study, folder).figures.items()
+        f"{study}_{name}": (home, name, product.make)
+        for study, home in study_homes(options).items()
+        for name, product in load_study(home).figures.items()
     }
     if options.name not in figures:
         raise ConfigError(f"There is no figure {options.name!r}; there are {', '.join(figures)}.")
     if options.output.suffix not in (".pdf", ".png"):
         raise ConfigError(f"'--output' is {options.output}; it must end in .pdf or .png.")
 
-    from stalegrad.figures.style import save, style
-    from stalegrad.products import maker
-    from stalegrad.results import StudyResults
+    from stalegrad.analysis.products import maker
+    from stalegrad.analysis.results import StudyResults
+    from stalegrad.analysis.style import save, style
 
-    study, name, make = figures[options.name]
-    results = StudyResults(study, options.results.name, options.results / study)
+    home, name, make = figures[options.name]
+    results = StudyResults(home, options.results.name, options.results / home.name)
     with style():
-        save(maker("figures", study, name, make)(results), options.output)
+        save(maker("figures", home, name, make)(results), options.output)
     print(options.output)
 
 
@@ -70,7 +69,7 @@ def add_verdicts(commands) -> None:
 
 
 def _show_verdicts(options: argparse.Namespace) -> None:
-    from stalegrad.results import read_csv
+    from stalegrad.analysis.results import read_csv
 
     verdicts = read_csv(options.file, "study", "claim", "verdict")
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ

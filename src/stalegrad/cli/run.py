@@ -16,7 +16,7 @@ from stalegrad.cli.flags import (
     named_by_flag,
     place_of,
 )
-from stalegrad.wording import rate
+from stalegrad.io.wording import rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +60,10 @@ def add_run(commands, arguments: Sequence[str] | None) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from stalegrad.bundles import train_bundle
-    from stalegrad.cells import Bundle
-    from stalegrad.freshness import can_take
-    from stalegrad.results import read_csv
+    from stalegrad.analysis.results import read_csv
+    from stalegrad.planning.cells import Bundle
+    from stalegrad.planning.freshness import can_take
+    from stalegrad.training.bundles import train_bundle
 
     cell = cell_of(options)
     bundle = Bundle((cell,))
@@ -114,8 +114,8 @@ def _metrics(history: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _summary(output: Path) -> str:
-    from stalegrad.files import provenance_path
-    from stalegrad.results import read_csv
+    from stalegrad.analysis.results import read_csv
+    from stalegrad.io.files import provenance_path
 
     last = read_csv(output).iloc[-1]
     about = json.loads(provenance_path(output).read_text(encoding="utf-8"))

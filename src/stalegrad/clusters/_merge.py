@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stalegrad.compiled import compiled
-from stalegrad.compute_times import Distribution
+from stalegrad.io.compiled import compiled
+from stalegrad.staleness.compute_times import Distribution
 
 # As many rounds as a worker likes; more than any simulation serves.
 ENDLESS = np.iinfo(np.int64).max

@@ -7,9 +7,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from stalegrad.clusters import _merge
 from stalegrad.clusters._profiles import Profile, seconds_per_gradient
-from stalegrad.compute_times import ComputeTime, Constant
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
+from stalegrad.staleness.compute_times import ComputeTime, Constant
 
 
 @spec

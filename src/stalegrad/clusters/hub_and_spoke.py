@@ -9,9 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from stalegrad.clusters import _merge
 from stalegrad.clusters._staleness import StalenessSample
-from stalegrad.compute_times import ComputeTime
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
+from stalegrad.staleness.compute_times import ComputeTime
 
 
 @spec

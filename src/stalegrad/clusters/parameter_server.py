@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from stalegrad.compiled import compiled
+from stalegrad.io.compiled import compiled
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
 

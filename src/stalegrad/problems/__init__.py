@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stalegrad.errors import ConfigError
+from stalegrad.io.errors import ConfigError
 from stalegrad.specs import name_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Problem(Protocol):
     """What a module of this package defines: a `spec` with these methods."""
 
     def datasets(self) -> tuple[str, ...]:
-        """Names of the data sets it reads, as `stalegrad.data` knows them."""
+        """Names of the data sets it reads, as `io.datasets` knows them."""
 
     def samples(self) -> int:
         """Rows of the training set, known without loading them."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stalegrad.data import Dataset, load_dataset
+from stalegrad.io.datasets import Dataset, load_dataset
 from stalegrad.problems import Task, Together
 from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec

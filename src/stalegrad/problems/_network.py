@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from stalegrad.partitions import WEIGHTS, generator
+from stalegrad.data_order import WEIGHTS, generator
 
 if TYPE_CHECKING:
     from torch import Tensor

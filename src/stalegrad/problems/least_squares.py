@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from stalegrad.partitions import SYNTHETIC, generator
+from stalegrad.data_order import SYNTHETIC, generator
 from stalegrad.problems import Task
 from stalegrad.problems._synthetic import (
     SyntheticProblem,

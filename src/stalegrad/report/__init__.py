@@ -6,13 +6,12 @@ beside a copy of the prose and typesets it. Whatever has not been made yet is sa
 its place.
 """
 
-import os
 import shutil
 from pathlib import Path
 
-from stalegrad.errors import ResultError
-from stalegrad.files import replaced, write_atomically
-from stalegrad.plan import Plan
+from stalegrad.io.errors import ResultError
+from stalegrad.io.files import replaced, write_atomically
+from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import typeset
 from stalegrad.report.pages import pages
 from stalegrad.report.values import collect_values, published_grids, used_keys, values_tex
@@ -37,8 +36,12 @@ def build_report(plan: Plan, results_folder: Path, paper_folder: Path = Path("pa
 
 def write_sources(plan: Plan, results_folder: Path, paper_folder: Path) -> Path:
     """Write `results_folder/report` anew: the prose and, beside it, all that is generated."""
-    prose = sorted(path for pattern in _SOURCES for path in paper_folder.glob(pattern))
-    if paper_folder / "report.tex" not in prose:
+    prose = {
+        path.relative_to(paper_folder).as_posix(): path.read_text("utf-8")
+        for pattern in _SOURCES
+        for path in sorted(paper_folder.glob(pattern))
+    }
+    if "report.tex" not in prose:
         raise ResultError(
             f"{paper_folder / 'report.tex'} is not there; the report is typeset from it. Give the "
             f"command in the project's own folder."
@@ -46,18 +49,27 @@ def write_sources(plan: Plan, results_folder: Path, paper_folder: Path) -> Path:
     folder = results_folder / "report"
     # Nothing of an earlier configuration may be left to be found by LaTeX.
     shutil.rmtree(folder, ignore_errors=True)
-    for path in prose:
-        copy = folder / path.relative_to(paper_folder)
-        os.makedirs(copy.parent, exist_ok=True)
-        shutil.copyfile(path, copy)
+    prose = _with_studies(prose, plan)
+    for name, text in prose.items():
+        write_atomically(folder / name, text)
     published = published_grids(plan)
     values = collect_values(plan, published, results_folder)
-    texts = {path.relative_to(paper_folder).as_posix(): path.read_text("utf-8") for path in prose}
-    named = used_keys(text for name, text in texts.items() if name.endswith(".tex"))
+    named = used_keys(text for name, text in prose.items() if name.endswith(".tex"))
     write_atomically(folder / "values.tex", values_tex(values, named))
     # Every key there is, for who writes prose.
     listing = "".join(f"{key}\t{value}\n" for key, value in values.items())
     write_atomically(folder / "values.tsv", listing)
-    for name, text in pages(plan, published, results_folder, texts).items():
+    for name, text in pages(plan, published, results_folder, prose).items():
         write_atomically(folder / name, text)
     return folder
+
+
+def _with_studies(prose: dict[str, str], plan: Plan) -> dict[str, str]:
+    """The prose, the section that each study has, and the references that it adds."""
+    prose = dict(prose)
+    for study, home in plan.homes.items():
+        if (section := home / "section.tex").exists():
+            prose[f"sections/{study}.tex"] = section.read_text("utf-8")
+        if (references := home / "references.bib").exists():
+            prose["references.bib"] += references.read_text("utf-8")
+    return prose

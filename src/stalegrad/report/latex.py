@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from stalegrad.errors import ResultError
+from stalegrad.io.errors import ResultError
 
 _GREEK = dict(
     zip(

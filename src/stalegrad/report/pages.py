@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from stalegrad.claims import VERDICTS
-from stalegrad.config import Product
-from stalegrad.plan import Plan
+from stalegrad.analysis.claims import VERDICTS
+from stalegrad.io.wording import duration
+from stalegrad.planning.config import Product
+from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import code, escape
 from stalegrad.report.values import (
     Grids,
@@ -20,7 +21,6 @@ from stalegrad.report.values import (
     short,
     shown,
 )
-from stalegrad.wording import duration
 
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stalegrad.cells import Cell
-from stalegrad.claims import COLUMNS, VERDICTS
-from stalegrad.config import load_preset
-from stalegrad.errors import ResultError
-from stalegrad.files import ARCHIVE, provenance_path
-from stalegrad.plan import Plan
+from stalegrad.analysis.claims import COLUMNS, VERDICTS
+from stalegrad.analysis.results import read_csv
+from stalegrad.io.errors import ResultError
+from stalegrad.io.files import provenance_path
+from stalegrad.io.wording import duration
+from stalegrad.planning.cells import Cell
+from stalegrad.planning.config import load_preset
+from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import code, escape
-from stalegrad.results import read_csv
-from stalegrad.wording import duration
 
 Grids = Mapping[str, Mapping[str, list[Cell]]]
 
@@ -261,7 +261,7 @@ def provenance(plan: Plan, study: str, results_folder: Path) -> pd.DataFrame:
         path = provenance_path(results_folder / study / "bundles" / f"{bundle}.csv")
         if path.exists():
             rows.append(json.loads(path.read_text("utf-8")))
-    archived = [ARCHIVE / study / "provenance.csv"] if plan.archived(study) else []
+    archived = [plan.archive(study) / "provenance.csv"] if plan.archived(study) else []
     frames = [pd.DataFrame(rows), *map(read_if_there, archived)]
     return pd.concat([f for f in frames if len(f)] or [pd.DataFrame()], ignore_index=True)
 

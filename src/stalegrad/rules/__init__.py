@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 State = dict[str, "Tensor"]
 # Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans.
 Numbers = Mapping[str, "Tensor | bool"]
-# The rule as a kernel takes it: fields of `stalegrad.kernels.calls.Stretch`.
+# The rule as a kernel takes it: fields of `training.kernels.calls.Stretch`.
 KernelForm = Mapping[str, "float | Tensor | None"]
 # What a step is made of beside the learning rate of each arrival, which is data to a kernel.
 STEPS = ("numbers", "init", "correct", "update")
@@ -63,7 +63,7 @@ class Rule:
         """This rule as the kernels know it, with the tensors of its state that they change.
 
         Only a rule whose steps kernels/replay.h has (SGD, DC-ASGD, Adam) defines it; all others are
-        stepped by `stalegrad.replay`. It holds for the class that defines it and for subclasses
+        stepped by `training.replay`. It holds for the class that defines it and for subclasses
         that change none of STEPS: see `has_kernel_form`.
         """
         raise NotImplementedError

@@ -1,0 +1,137 @@
+"""Whether runs that are trained again agree with those that are archived.
+
+Vector instructions decide in which order sums are taken, and so the last digits. In a cell that
+learns, training forgets these; at the edge of collapse they decide what becomes of a run, as its
+seed does. Rounding is one more seed, so which cells are steady is told by the seeds:
+
+- A cell is steady where at least `SEEDS` seeds of it are archived, none of them diverged, and at
+  every epoch of the whole history the seeds lie within `Rule.steady` of each other, in each measure
+  of how well they do.
+- What is recorded of a run of a steady cell, trained again, agrees where it lies within
+  `Rule.share` of the seeds' spread at that epoch from what is archived, or within `Rule.least`.
+  So a run may be what another seed could have been, and no more.
+- Of the other cells only the schedule is compared: arrivals, clock and staleness, which no rounding
+  of gradients reaches.
+
+One epoch of one seed cannot tell: at the edge a run may have learned after an epoch, and learn on,
+where another has collapsed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from stalegrad.planning.cells import Cell
+
+SEEDS = 3  # the seeds of the paper preset
+SCHEDULE = ("updates", "simulated_seconds", "mean_staleness", "max_staleness")
+DIGITS = 1e-8  # of a CSV, which has nine
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a column of the history is held to; shares of its archived mean over seeds.
+
+    steady: the most that seeds of a steady cell differ by; None where it is not asked. share: of
+    their difference, how much a run may differ from what is archived; least: what it always may.
+    """
+
+    steady: float | None
+    share: float
+    least: float
+
+
+# A network amplifies roundings for a while even where it learns. In 18 steady cells of jain2018 and
+# lamour2023 the accuracy after an epoch with AVX2 differs from that with AVX-512 by 0.08 of the
+# seeds' spread (the median), and by 0.92 at the most. 0.005 of accuracy is twice the deviation of a
+# share of 0.95 of 10,000 images. On problems with one minimiser every step shrinks roundings, and
+# 0.001 is far more than they come to.
+RULES = {
+    "test_accuracy": Rule(steady=0.05, share=1.0, least=0.005),
+    "test_loss": Rule(steady=None, share=1.0, least=0.03),
+    "train_loss": Rule(steady=None, share=1.0, least=0.02),
+    "error": Rule(steady=1.0, share=0.0, least=0.001),
+    "loss": Rule(steady=1.0, share=0.0, least=0.001),
+    "excess_loss": Rule(steady=1.0, share=0.0, least=0.001),
+}
+
+
+def groups_of(cells: Iterable[Cell]) -> dict[str, str]:
+    """Run -> a name that it shares with the runs that differ from it in their seed alone."""
+    return {cell.hash: replace(cell, seed=1).hash for cell in cells}
+
+
+def steady_cells(history: pd.DataFrame, cells: Iterable[Cell]) -> set[str]:
+    """The runs of steady cells among `cells`: see above.
+
+    history: of archived runs, one row a run and epoch, as `measured.archived_history` reads it.
+    """
+    groups = groups_of(cells)
+    rows = history[history["run"].isin(groups)]
+    by_seed = rows.assign(group=rows["run"].map(groups)).groupby("group")
+    steady = (by_seed["run"].nunique() >= SEEDS) & ~by_seed["diverged"].any()
+    seen = pd.Series(False, index=steady.index)
+    for column in _columns(rows):
+        if (most := RULES[column].steady) is not None:
+            spread = _spread(rows, groups, column).groupby("group").max()
+            told = spread.reindex(steady.index)
+            steady &= told.isna() | (told <= most)
+            seen |= told.notna()
+    return {run for run, group in groups.items() if (steady & seen).get(group, False)}
+
+
+def agreement(
+    archived: pd.DataFrame, fresh: pd.DataFrame, cells: Iterable[Cell]
+) -> dict[str, list[str]]:
+    """Run -> what speaks against it, a sentence each, of every run of `cells` in `fresh`.
+
+    archived: the history of all seeds of these cells; fresh: rows of the same columns, of the first
+    epochs at least, and not necessarily all columns. Raises KeyError where a fresh run is not
+    archived.
+    """
+    cells = list(cells)
+    groups, steady = groups_of(cells), steady_cells(archived, cells)
+    there = archived.set_index(["run", "epoch"])
+    allowed = {column: _allowed(archived, groups, column) for column in _columns(archived)}
+    found: dict[str, list[str]] = {run: [] for run in groups if run in set(fresh["run"])}
+    for row in fresh[fresh["run"].isin(groups)].to_dict("records"):
+        run, epoch = row["run"], row["epoch"]
+        was = there.loc[(run, epoch)]
+        for column in sorted(row.keys() & {*SCHEDULE, *(allowed if run in steady else ())}):
+            most = DIGITS * abs(was[column])
+            if column in allowed:
+                most = allowed[column].get((groups[run], epoch), np.nan)
+            if np.isnan(most) or abs(row[column] - was[column]) <= most:
+                continue
+            found[run].append(
+                f"{column} is {row[column]:.6g} after epoch {epoch:g}, and {was[column]:.6g} in "
+                f"the archive; {most:.2g} is allowed."
+            )
+        if run in steady and not set(allowed) & {k for k, v in row.items() if v == v}:
+            found[run].append(f"nothing that can be compared is recorded after epoch {epoch:g}.")
+    return found
+
+
+def _columns(history: pd.DataFrame) -> list[str]:
+    """Those that a rule is made for."""
+    return [column for column in RULES if column in history]
+
+
+def _spread(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.Series:
+    """By group and epoch, the seeds' range as a share of their mean; NaN where nothing is known."""
+    seeds = _by_epoch(history, groups, column)
+    return (seeds.max() - seeds.min()) / seeds.mean().abs()
+
+
+def _allowed(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.Series:
+    """By group and epoch, how far a run may lie from what is archived."""
+    rule, seeds = RULES[column], _by_epoch(history, groups, column)
+    least = rule.least * seeds.mean().abs()
+    return np.maximum(rule.share * (seeds.max() - seeds.min()), least)
+
+
+def _by_epoch(history: pd.DataFrame, groups: dict[str, str], column: str):
+    rows = history[history["run"].isin(groups)]
+    return rows.assign(group=rows["run"].map(groups)).groupby(["group", "epoch"])[column]

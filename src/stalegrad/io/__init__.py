@@ -1,0 +1,1 @@
+"""Files, messages and data sets: what all the rest stands on."""

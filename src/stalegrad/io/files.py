@@ -1,0 +1,193 @@
+"""Writing results: beside their place and renamed, so that a file is there whole or not at all."""
+
+import errno
+import fcntl
+import glob
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from stalegrad.io.errors import LockedError, OutputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_HERE = socket.gethostname().partition(".")[0]
+# No space, over quota, over a limit on sizes, read-only, not allowed: what a user can put right.
+_UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
+
+
+def provenance_path(output: Path) -> Path:
+    """Where the provenance of the bundle at `output` stands."""
+    return output.with_name(output.name + ".provenance.json")
+
+
+def is_trained(output: Path) -> bool:
+    """Both files of a bundle are there; the provenance is the last thing that training writes."""
+    return output.exists() and provenance_path(output).exists()
+
+
+def archived_runs(archive: Path) -> set[str]:
+    """Hashes of the runs that the archive of a study holds (see `analysis.archive`)."""
+    path = archive / "runs.txt"
+    return set(path.read_text().split()) if path.exists() else set()
+
+
+def archived_folder(archive: Path, kind: str, content: str) -> Path:
+    """Where the archive of a study keeps a trajectory or landscape (`kind`) of that hash."""
+    return archive / kind / content
+
+
+def is_kept(folder: Path) -> bool:
+    """All files of that trajectory or landscape are there: see `analysis.archive.keep`."""
+    return (folder / "provenance.json").exists()
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    """A result table as every CSV has it: nine digits, so that equal results are equal bytes."""
+    return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; takes its place when the block ends without an error.
+
+    What a process that was killed left there is removed. Raises OutputError where the disk is full
+    or may not be written to; `path` is then as it was.
+    """
+    beside = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.part")
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        try:
+            yield beside
+            os.replace(beside, path)
+        finally:
+            with suppress(OSError):  # the error that led here says more
+                beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """A full disk, or one that may not be written to, as an OutputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}. Free some space there, or name a folder "
+            f"that can be written to, and give the same command again; what is done is kept."
+        ) from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove parts of `path` whose writer is gone; of another machine's, those a day old."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        host, _, pid = part.name.removeprefix(f".{path.name}.").removesuffix(".part").partition(".")
+        with suppress(OSError, ValueError):  # removed by another, or not one of ours
+            gone = not _alive(int(pid)) if host == _HERE else _is_older(part, 86_400)
+            if gone:
+                part.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    return time.time() - path.stat().st_mtime > seconds
+
+
+@contextmanager
+def held(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock on `path`, so that no other process works on it at the same time.
+
+    The lock is the operating system's, on a file beside `path`: it ends with the process that holds
+    it, however that ends. Where another has it, say so and wait if told to, else raise LockedError;
+    both name that process. On a file system without locks nothing is held.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(file, path, wait)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        lock.close()
+
+
+def _locked(file: Path, path: Path, wait: bool) -> IO[str]:
+    while True:
+        lock = open(file, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            said = f"{path} is being worked on by {lock.read() or 'another process'}"
+            if not wait:
+                lock.close()
+                raise LockedError(
+                    f"{said}; wait for it to end, or end it, and give the command again."
+                ) from None
+            print(f"note: {said}; waiting for it.", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        if _is_still_there(file, lock):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {_HERE}")
+            lock.flush()
+            return lock
+        lock.close()
+
+
+def _is_still_there(file: Path, lock: IO[str]) -> bool:
+    """Its last holder may have removed the file between our opening and our locking it."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(lock.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def bring_to_now(*folders: Path) -> None:
+    """Date the files below `folders` that are of the future, as a clock that was set back leaves
+    them, to just before now, in the order they had; those that may not be changed stay as they are.
+    """
+    now = time.time_ns()
+    dates = {}
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):  # a link to nothing, or removed by another
+            dates[path] = path.stat().st_mtime_ns
+    late = sorted({date for date in dates.values() if date > now}, reverse=True)
+    before_now = {date: 1_000 * i for i, date in enumerate(late)}  # nanoseconds
+    for path, date in dates.items():
+        with suppress(OSError):
+            if date > now:
+                os.utime(path, ns=(now, now - before_now[date]))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    with replaced(path) as beside:
+        beside.write_bytes(content)

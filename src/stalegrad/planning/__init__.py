@@ -1,0 +1,1 @@
+"""From configuration to the plan of all that is to be made."""

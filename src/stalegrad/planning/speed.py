@@ -1,0 +1,217 @@
+"""How long training takes on this machine: what `training.timing` measured, and what follows.
+
+The measurement is kept beside the compiled kernels, and is of one build of them, one processor, one
+PyTorch and one choice of backend: a home folder that several machines share holds one for each.
+Reading it imports neither torch nor pandas.
+
+A step of a run takes a time that is known at some sizes of it, a size being minibatch times
+weights, and is interpolated between them: a kernel computes whole tiles of images, so that small
+minibatches cost more a sample. Runs that are not stepped inside a kernel share the time that the
+calls of PyTorch around a step take. At the end of an epoch each run is evaluated.
+"""
+
+import hashlib
+import heapq
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from stalegrad import specs
+from stalegrad.io.files import write_atomically
+from stalegrad.io.wording import duration
+from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.config import Settings
+from stalegrad.problems import runs_in_step
+from stalegrad.training import kernels
+
+KERNELS = ("lenet5", "large_cnn", "linear_model", "chain")
+TIMED = ("lenet5", "large_cnn", "chain", "least_squares", "linear_regression")
+# A job is Snakemake started anew and a script that imports PyTorch, which take about the same.
+STARTS_A_JOB = 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one core takes for a problem, in seconds.
+
+    instructions: vector instructions, those of the kernel where `backend` is `cpu`, else PyTorch's.
+    reason: why there is no kernel, as half a sentence; '' where there is one or none is asked for.
+    steps: sizes of a step (minibatch times weights), going up, each with the seconds of a run.
+    alone: the size up to which a run steps alone, inside a kernel.
+    call: of the calls around a step, shared by the runs that are stepped together.
+    epoch: of evaluating and recording a run once, and `sample`, for each test sample, besides.
+    rate, torch_rate: samples a second at the middle one of `steps`, and without a kernel.
+    """
+
+    backend: str
+    instructions: str
+    reason: str
+    steps: tuple[tuple[int, float], ...]
+    alone: int
+    call: float
+    epoch: float
+    sample: float
+    rate: float
+    torch_rate: float
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as PyTorch it takes."""
+        return self.torch_rate / self.rate
+
+    def step(self, size: int) -> float:
+        """Of one run; beyond the largest size in proportion to it."""
+        (least, seconds), (most, longest) = self.steps[0], self.steps[-1]
+        if size <= least:
+            return seconds
+        for (a, low), (b, high) in pairwise(self.steps):
+            if size <= b:
+                return low + (high - low) * (size - a) / (b - a)
+        return longest * size / most
+
+    def cell(self, cell: Cell, together: int) -> float:
+        """Of a run that is stepped in a bundle where so many are stepped together."""
+        size = cell.batch_size * cell.problem.parameters()
+        steps = cell.samples() / cell.batch_size
+        a_step = self.step(size)
+        if size > self.alone or cell.rule.clip_norm is not None:
+            a_step += self.call / together
+        tested = getattr(cell.problem, "test_samples", 0)
+        return steps * a_step + cell.epochs * (self.epoch + tested * self.sample)
+
+    def bundle(self, bundle: Bundle) -> float:
+        """Seconds of one core."""
+        together = min(runs_in_step(bundle.cells[0].problem.parameters()), len(bundle.cells))
+        return sum(self.cell(cell, together) for cell in bundle.cells)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """start: seconds until a script has imported what it trains with. problems: by their name.
+    cuda: training is on a GPU, of which nothing is known before it has begun."""
+
+    start: float
+    cuda: bool
+    problems: Mapping[str, Speed]
+
+    def covers(self, bundles: Iterable[Bundle]) -> bool:
+        """Whether the time of all of these bundles follows from it."""
+        return not self.cuda and {problem_of(b) for b in bundles} <= self.problems.keys()
+
+    def seconds(self, bundle: Bundle) -> float:
+        """About how long one core trains this bundle, which it `covers`."""
+        return self.problems[problem_of(bundle)].bundle(bundle)
+
+
+def read(settings: Settings) -> Speeds | None:
+    """What has been measured here; None where nothing has, or where it cannot be read."""
+    try:
+        values = json.loads(_file(settings).read_text())
+        problems = {
+            name: Speed(**each | {"steps": tuple(map(tuple, each["steps"]))})
+            for name, each in values["problems"].items()
+        }
+        return Speeds(float(values["start"]), bool(values["cuda"]), problems)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, kernels.KernelUnavailable):
+        return None
+
+
+def write(settings: Settings, speeds: Speeds) -> None:
+    """Keep `speeds` for `read`. Raises KernelUnavailable where there is no folder for it."""
+    write_atomically(_file(settings), json.dumps(asdict(speeds), indent=1) + "\n")
+
+
+def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
+    """What is known of this machine once all that `bundles` need has been measured, which takes
+    some seconds the first time; kernels that are compiled for it are named on the error stream.
+    None where it cannot be measured: there is no PyTorch, or a problem that is not `TIMED`."""
+    bundles = list(bundles)
+    names = {problem_of(bundle) for bundle in bundles}
+    found = read(settings)
+    if _suffices(found, bundles):
+        return found
+    if not names <= set(TIMED) or importlib.util.find_spec("torch") is None:
+        return None
+    # In a process of its own, like a job's: it tells how long one takes to start, and this one need
+    # not hold PyTorch.
+    command = [sys.executable, "-m", "stalegrad.training.timing"]
+    subprocess.run([*command, settings.device, settings.backend, *sorted(names)], check=False)
+    found = read(settings)
+    return found if _suffices(found, bundles) else None
+
+
+def _suffices(speeds: Speeds | None, bundles: Iterable[Bundle]) -> bool:
+    return speeds is not None and (speeds.cuda or speeds.covers(bundles))
+
+
+def problem_of(bundle: Bundle) -> str:
+    """The name of its problem."""
+    return specs.name_of(bundle.cells[0].problem)
+
+
+def _file(settings: Settings) -> Path:
+    return kernels.cache_folder() / f"speed-{_key(settings)}.json"
+
+
+def _key(settings: Settings) -> str:
+    """Changes with what decides how long training takes, and with how that is measured."""
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch = ""
+    here = Path(__file__)
+    parts = [
+        *(kernels.fingerprint(name) for name in KERNELS),
+        *(torch, settings.device, settings.backend),
+        *(path.read_text() for path in (here, here.with_name("timing.py"))),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+# ---- what is said before training ----
+
+
+def lasting(seconds: Iterable[float], places: int) -> float:
+    """Seconds until jobs that take `seconds` are done, so many at once, the longest first."""
+    ends = [0.0] * places
+    for each in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends)
+
+
+def slowed(names: Iterable[str], speeds: Speeds, seconds: Mapping[str, float]) -> list[str]:
+    """Sentences about the problems that are trained more slowly than they could be.
+
+    seconds: of one core that each problem takes.
+    """
+    lacking: dict[str, list[str]] = {}
+    said = []
+    for name in names:
+        speed, took = speeds.problems[name], duration(seconds[name])
+        if speed.reason:
+            lacking.setdefault(speed.reason, []).append(f"{name} (about {took} of one core)")
+        elif speed.slowdown > 1:
+            spared = duration(seconds[name] / speed.slowdown)
+            said.append(
+                f"the kernel of {name} takes {speed.slowdown:.1f} times as long as PyTorch here, "
+                f"about {took} of one core; with `--config backend=torch` it is about {spared}."
+            )
+    for reason, which in lacking.items():
+        said.append(
+            f"trained by PyTorch: {', '.join(which)}. The fused kernels, which are several times "
+            f"as fast, are not used, because {reason}."
+        )
+    return said
+
+
+def described(name: str, speeds: Speeds) -> str:
+    """'lenet5 78,000 samples/s a core, AVX-512 kernel'"""
+    speed = speeds.problems[name]
+    how = "kernel" if speed.backend == "cpu" else "PyTorch"
+    return f"{name} {round(speed.rate, -2):,.0f} samples/s a core, {speed.instructions} {how}"

@@ -1,0 +1,57 @@
+"""What the notebooks share: a study's results, showing them, and saying what is not there."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from stalegrad.analysis.results import StudyResults
+from stalegrad.analysis.style import style
+from stalegrad.io.errors import ResultError
+
+
+def open_results(home: str | Path) -> StudyResults:
+    """The results of the study in the folder `home`, at the preset and in the folder that the
+    environment names: STALEGRAD_PRESET (`quick` where it is not set) and STALEGRAD_RESULTS
+    (`results`). STALEGRAD_STUDY names another folder of the study.
+    """
+    home = Path(os.environ.get("STALEGRAD_STUDY", home))
+    preset = os.environ.get("STALEGRAD_PRESET", "quick")
+    folder = Path(os.environ.get("STALEGRAD_RESULTS", "results"))
+    return StudyResults(home, preset, folder / preset / home.name)
+
+
+@contextmanager
+def as_far_as_made() -> Iterator[None]:
+    """Inside, figures look like the report's; results that are not there end it with a sentence.
+
+    So do cells that a thinned grid leaves out, and results older than the code.
+    """
+    try:
+        with style():
+            yield
+    except (ResultError, LookupError) as error:
+        said = " ".join(str(error).split())
+        print(f"Not shown, because the results it needs are not there ({said}).")
+
+
+def show(what: Any) -> None:
+    """Display a figure (as a picture, whatever matplotlib's backend), a table or anything else."""
+    from IPython.display import Image, display
+
+    if not isinstance(what, Figure):
+        shown = {"max_colwidth": None, "max_columns": None, "float_format": "{:.5g}".format}
+        options = [part for name, value in shown.items() for part in (f"display.{name}", value)]
+        with pd.option_context(*options):
+            display(what)
+        return
+    picture = io.BytesIO()
+    what.savefig(picture, format="png")
+    pyplot.close(what)
+    display(Image(picture.getvalue(), width=100 * what.get_figwidth()))

@@ -1,0 +1,1 @@
+"""Distributions of compute times, and what renewal theory says of staleness."""

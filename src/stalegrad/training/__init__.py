@@ -1,0 +1,1 @@
+"""From schedules to trained runs: replay, bundles, backends and kernels."""

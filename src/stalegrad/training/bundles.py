@@ -1,0 +1,538 @@
+"""Train a bundle: from cells to one CSV, safe to kill, the same bytes every time."""
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from stalegrad.data_order import (
+    CLUSTER,
+    DataOrder,
+    IndependentOrder,
+    Order,
+    generator,
+    split,
+)
+from stalegrad.io.errors import ConfigError
+from stalegrad.io.files import (
+    csv_text,
+    held,
+    provenance_path,
+    replaced,
+    write_atomically,
+)
+from stalegrad.planning.cells import Bundle, Cell, lockstep_key
+from stalegrad.planning.freshness import is_fresh, training_code
+from stalegrad.problems import Task, load_task
+from stalegrad.training import memory, replay, stepping
+from stalegrad.training.backends import Backend, make_backend, resolve_device
+from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
+from stalegrad.training.machine import describe_machine, settled_torch, vector_instructions
+from stalegrad.training.replay import Run, State
+
+if TYPE_CHECKING:
+    from stalegrad.planning.config import Settings
+
+# The most that saving may take of the time. What is saved grows with every epoch of every run.
+SAVING_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a bundle is trained; none of it is part of what is trained."""
+
+    data_folder: Path
+    device: str = "auto"
+    backend: str = "auto"
+    threads: int = 1
+
+    @classmethod
+    def of(cls, settings: "Settings", threads: int) -> "Place":
+        return cls(Path(settings.data_folder), settings.device, settings.backend, threads)
+
+    def threads_on(self, device: torch.device) -> int:
+        """`threads` go over runs on a CPU; a GPU is kept busy by one, which alone can capture."""
+        return self.threads if device.type == "cpu" else 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a bundle is: told after every epoch, or every stretch of one that is recorded.
+
+    done, total: epochs (or stretches) over all runs; what a diverged run had left counts as done.
+    computed: those that were trained. seconds: since the beginning.
+    """
+
+    done: int
+    total: int
+    computed: int
+    seconds: float
+    _bundle: Bundle
+    _parts: "list[Part]"
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """So far; made when asked for, since it is long after many epochs of many runs."""
+        return _history(self._bundle, self._parts)
+
+
+def train_bundle(
+    bundle: Bundle,
+    output: Path,
+    place: Place,
+    report: Callable[[Progress], None] | None = None,
+    *,
+    weights: Path | None = None,
+) -> None:
+    """Train the runs of `bundle` and write their history to `output`.
+
+    `output` (CSV) has one row a run and epoch: run, epoch, updates, simulated_seconds,
+    mean_staleness and max_staleness (just before the update, so far), train_loss, the problem's
+    metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
+    row and leaves the bundle. Beside it `<output>.provenance.json` says on what and how long.
+
+    Where the bundle has `per_epoch`, there is a row for the start too, which has no train_loss;
+    `epoch` goes up in fractions, train_loss is of the stretch since the row before, and the cells'
+    columns follow the run.
+
+    weights: write here (npz) the array `weights` [rows, P] (float32), those of each row.
+
+    Runs that do not fit into memory side by side are trained one after another. Raises ConfigError
+    where one run alone does not fit.
+
+    The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
+    time; a call that finds it goes on from there. All files are written beside their place and
+    renamed. Where another process is at the same output, this one waits for it, and has nothing
+    left to do when that has finished it.
+    """
+    device = resolve_device(place.device)
+    threads = place.threads_on(device)
+    with settled_torch(device):
+        task = load_task(bundle.cells[0].problem, place.data_folder, device, torch.float32)
+        backend = make_backend(place.backend, task)
+        instructions = vector_instructions(backend.name, task.name, device)
+        free = memory.free_megabytes(device)
+        room = math.inf if free is None else memory.SHARE * free
+        plans = _plan_parts(bundle, task, backend, room)
+        before = is_fresh(output, bundle)
+        with held(output, wait=True):
+            if is_fresh(output, bundle) and not before:
+                return
+            checkpoint = Checkpoint.beside(
+                output,
+                bundle,
+                plans,
+                f"{backend.name} on {device.type} with {instructions}",
+                weights is not None,
+            )
+            begun, seconds = checkpoint.read(plans, device) or (
+                [Part.of(plan, weights is not None) for plan in plans],
+                0.0,
+            )
+            start = time.monotonic() - seconds  # as if there had been no kill
+            parts, saving = begun, _Saving(checkpoint)
+            for parts in _epochs(task, backend, bundle, begun, room, threads):
+                seconds = time.monotonic() - start
+                if report:
+                    report(_progress(bundle, parts, seconds))
+                if not all(part.done for part in parts) and saving.is_due():
+                    saving.save(parts, seconds)
+            provenance = describe_machine(device) | {
+                "backend": backend.name,
+                "instructions": instructions,
+                "threads": threads,
+                "bundle": bundle.hash,
+                "code": training_code(bundle.cells),
+                "runs": len(bundle.cells),
+                "samples": _samples_trained(parts),
+                "wall_seconds": round(seconds, 3),
+            }
+            _write(bundle, parts, output, weights, provenance)
+            checkpoint.remove()
+
+
+def _write(
+    bundle: Bundle,
+    parts: list["Part"],
+    output: Path,
+    weights: Path | None,
+    provenance: dict[str, Any],
+) -> None:
+    """The files of `train_bundle`; the provenance last, which says that the others are there."""
+    if weights:
+        with replaced(weights) as beside, open(beside, "wb") as file:
+            np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
+    write_atomically(output, csv_text(_history(bundle, parts)))
+    write_atomically(provenance_path(output), json.dumps(provenance, indent=1) + "\n")
+
+
+def _epochs(
+    task: Task, backend: Backend, bundle: Bundle, parts: list["Part"], room: float, threads: int
+) -> Iterator[list["Part"]]:
+    """The parts after each epoch, until all are done; as many at once as `room` megabytes hold."""
+    needs = [memory.need(task, [p.run for p in part.planned]) for part in parts]
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        while not all(part.done for part in parts):
+            advancing = {
+                i: pool.submit(_advance, task, backend, bundle, parts[i])
+                for i in _in_memory(parts, needs, room, threads)
+            }
+            try:
+                advanced = {i: each.result() for i, each in advancing.items()}
+            except BaseException:  # an interrupt need not wait for what has not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            parts = [advanced.get(i, part) for i, part in enumerate(parts)]
+            yield parts
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with its schedule and data order."""
+
+    cell: Cell
+    run: Run
+
+
+def plan_run(cell: Cell, targets: np.ndarray) -> Planned:
+    """Simulate the cell's cluster and lay out what replay needs.
+
+    Raises ConfigError where the cluster and the amount of work do not fit together.
+    """
+    return plan_runs([cell], targets)[0]
+
+
+def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> list[Planned]:
+    """`plan_run` of each; cells that differ in their rule alone share order and schedule.
+
+    per_epoch: see `replay.Run`.
+    """
+    orders: dict[tuple, Order] = {}
+    made: dict[tuple, Run] = {}
+    planned = []
+    for cell in cells:
+        streams = cell.cluster.streams()
+        data = (cell.partition, streams, cell.batch_size, cell.seed)
+        work = (data, cell.cluster, cell.epochs)
+        try:
+            if data not in orders:
+                orders[data] = _order(cell, targets)
+            order = orders[data]
+            if work not in made:
+                times = generator(cell.seed, CLUSTER)
+                schedule = cell.cluster.simulate(order.workload(cell.epochs), times)
+                made[work] = Run.plan(cell.rule, schedule, order, cell.seed, per_epoch)
+        except ValueError as error:
+            where = f"cell {cell.hash} ({json.dumps(cell.columns())})"
+            raise ConfigError(f"{where}: {error}.") from None
+        planned.append(Planned(cell, replace(made[work], rule=cell.rule)))
+    return planned
+
+
+def _order(cell: Cell, targets: np.ndarray) -> Order:
+    if cell.partition == "independent":
+        return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
+    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
+    return DataOrder(parts, cell.batch_size, cell.seed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs of a bundle that are stepped together, between two epochs.
+
+    planned: all of them; alive: which have not diverged; state: of those alive, None before the
+    beginning; rows: of the history so far; kept: the weights [P] that belong to each row, or None
+    where none are kept.
+    """
+
+    planned: tuple[Planned, ...]
+    state: State | None
+    alive: tuple[bool, ...]
+    rows: tuple[dict[str, Any], ...]
+    kept: tuple[np.ndarray, ...] | None = None
+
+    @classmethod
+    def of(cls, planned: tuple[Planned, ...], keep: bool) -> "Part":
+        """Not yet begun."""
+        return cls(planned, None, (True,) * len(planned), (), () if keep else None)
+
+    @property
+    def done(self) -> bool:
+        return not any(self.alive) or self.stops == len(self.planned[0].run.stops)
+
+    @property
+    def stops(self) -> int:
+        """Epochs (or stretches of one) done."""
+        return self.state.epoch if self.state else 0
+
+    @property
+    def running(self) -> list[Planned]:
+        return [p for p, alive in zip(self.planned, self.alive, strict=True) if alive]
+
+
+def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
+    """The part before its first arrival, recorded where the bundle says so."""
+    part = replace(part, state=replay.start(task, [p.run for p in part.planned]))
+    if bundle.per_epoch is None:
+        return part
+    runs = len(part.planned)
+    return _recorded(part, part.state, [math.nan] * runs, [True] * runs, backend)
+
+
+def _plan_parts(
+    bundle: Bundle, task: Task, backend: Backend, room: float
+) -> list[tuple[Planned, ...]]:
+    """The bundle cut into parts that are stepped together: runs of one `lockstep_key`, no more than
+    the backend takes at once and than fit into `room` megabytes.
+
+    The cut never depends on the number of threads, so that these do not decide a byte.
+    """
+    targets = task.train[1].cpu().numpy()
+    parts = []
+    # Side by side by their seed, runs can share minibatches.
+    in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
+    for _, cells in itertools.groupby(in_order, lockstep_key):
+        planned = plan_runs(list(cells), targets, bundle.per_epoch or 1)
+        size = min(backend.runs_at_once or len(planned), _fitting(task, planned, room))
+        parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]
+    return parts
+
+
+def _fitting(task: Task, planned: list[Planned], room: float) -> int:
+    """How many of these runs fit into `room` megabytes together, each taken for the largest."""
+    largest = max(planned, key=lambda p: p.run.snapshots.slots)
+    need = memory.need(task, [largest.run])
+    if need.peak > room:
+        raise ConfigError(
+            f"cell {largest.cell.hash} ({json.dumps(largest.cell.columns())}): one run takes about "
+            f"{need.peak:,.0f} megabytes, {need.snapshots:,.0f} of them for the weights that its "
+            f"gradients in flight were computed at, and {room:,.0f} can be had; train it where "
+            f"there is more memory, or lower its delay or its minibatch."
+        )
+    return len(planned) if math.isinf(room) else int(room // need.peak)
+
+
+def _in_memory(parts: list[Part], needs: list[memory.Need], room: float, threads: int) -> list[int]:
+    """Numbers of the parts to advance next: in order, those not done that fit side by side."""
+    chosen: list[int] = []
+    held, steps = 0.0, [0.0]
+    for i, (part, need) in enumerate(zip(parts, needs, strict=True)):
+        if part.done:
+            continue
+        held += need.held
+        steps = sorted([*steps, need.step], reverse=True)[:threads]
+        if chosen and held + sum(steps) > room:
+            break
+        chosen.append(i)
+    return chosen
+
+
+def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
+    """The part one epoch on; runs that are no longer finite have left it."""
+    if part.state is None:
+        part = _begin(task, backend, bundle, part)
+    here = part.running
+    state, losses = stepping.advance(task, [p.run for p in here], part.state, backend)
+    finite = torch.isfinite(state.weights).all(dim=1).tolist()
+    # A run that no gradient has reached in this epoch has no loss, and has not diverged.
+    survives = [
+        ok and (math.isfinite(loss) or not _arrivals(p.run, state.epoch))
+        for p, ok, loss in zip(here, finite, losses.tolist(), strict=True)
+    ]
+    part = _recorded(part, state, losses.tolist(), survives, backend)
+    if not all(survives):
+        state = state.keep([i for i, survived in enumerate(survives) if survived])
+    remaining = iter(survives)
+    alive = tuple(alive and next(remaining) for alive in part.alive)
+    part = replace(part, state=state, alive=alive)
+    # What is done makes room for others.
+    return replace(part, state=state.keep([])) if part.done else part
+
+
+def _recorded(
+    part: Part, state: State, losses: list[float], survives: list[bool], backend: Backend
+) -> Part:
+    """The part with a row of history for each of its runs, at the stop that `state` is of."""
+    metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
+    rows = tuple(
+        {
+            "run": p.cell.hash,
+            **_schedule_columns(p.run, state.epoch),
+            "train_loss": losses[i],
+            **{name: values[i] for name, values in metrics.items()},
+            "diverged": not survives[i],
+        }
+        for i, p in enumerate(part.running)
+    )
+    kept = part.kept if part.kept is None else (*part.kept, *state.weights.cpu().numpy().copy())
+    return replace(part, rows=part.rows + rows, kept=kept)
+
+
+def _arrivals(run: Run, stop: int) -> int:
+    """Since the stop before."""
+    first, last = run.stretch(stop - 1)
+    return last - first
+
+
+def _schedule_columns(run: Run, stop: int) -> dict[str, Any]:
+    """Where a run stands at a stop, the first being 1 and 0 the start."""
+    arrivals = int(run.stops[stop - 1]) if stop else 0
+    staleness = run.schedule.staleness_before[:arrivals]
+    return {
+        "epoch": stop if run.per_epoch == 1 else stop / run.per_epoch,
+        "updates": arrivals // run.schedule.arrivals_per_update,
+        "simulated_seconds": float(run.schedule.time[arrivals - 1]) if arrivals else 0.0,
+        "mean_staleness": float(staleness.mean()) if arrivals else 0.0,
+        "max_staleness": int(staleness.max()) if arrivals else 0,
+    }
+
+
+def _history(bundle: Bundle, parts: list[Part]) -> pd.DataFrame:
+    """All rows so far, run by run in the order of the bundle."""
+    history = pd.DataFrame(row for row, _ in _in_order(bundle, parts))
+    if bundle.per_epoch is None:
+        return history
+    cells = pd.DataFrame([{"run": cell.hash, **cell.columns()} for cell in bundle.cells])
+    return history[["run"]].merge(cells, on="run").join(history.drop(columns="run"))
+
+
+def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], np.ndarray | None]]:
+    """The rows of the history, each with the weights kept of it."""
+    place = {cell.hash: i for i, cell in enumerate(bundle.cells)}
+    found = [
+        pair
+        for part in parts
+        for pair in zip(part.rows, part.kept or itertools.repeat(None), strict=False)
+    ]
+    return sorted(found, key=lambda pair: (place[pair[0]["run"]], pair[0]["epoch"]))
+
+
+def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
+    done = sum(part.stops * len(part.planned) for part in parts if not part.done)
+    done += sum(len(p.run.stops) for part in parts if part.done for p in part.planned)
+    total = sum(len(p.run.stops) for part in parts for p in part.planned)
+    at_start = [p for part in parts if bundle.per_epoch and part.state for p in part.planned]
+    computed = sum(len(part.rows) for part in parts) - len(at_start)
+    return Progress(done, total, computed, seconds, bundle, parts)
+
+
+def _samples_trained(parts: list[Part]) -> int:
+    last = {row["run"]: row["epoch"] for part in parts for row in part.rows}
+    return sum(
+        int(p.run.stops[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.cell.batch_size
+        for part in parts
+        for p in part.planned
+    )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a bundle between two epochs, in a file beside its output.
+
+    identity: all that must agree for it to be gone on from: the bundle, how it is cut into parts,
+    backend, kind of device and vector instructions, PyTorch, and the code that decides a result.
+    weights: those of each row of the history are kept too.
+    """
+
+    path: Path
+    identity: str
+    weights: bool
+
+    @classmethod
+    def beside(
+        cls,
+        output: Path,
+        bundle: Bundle,
+        plans: list[tuple[Planned, ...]],
+        backend: str,
+        keep: bool,
+    ) -> "Checkpoint":
+        """backend: its name, the kind of its device, and what orders its sums."""
+        cut = "+".join(str(len(plan)) for plan in plans)
+        identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
+        identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
+        identity += f", code {training_code(bundle.cells)}"
+        return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
+
+    def write(self, parts: list[Part], seconds: float) -> None:
+        about = {
+            "seconds": seconds,
+            "epochs": [part.stops for part in parts],
+            "alive": [part.alive for part in parts],
+            "rows": [part.rows for part in parts],
+        }
+        states = {
+            f"{i}/{name}": tensor.cpu().numpy()
+            for i, part in enumerate(parts)
+            if part.state and not part.done
+            for name, tensor in part.state.tensors().items()
+        }
+        kept = {f"kept/{i}": np.stack(part.kept) for i, part in enumerate(parts) if part.kept}
+        save_checkpoint(self.path, self.identity, about, states | kept)
+
+    def read(
+        self, plans: list[tuple[Planned, ...]], device: torch.device
+    ) -> tuple[list[Part], float] | None:
+        """What `write` was given, or None where there is nothing that can be gone on from."""
+        otherwise = "the bundle starts from its beginning"
+        if (found := load_checkpoint(self.path, self.identity, otherwise)) is None:
+            return None
+        about, arrays = found
+        parts = [
+            Part(
+                planned,
+                _state(arrays, f"{i}/", about["epochs"][i], device),
+                tuple(about["alive"][i]),
+                tuple(about["rows"][i]),
+                tuple(arrays.get(f"kept/{i}", ())) if self.weights else None,
+            )
+            for i, planned in enumerate(plans)
+        ]
+        return parts, about["seconds"]
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _state(
+    arrays: dict[str, np.ndarray], prefix: str, epoch: int, device: torch.device
+) -> State | None:
+    """The state whose tensors are the arrays called `prefix`...; None before the first epoch."""
+    if not epoch:
+        return None
+    tensors = {
+        name.removeprefix(prefix): torch.from_numpy(array).to(device)
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    if not tensors:  # a part that is done needs no state but its epoch
+        empty = torch.empty(0, device=device)
+        tensors = {"weights": empty, "saved": empty}
+    return State.from_tensors(tensors, epoch)
+
+
+class _Saving:
+    """Decides when a checkpoint is worth writing, by what the last one took."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint = checkpoint
+        self._took, self._ended = 0.0, -math.inf
+
+    def is_due(self) -> bool:
+        return self._took <= SAVING_SHARE * (time.monotonic() - self._ended)
+
+    def save(self, parts: list[Part], seconds: float) -> None:
+        start = time.monotonic()
+        self._checkpoint.write(parts, seconds)
+        self._ended = time.monotonic()
+        self._took = self._ended - start

@@ -1,0 +1,377 @@
+"""Replay: execute schedules, many runs at once.
+
+At each arrival the gradient is taken at the weights that the worker had read and goes through the
+update rule. Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function
+from weights to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first
+axis is the run; what differs between them (step size, delay, schedule, seed, data order) is data.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stalegrad.data_order import Order, minibatch_noise
+from stalegrad.problems import Task
+from stalegrad.rules import Rule
+from stalegrad.schedule import Schedule
+from stalegrad.training.backends import Backend
+from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, ready to be replayed.
+
+    order: which samples each minibatch holds; runs that have the very same one share their
+    minibatches where they stand side by side. seed: of the initial weights, and of the random
+    numbers that go into a loss. per_epoch: how often in an epoch replay stops, so that weights and
+    metrics can be recorded.
+    """
+
+    rule: Rule
+    schedule: Schedule
+    order: Order
+    seed: int
+    snapshots: SnapshotPlan
+    per_epoch: int = 1
+
+    @classmethod
+    def plan(
+        cls, rule: Rule, schedule: Schedule, order: Order, seed: int, per_epoch: int = 1
+    ) -> "Run":
+        return cls(rule, schedule, order, seed, plan_snapshots(schedule), per_epoch)
+
+    @cached_property
+    def stops(self) -> np.ndarray:
+        """Arrivals served by each stop; without `per_epoch`, by the end of each epoch."""
+        return self.schedule.stops(self.per_epoch)
+
+    def stretch(self, number: int) -> tuple[int, int]:
+        """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
+        return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
+
+    def noise(self, arrivals: Iterable[int], per_sample: int) -> np.ndarray:
+        """The random bytes [A, B, per_sample] of the minibatches of these arrivals."""
+        streams, batches = self.schedule.stream, self.schedule.batch
+        drawn = [
+            minibatch_noise(
+                self.seed, int(streams[i]), int(batches[i]), self.order.batch_size, per_sample
+            )
+            for i in arrivals
+        ]
+        return np.stack(drawn)
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything replay carries from one arrival to the next, for R runs.
+
+    weights [R, P]; rule: the update rule's state; saved [slots, R, P]: old weights that gradients
+    in flight were computed at; pending [R, P]: gradients of an update not yet complete (None where
+    every arrival is an update); epoch: epochs done, or where runs stop more often, stretches.
+    """
+
+    weights: Tensor
+    rule: dict[str, Tensor]
+    saved: Tensor
+    pending: Tensor | None
+    epoch: int
+
+    def keep(self, rows: list[int]) -> "State":
+        """The state of some of the runs."""
+        return replace(
+            self,
+            weights=self.weights[rows],
+            rule={name: value[rows] for name, value in self.rule.items()},
+            saved=self.saved[:, rows],
+            pending=None if self.pending is None else self.pending[rows],
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, what a checkpoint must hold; `from_tensors` is the inverse."""
+        tensors = {"weights": self.weights, "saved": self.saved}
+        tensors |= {f"rule.{name}": value for name, value in self.rule.items()}
+        return tensors if self.pending is None else tensors | {"pending": self.pending}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], epoch: int) -> "State":
+        rule = {k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")}
+        pending = tensors.get("pending")
+        return cls(tensors["weights"], rule, tensors["saved"], pending, epoch)
+
+
+def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> State:
+    """The state before the first arrival, on the device of the task's data."""
+    device = task.train[0].device
+    weights = torch.stack([task.initial_weights(run.seed) for run in runs])
+    weights = weights.to(device=device, dtype=dtype)
+    slots = max(run.snapshots.slots for run in runs)
+    saved = weights.new_zeros((slots, *weights.shape))
+    grouped = runs[0].schedule.arrivals_per_update > 1
+    pending = torch.zeros_like(weights) if grouped else None
+    return State(weights, type(runs[0].rule).init(weights), saved, pending, epoch=0)
+
+
+def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
+    """Replay one epoch of every run, or up to its next stop where it stops more often.
+
+    Returns the state after it and the mean loss [R] (float64) of its minibatches, each at the
+    weights its gradient was computed at; NaN for a run with no arrival in this epoch. Nothing is
+    read back from the device before the end. `state` is used up: its tensors may be overwritten.
+
+    The runs must share rule class, minibatch size and arrivals per update. Where they differ in
+    the number of arrivals, those with fewer start later, so that all end together.
+    """
+    steps = align(runs, state.epoch, task.train[0], backend.fetches)
+    rule = type(runs[0].rule)
+    numbers = stack_numbers([run.rule for run in runs], state.weights)
+    factors = stack_factors(runs, steps, state.weights)
+    weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
+    total = weights.new_zeros(len(runs), dtype=torch.float64)
+    per_update = runs[0].schedule.arrivals_per_update
+
+    for i in range(steps.count):
+        read = _read(weights, saved, steps.read[:, i])
+        gradient, losses = _gradients(backend, read, task, runs, steps, i)
+        active = steps.active[:, i]
+        total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
+        step_numbers = numbers
+        if factors is not None:
+            step_numbers = {**numbers, "lr": numbers["lr"] * factors[:, i, None]}
+        if "clip_norm" in numbers:
+            gradient = clip(gradient, numbers["clip_norm"])
+        gradient, corrected = rule.correct(gradient, read, weights, rule_state, step_numbers)
+        rule_state = _choose(corrected, rule_state, active) if steps.ragged[i] else corrected
+        if pending is not None:
+            if steps.ragged[i]:
+                gradient = torch.where(active[:, None], gradient, 0)
+            pending = pending + gradient
+            if steps.no_update[i]:
+                continue
+            gradient = pending / per_update
+        _write(weights, saved, steps.write[:, i])
+        new_weights, new_state = rule.update(gradient, weights, rule_state, step_numbers)
+        if steps.some_update[i]:
+            updated = steps.updated[:, i]
+            weights = torch.where(updated[:, None], new_weights, weights)
+            rule_state = _choose(new_state, rule_state, updated)
+            if pending is not None:
+                pending = torch.where(updated[:, None], 0, pending)
+        else:
+            weights, rule_state = new_weights, new_state
+            if pending is not None:
+                pending = torch.zeros_like(pending)
+
+    arrivals = torch.tensor(steps.arrivals, dtype=torch.float64, device=total.device)
+    return State(weights, rule_state, saved, pending, state.epoch + 1), total / arrivals
+
+
+def clip(gradient: Tensor, longest: Tensor) -> Tensor:
+    """Scale gradients [R, P] down to norm `longest` [R, 1], as `torch.nn.utils.clip_grad_norm_`."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    return gradient * (longest / (norm + 1e-6)).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One epoch of R runs, n steps long; [R, n] unless said otherwise.
+
+    Index arrays are on the device; what steers the loop stays in numpy, so that no step waits.
+    """
+
+    count: int
+    arrivals: np.ndarray  # [R]
+    samples: Tensor  # [G, n, B] of each group of runs that take the same minibatches in step
+    groups: list[slice] | None  # the runs of each; None where every run is its own
+    bounds: Tensor  # [G + 1] the first run of each group, and R
+    active: Tensor  # the run has an arrival at this step
+    updated: Tensor  # that arrival completes an update
+    read: np.ndarray
+    write: np.ndarray
+    schedule_index: np.ndarray  # number of the arrival in its run's schedule; 0 where inactive
+    ragged: np.ndarray  # [n] some run is inactive
+    some_update: np.ndarray  # [n] some runs update and some do not
+    no_update: np.ndarray  # [n]
+
+
+def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
+    """Sample numbers [n, B] of each run's arrivals in stretch `number`; runs that have one schedule
+    and one order share the array, which takes a shuffle of the data to make."""
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for run in runs:
+        key = id(run.order), id(run.schedule)
+        if key not in drawn:
+            here = slice(*run.stretch(number))
+            drawn[key] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+    return [drawn[id(run.order), id(run.schedule)] for run in runs]
+
+
+def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
+    """The steps of stretch `epoch` of all runs, which end together: see `advance`.
+
+    inputs: those of the training set, for their device and size. fetched: the backend fetches
+    minibatches itself, so that runs are grouped however little that saves.
+    """
+    device = inputs.device
+    bounds = [run.stretch(epoch) for run in runs]
+    lengths = np.array([stop - first for first, stop in bounds])
+    count = int(lengths.max())
+    shape = (len(runs), count)
+    index = np.zeros(shape, np.int64)
+    active, updated = np.zeros(shape, bool), np.zeros(shape, bool)
+    read, write = np.full(shape, CURRENT), np.full(shape, CURRENT)
+    groups = _alike(runs, bounds, inputs[0].numel(), 0 if fetched else _WORTH_A_CALL)
+    samples = np.zeros((len(groups), count, runs[0].order.batch_size), np.int64)
+    for row, (run, (first, stop)) in enumerate(zip(runs, bounds, strict=True)):
+        here, chosen = slice(first, stop), np.s_[row, count - (stop - first) :]
+        index[chosen] = np.arange(first, stop)
+        active[chosen] = True
+        updated[chosen] = (index[chosen] + 1) % run.schedule.arrivals_per_update == 0
+        read[chosen], write[chosen] = run.snapshots.read[here], run.snapshots.write[here]
+    for row, drawn in enumerate(minibatches([runs[group.start] for group in groups], epoch)):
+        samples[row, count - len(drawn) :] = drawn
+    return Steps(
+        count=count,
+        arrivals=lengths,
+        samples=torch.from_numpy(samples).to(device),
+        groups=groups if len(groups) < len(runs) else None,
+        bounds=torch.tensor([0, *(group.stop for group in groups)]),
+        active=torch.from_numpy(active).to(device),
+        updated=torch.from_numpy(updated).to(device),
+        read=read,
+        write=write,
+        schedule_index=index,
+        ragged=~active.all(axis=0),
+        some_update=~updated.all(axis=0),
+        no_update=~updated.any(axis=0),
+    )
+
+
+# Where a backend does not fetch minibatches itself, to fetch one for a group of runs costs a call,
+# about as much as fetching so many numbers does; where less is saved, every run fetches its own.
+_WORTH_A_CALL = 1 << 15
+
+
+def _alike(
+    runs: list[Run], bounds: list[tuple[int, int]], sample_size: int, worth: int
+) -> list[slice]:
+    """Neighbouring runs whose minibatches are the same throughout, as slices that cover all.
+
+    sample_size: numbers in a sample; worth: as many must be saved for each group, or every run is
+    its own.
+    """
+    starts = [0]
+    for row in range(1, len(runs)):
+        run, before = runs[row], runs[row - 1]
+        here, there = slice(*bounds[row]), slice(*bounds[row - 1])
+        same = run.order is before.order and run.seed == before.seed
+        same = same and (
+            run.schedule is before.schedule
+            or np.array_equal(run.schedule.stream[here], before.schedule.stream[there])
+            and np.array_equal(run.schedule.batch[here], before.schedule.batch[there])
+        )
+        if not same:
+            starts.append(row)
+    saved = (len(runs) - len(starts)) * runs[0].order.batch_size * sample_size
+    if saved < len(starts) * worth:
+        starts = list(range(len(runs)))
+    return [slice(a, b) for a, b in itertools.pairwise([*starts, len(runs)])]
+
+
+def _gradients(
+    backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: Steps, i: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
+    if backend.fetches:
+        return backend.gradients_of(read, steps.samples[:, i], steps.bounds)
+    inputs, targets = task.train
+    if steps.groups is None:
+        batch = steps.samples[:, i]
+        noise = _noise(task, runs, steps, i, range(len(runs)))
+        return backend.gradients(read, take(inputs, batch), take(targets, batch), noise)
+    parts = []
+    for group, samples in zip(steps.groups, steps.samples, strict=True):
+        batch = samples[i : i + 1]
+        noise = _noise(task, runs, steps, i, [group.start])
+        minibatch = take(inputs, batch), take(targets, batch)
+        parts.append(backend.gradients(read[group], *minibatch, noise))
+    if len(parts) == 1:
+        return parts[0]
+    gradients, losses = zip(*parts, strict=True)
+    return torch.cat(gradients), torch.cat(losses)
+
+
+def take(samples: Tensor, numbers: Tensor) -> Tensor:
+    """`samples[numbers]` [..., *sample] of samples [N, *sample]: several times as fast on a CPU."""
+    chosen = samples.index_select(0, numbers.reshape(-1))
+    return chosen.view(*numbers.shape, *samples.shape[1:])
+
+
+def _noise(task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int]) -> Tensor | None:
+    """The random bytes [rows, B, N] of the minibatches of some runs, where the loss takes any."""
+    if not task.noise:
+        return None
+    drawn = [runs[row].noise([steps.schedule_index[row, i]], task.noise)[0] for row in rows]
+    return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
+
+
+def stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
+    """Each number of the rules as a column [R, 1]; switches, which all share, as they are."""
+    by_run = [rule.numbers() for rule in rules]
+    switches = [{k: v if isinstance(v, bool) else None for k, v in n.items()} for n in by_run]
+    if any(each != switches[0] for each in switches):
+        raise ValueError("Runs that are stepped together must share the switches of their rule.")
+    return {
+        name: value
+        if isinstance(value, bool)
+        else weights.new_tensor([[numbers[name]] for numbers in by_run])
+        for name, value in by_run[0].items()
+    }
+
+
+def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
+    """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
+    by_run = [run.rule.step_factors(run.schedule) for run in runs]
+    if all(factors is None for factors in by_run):
+        return None
+    chosen = [
+        np.ones(steps.count) if factors is None else factors[index]
+        for factors, index in zip(by_run, steps.schedule_index, strict=True)
+    ]
+    return torch.from_numpy(np.stack(chosen)).to(weights)
+
+
+def _read(weights: Tensor, saved: Tensor, slots: np.ndarray) -> Tensor:
+    """The weights [R, P] that this step's gradients were computed at."""
+    if (slots == CURRENT).all():
+        return weights
+    if (slots == slots[0]).all():
+        return saved[slots[0]]
+    rows = np.flatnonzero(slots != CURRENT)
+    read = weights.clone()
+    read[rows] = saved[slots[rows], rows]
+    return read
+
+
+def _write(weights: Tensor, saved: Tensor, slots: np.ndarray) -> None:
+    """Keep the weights of the runs whose slot is not CURRENT."""
+    if (slots == CURRENT).all():
+        return
+    if (slots == slots[0]).all():
+        saved[slots[0]] = weights
+        return
+    rows = np.flatnonzero(slots != CURRENT)
+    saved[slots[rows], rows] = weights[rows]
+
+
+def _choose(new: dict[str, Tensor], old: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """`new` for the runs where `rows` [R] is true, `old` elsewhere."""
+    if new is old:
+        return old
+    shaped = {name: rows.view(-1, *(1,) * (value.dim() - 1)) for name, value in new.items()}
+    return {name: torch.where(shaped[name], value, old[name]) for name, value in new.items()}

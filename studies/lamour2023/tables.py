@@ -1,0 +1,631 @@
+"""The numbers of lamour2023 beside ours. Accuracies are in per cent, as printed there."""
+
+import numpy as np
+import pandas as pd
+
+from stalegrad.analysis.results import StudyResults, over_seeds
+from stalegrad.analysis.tables import Table
+
+# 'NC = No Convergence, equivalent to test accuracies of 10 %': the model predicts one class.
+NO_CONVERGENCE = 10.0
+NEAR_CHANCE = 15.0  # per cent; below it a model has not learnt
+CLASSES = 10
+_SHARES = ("correct", "predicted", "labelled")
+
+LANDSCAPES = ("momentum", "two_workers")  # Figures 1 and 2, and Figure 7
+
+# The rows of Table II that Tables I, III and IV start from: one slow worker, split labels.
+SLOW_LABELS = "delayed_workers == 'one' and partition == 'labels'"
+TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
+
+
+def in_percent(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with `accuracy`, per cent, and whether there was no convergence."""
+    accuracy = 100 * runs["final_test_accuracy"]
+    return runs.assign(accuracy=accuracy, no_convergence=(accuracy - NO_CONVERGENCE).abs() < 0.005)
+
+
+def beside(ours: pd.DataFrame, published: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row a cell of ours: mean, std, min, max and count over seeds, `no_convergence` (seeds
+    without), and where it was published, `published` and the difference.
+
+    ours: runs with `accuracy`; published: with `test_accuracy_percent`.
+    """
+    cells = over_seeds(ours, keys, "accuracy")
+    failed = ours.groupby(keys, sort=True)["no_convergence"].sum().reset_index()
+    printed = published[[*keys, "test_accuracy_percent"]]
+    cells = cells.merge(failed, on=keys).merge(
+        printed.rename(columns={"test_accuracy_percent": "published"}), on=keys, how="left"
+    )
+    return cells.assign(difference=cells["mean"] - cells["published"])
+
+
+def table2_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Table II with its own names for the rows."""
+    runs = in_percent(results.grid("table2_undelayed", "table2"))
+    delayed = runs["delayed"].where(runs["delay_ms"] > 0, "none")
+    return runs.assign(mode=_mode(runs), delayed_workers=delayed)
+
+
+def _mode(runs: pd.DataFrame) -> pd.Series:
+    """As Table II has it: sync or async."""
+    return runs["synchronous"].astype(bool).map({True: "sync", False: "async"})
+
+
+def table2_cells(results: StudyResults) -> pd.DataFrame:
+    published = results.published("table2")
+    return beside(table2_runs(results), published, TABLE2_KEYS)
+
+
+def _mean(cell: pd.Series) -> str:
+    spread = "" if np.isnan(cell["std"]) else f" ± {cell['std']:.1f}"
+    return f"{cell['mean']:.1f}{spread}"
+
+
+def _printed(value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return "NC" if value == NO_CONVERGENCE else f"{value:.2f}"
+
+
+def _side_by_side(cells: pd.DataFrame, rows: list[str], columns: list[str]) -> pd.DataFrame:
+    """One line each of `rows`; for each of `columns`, the published value | ours."""
+    text = cells.apply(lambda cell: f"{_printed(cell['published'])} | {_mean(cell)}", axis=1)
+    table = cells.assign(text=text).pivot(index=rows, columns=columns, values="text")
+    table.columns = [
+        " ".join(str(part) for part in (name if isinstance(name, tuple) else (name,)))
+        for name in table.columns
+    ]
+    return table.fillna("–").reset_index()
+
+
+def table2(results: StudyResults) -> Table:
+    """Every cell of Table II; printed with rows and columns as published."""
+    cells = table2_cells(results)
+    layout = _side_by_side(cells, ["mode", "delayed_workers", "delay_ms"], ["workers", "partition"])
+    place = {("sync", "none"): 0, ("async", "none"): 1, ("async", "all"): 2, ("async", "one"): 3}
+    order = [place[row] for row in zip(layout["mode"], layout["delayed_workers"], strict=True)]
+    layout = layout.assign(_order=order).sort_values(["_order", "delay_ms"]).drop(columns="_order")
+    headings = {"mode": "mode", "delayed_workers": "delayed", "delay_ms": "ms"}
+    pairs = list(layout.columns[3:])
+    for workers, partition in map(str.split, pairs):
+        lines = rf"{workers} workers\\split {partition}"
+        headings[f"{workers} {partition}"] = rf"\shortstack[l]{{{lines}}}"
+    return Table(cells, headings, layout=layout, pairs=pairs)
+
+
+def table3_cells(results: StudyResults) -> pd.DataFrame:
+    published = results.published("table3")
+    return beside(
+        in_percent(results.grid("table3")), published, ["delay_ms", "workers", "momentum"]
+    )
+
+
+def table3(results: StudyResults) -> Table:
+    cells = table3_cells(results)
+    layout = _side_by_side(cells, ["workers", "delay_ms"], ["momentum"])
+    momenta = {f"{m}": f"momentum {m:g}" for m in cells["momentum"].unique()}
+    headings = {"workers": "workers", "delay_ms": "ms"} | momenta
+    return Table(cells, headings, layout=layout, pairs=list(momenta))
+
+
+def table4_cells(results: StudyResults) -> pd.DataFrame:
+    """Table IV: one row a cell and way to compensate, `kind`: as published, working, adaptive.
+
+    `off` is the mean of the same cell of Table II, and `off_published` what is printed there.
+    """
+    keys = ["kind", "delay_ms", "workers", "compensation_lambda"]
+    constant = in_percent(results.grid("table4"))
+    kind = constant["as_published"].astype(bool).map({True: "as published", False: "working"})
+    adaptive = in_percent(results.grid("table4_adaptive")).assign(kind="adaptive")
+    runs = pd.concat([constant.assign(kind=kind), adaptive], ignore_index=True)
+    runs = runs.rename(columns={"compensation": "compensation_lambda"})
+    published = results.published("table4").assign(kind="as published")
+    cells = beside(runs, published, keys)
+    off = table2_cells(results).query(SLOW_LABELS)
+    off = off[["delay_ms", "workers", "mean", "published"]]
+    off = off.rename(columns={"mean": "off", "published": "off_published"})
+    return cells.merge(off, on=["delay_ms", "workers"], how="left")
+
+
+def table4(results: StudyResults) -> Table:
+    cells = table4_cells(results)
+    rows = []
+    for (workers, delay), here in cells.groupby(["workers", "delay_ms"]):
+        row = {
+            "workers": workers,
+            "delay_ms": delay,
+            "off_published": here["off_published"].iloc[0],
+            "off": here["off"].iloc[0],
+        }
+        for _, cell in here.iterrows():
+            name = f"{cell['kind']} {cell['compensation_lambda']:g}"
+            row[name] = _mean(cell)
+            if cell["kind"] == "as published":
+                row[f"printed {cell['compensation_lambda']:g}"] = _printed(cell["published"])
+        rows.append(row)
+    headings = {
+        "workers": "workers",
+        "delay_ms": "ms",
+        "off_published": "off, printed",
+        "off": "off",
+    }
+    for strength in (2, 5):
+        headings |= {
+            f"printed {strength}": rf"$\lambda={strength}$, printed",
+            f"as published {strength}": "aliased",
+            f"working {strength}": "working",
+        }
+    headings["adaptive 2"] = r"adaptive, $\lambda_0=2$"
+    layout = pd.DataFrame(rows)
+    there = {column: name for column, name in headings.items() if column in layout}
+    formats = {"off": "{:.1f}", "off_published": "{:.2f}"}
+    printed = [column for column in there if column.startswith(("printed", "off_published"))]
+    return Table(cells, there, formats, layout, published=printed)
+
+
+def aliased_equals_off(results: StudyResults) -> pd.DataFrame:
+    """For each run of Table IV with the aliased backup, the same run of Table II: the difference
+    of their final accuracy and test loss."""
+    keys = ["delay_ms", "workers", "seed"]
+    values = ["final_test_accuracy", "final_test_loss"]
+    aliased = results.grid("table4")
+    aliased = aliased[aliased["as_published"].astype(bool)]
+    plain = results.grid("table2").query("delayed == 'one' and partition == 'labels'")
+    both = aliased.merge(plain[keys + values], on=keys, suffixes=("", "_off"))
+    for value in values:
+        both[f"{value}_difference"] = both[value] - both[f"{value}_off"]
+    return both[[*keys, "compensation", *(f"{value}_difference" for value in values)]]
+
+
+GAUSSIAN_KEYS = ["workers", "momentum", "delay_ms", "partition", "compensation_lambda"]
+
+
+def gaussian_cells(results: StudyResults) -> pd.DataFrame:
+    """Tables V to VII. `published` is the printed cell of the same lambda, although lambda had no
+    effect in the authors' code."""
+    runs = in_percent(results.grid("tables5-7"))
+    runs = runs.rename(columns={"compensation": "compensation_lambda"})
+    return beside(runs, results.published("tables5-7"), GAUSSIAN_KEYS)
+
+
+def _gaussian(results: StudyResults, workers: int) -> Table:
+    cells = gaussian_cells(results).query("workers == @workers").reset_index(drop=True)
+    layout = _side_by_side(cells, ["momentum", "delay_ms"], ["partition", "compensation_lambda"])
+    kinds = cells[["partition", "compensation_lambda"]].drop_duplicates()
+    pairs = {
+        f"{partition} {strength}": rf"{partition}, $\lambda={strength:g}$"
+        for partition, strength in kinds.itertuples(index=False)
+    }
+    headings = {"momentum": "momentum", "delay_ms": "ms"} | pairs
+    return Table(cells, headings, layout=layout, pairs=list(pairs))
+
+
+def tables5to7(results: StudyResults) -> Table:
+    """Tables V to VII side by side, in whole per cent; each by itself has the spread over seeds."""
+    cells = gaussian_cells(results)
+    text = [
+        f"{f'{theirs:.0f}' if theirs > NO_CONVERGENCE else _printed(theirs)} | {ours:.0f}"
+        for theirs, ours in zip(cells["published"], cells["mean"], strict=True)
+    ]
+    columns = ["workers", "partition", "compensation_lambda"]
+    layout = cells.assign(text=text).pivot(
+        index=["momentum", "delay_ms"], columns=columns, values="text"
+    )
+    headings = {"momentum": "momentum", "delay_ms": "ms"}
+    for workers, partition, strength in layout.columns:
+        lines = rf"$n={workers}$\\{partition}\\$\lambda={strength:g}$"
+        headings[f"{workers} {partition} {strength}"] = rf"\shortstack[l]{{{lines}}}"
+    layout.columns = pairs = list(headings)[2:]
+    return Table(cells, headings, layout=layout.reset_index(), pairs=pairs)
+
+
+def table5(results: StudyResults) -> Table:
+    """Ten workers, printed as 11 processes."""
+    return _gaussian(results, 10)
+
+
+def table6(results: StudyResults) -> Table:
+    """Two workers, printed as 3 processes."""
+    return _gaussian(results, 2)
+
+
+def table7(results: StudyResults) -> Table:
+    """Five workers, printed as 6 processes."""
+    return _gaussian(results, 5)
+
+
+def class_shares(curves: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Rows and classes of a history or of runs, long: class, precision, recall and F1."""
+    shares = [f"{p}{kind}_{c}" for p in ("", "final_") for kind in _SHARES for c in range(CLASSES)]
+    rest = curves.drop(columns=shares, errors="ignore")
+    parts = []
+    for c in range(CLASSES):
+        correct, predicted, labelled = (curves[f"{prefix}{kind}_{c}"] for kind in _SHARES)
+        found = {
+            "class": c,
+            # Precision of a class that is never predicted counts as 0.
+            "precision": (correct / predicted.where(predicted > 0)).fillna(0.0),
+            "recall": correct / labelled,
+            "f1": 2 * correct / (predicted + labelled),
+        }
+        parts.append(rest.assign(**found))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table1_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Table I's cell: 10 workers, split labels, worker 1 slow at 90 ms."""
+    return results.grid("table2").query(
+        "workers == 10 and partition == 'labels' and delayed == 'one' and delay_ms == 90"
+    )
+
+
+def table1(results: StudyResults) -> Table:
+    """Precision, recall and F1 of each class beside the published; ours are means over seeds."""
+    shares = class_shares(table1_runs(results), "final_")
+    ours = 100 * shares.groupby("class")[["precision", "recall", "f1"]].mean()
+    lowest = 100 * shares.groupby("class")["recall"].min().rename("lowest_recall")
+    highest = 100 * shares.groupby("class")["recall"].max().rename("highest_recall")
+    published = results.published("table1").set_index("class")
+    table = ours.join([lowest, highest, published]).reset_index()
+    headings = {"class": "class"}
+    for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1")):
+        headings |= {f"{name}_percent": f"{title}, printed", name: "ours"}
+    headings |= {"lowest_recall": "lowest recall", "highest_recall": "highest recall"}
+    numbers = ("precision", "recall", "f1", "lowest_recall", "highest_recall")
+    printed = [column for column in headings if column.endswith("_percent")]
+    return Table(table, headings, dict.fromkeys(numbers, "{:.0f}"), published=printed)
+
+
+def calibration(results: StudyResults) -> Table:
+    """The authors' wall times beside simulated ones; differences relative to the authors'."""
+    keys = ["workers", "delay_ms"]
+    rows = results.staleness
+    table = results.published("wall_times")
+    for simulation, name in (("calibration", "authors"), ("calibration_ideal", "ideal")):
+        seconds = rows[rows["simulation"] == simulation].groupby(keys)["seconds"]
+        means = seconds.agg(["mean", "std"]).add_prefix(f"{name}_").reset_index()
+        table = table.merge(means, on=keys, how="left")
+    table["difference"] = table["authors_mean"] / table["wall_seconds"] - 1
+    headings = {
+        "workers": "workers",
+        "delay_ms": "ms",
+        "wall_seconds": "measured, s",
+        "authors_mean": r"\texttt{authors}, s",
+        "authors_std": "s.d.",
+        "difference": "difference",
+        "ideal_mean": r"\texttt{ideal}, s",
+    }
+    formats = dict.fromkeys(("authors_mean", "authors_std", "ideal_mean"), "{:.0f}")
+    return Table(table, headings, formats | {"difference": "{:+z.3f}"})
+
+
+def faults(results: StudyResults) -> Table:
+    """What our runs say of each fault found in the paper: rows of `fault`, `quantity`, `value`.
+
+    NaN where a thinned preset has no such cell.
+    """
+    rows = [
+        *_compensation_faults(results),
+        *_process_count_faults(results),
+        *_nesterov_faults(results),
+        *_saturation_faults(results),
+        *_one_worker_faults(results),
+    ]
+    table = pd.DataFrame(rows, columns=["fault", "quantity", "value"])
+    headings = {"fault": "fault", "quantity": "", "value": ""}
+    # The two readings of one worker's delay are too many rows to print, and stand in the text.
+    printed = table[table["fault"] != "one"]
+    return Table(table, headings, {"value": "{:.3g}"}, layout=printed)
+
+
+_Rows = list[tuple[str, str, float]]
+
+
+def _compensation_faults(results: StudyResults) -> _Rows:
+    apart = aliased_equals_off(results)
+    differences = apart[["final_test_accuracy_difference", "final_test_loss_difference"]].abs()
+    printed = published_compensation(results)
+    both = (printed["off"] > NO_CONVERGENCE) & (printed["test_accuracy_percent"] > NO_CONVERGENCE)
+    change = (printed["test_accuracy_percent"] - printed["off"]).abs()[both]
+    off = table2_runs(results).query(SLOW_LABELS)
+    seeds = off.groupby(TABLE2_KEYS)["accuracy"].apply(_mean_distance)
+    return [
+        ("compensation", "runs compared", len(apart)),
+        ("compensation", "runs that differ", int((differences > 0).any(axis=1).sum())),
+        ("compensation", "largest difference", differences.max(axis=None)),
+        ("compensation", "printed change, points", change.mean()),
+        ("compensation", "distance of two seeds, points", seeds.mean()),
+    ]
+
+
+def _mean_distance(values: pd.Series) -> float:
+    """Between two seeds, on average over all pairs; NaN of one."""
+    array = values.to_numpy()
+    pairs = np.abs(array[:, None] - array[None])[np.triu_indices(len(array), 1)]
+    return float(pairs.mean()) if len(pairs) else np.nan
+
+
+def _process_count_faults(results: StudyResults) -> _Rows:
+    """Milliseconds a gradient takes beside the delay, by the printed wall times, were there 2
+    workers or 3: n times the time between updates, less the delay. It should not depend on it."""
+    simulated = results.staleness.query("simulation == 'calibration'")
+    walls = results.published("wall_times").query("workers == 2")
+    between = 1_000 * walls["wall_seconds"] / simulated["arrivals"].iloc[0]
+    rows: _Rows = []
+    for workers in (2, 3):
+        beside_delay = workers * between - walls["delay_ms"]
+        rows += [
+            ("processes", f"{workers} workers, least ms", beside_delay.min()),
+            ("processes", f"{workers} workers, most ms", beside_delay.max()),
+        ]
+    return rows
+
+
+def _nesterov_faults(results: StudyResults) -> _Rows:
+    keys = ["workers", "partition", "momentum"]
+    runs = in_percent(results.grid("nesterov"))
+    means = runs.groupby([*keys, "nesterov"])["accuracy"].mean().unstack().dropna()
+    printed = results.published("table2")
+    printed = printed.query("mode == 'async' and delayed_workers == 'one' and delay_ms == 90")
+    # The printed cells have momentum 0.9.
+    printed = printed.assign(momentum=0.9).set_index(keys)["test_accuracy_percent"]
+    beside = means.join(printed, how="inner")
+    rows: _Rows = [
+        ("nesterov", "cells", len(means)),
+        ("nesterov", "largest difference, points", (means[True] - means[False]).abs().max()),
+    ]
+    for kind, name in ((False, "heavy-ball"), (True, "Nesterov")):
+        distance = (beside[kind] - beside["test_accuracy_percent"]).abs().mean()
+        rows.append(("nesterov", f"distance of {name} from the printed, points", distance))
+    return rows
+
+
+def _saturation_faults(results: StudyResults) -> _Rows:
+    """With 10 workers: what delays do to the wall time and to the longest staleness."""
+    walls = calibration(results).frame.query("workers == 10").set_index("delay_ms")
+    rows: _Rows = []
+    for column, name in (
+        ("wall_seconds", "printed"),
+        ("authors_mean", "authors"),
+        ("ideal_mean", "ideal"),
+    ):
+        ratio = walls[column][90] / walls[column][30]
+        rows.append(("saturation", f"time at 90 ms over 30 ms, {name}", ratio))
+    staleness = results.staleness.query("simulation == 'staleness'")
+    for saturated, name in ((True, "authors"), (False, "ideal")):
+        here = staleness[(staleness["machine_ms"] > 0) == saturated]
+        who = here["delayed"].where(here["delay_ms"] > 0, "none")
+        means = here.groupby(who)[["seconds", "largest"]].mean()
+        ratio = means["seconds"]["one"] / means["seconds"]["none"]
+        rows.append(("saturation", f"time with worker 1 slow over no delay, {name}", ratio))
+        for delayed, case in (("none", "no delay"), ("one", "worker 1 slow")):
+            largest = means["largest"][delayed]
+            rows.append(("saturation", f"largest staleness, {name}, {case}", largest))
+    return rows
+
+
+def _one_worker_faults(results: StudyResults) -> _Rows:
+    """The code's delay on 'one' worker beside what the words say, at 90 ms."""
+    simulated = results.staleness.query("simulation == 'one_worker'")
+    seconds = simulated.groupby(["workers", "delayed"])["seconds"].mean()
+    rows: _Rows = [
+        ("one", f"simulated seconds, {workers} workers, {delayed}", value)
+        for (workers, delayed), value in seconds.items()
+    ]
+    keys = ["workers", "partition"]
+    cells = table2_cells(results).query("delayed_workers == 'one' and delay_ms == 90")
+    cells = cells.set_index(keys)[["mean", "published"]]
+    only = in_percent(results.grid("only")).groupby(keys)["accuracy"].mean().rename("only")
+    for (workers, partition), cell in cells.join(only, how="inner").iterrows():
+        for column, name in (("published", "printed"), ("mean", "one"), ("only", "only")):
+            quantity = f"accuracy, {workers} workers, split {partition}, {name}"
+            rows.append(("one", quantity, cell[column]))
+    return rows
+
+
+MODELS = {"lenet5": "LeNet-5", "large_cnn": "larger model"}
+_MODELS_KEYS = ["problem", "mode", "workers"]
+
+
+def models_runs(results: StudyResults) -> pd.DataFrame:
+    """The split-dataset runs without delay of LeNet-5 (of Table II) and of the larger model."""
+    runs = in_percent(results.grid("table2_undelayed", "large"))
+    runs = runs[runs["partition"] == "dataset"]
+    return runs.assign(mode=_mode(runs))
+
+
+def models_cells(results: StudyResults) -> pd.DataFrame:
+    """One row a cell: accuracy over seeds, and how many runs ended near chance."""
+    runs = models_runs(results)
+    near_chance = (runs["accuracy"] <= NEAR_CHANCE).groupby([runs[k] for k in _MODELS_KEYS]).sum()
+    cells = over_seeds(runs, _MODELS_KEYS, "accuracy")
+    return cells.merge(near_chance.rename("near_chance").reset_index(), on=_MODELS_KEYS)
+
+
+def models(results: StudyResults) -> Table:
+    """LeNet-5 beside the larger model, synchronous and asynchronous."""
+    cells = models_cells(results)
+    failed = cells["near_chance"].astype(str) + " of " + cells["count"].astype(str)
+    text = cells.assign(text=cells.apply(_mean, axis=1), failed=failed)
+    rows = ["mode", "workers"]
+    wide = text.pivot(index=rows, columns="problem", values=["text", "failed"]).fillna("–")
+    wide = wide.sort_index(level=rows, ascending=[False, True])  # sync before async: Table II
+    wide.columns = [f"{problem}_{kind}" for kind, problem in wide.columns]
+    headings = {"mode": "mode", "workers": "workers"}
+    for name, title in MODELS.items():
+        headings |= {f"{name}_text": title, f"{name}_failed": "near chance"}
+    return Table(cells, headings, layout=wide.reset_index())
+
+
+def landscape(results: StudyResults) -> Table:
+    """Where the runs of the loss landscapes end, and where the plane shows them.
+
+    One row a run: the loss and accuracy of its last weights and of their projection, the largest
+    ratio of the two losses over all recorded weights, and the distance of the last weights from the
+    plane as a share of that from the plane's origin.
+    """
+    tables = []
+    for name in LANDSCAPES:
+        grid, points, _ = results.landscape(name)
+        points = points.assign(
+            landscape=name,
+            loss_ratio=points["projected_test_loss"] / points["test_loss"],
+            share_off_plane=points["off_plane"] / points["from_origin"],
+        )
+        last = points.groupby("run", sort=False).tail(1)
+        largest = points.groupby("run")["loss_ratio"].max().rename("largest_ratio")
+        share1, share2 = grid["explained_variance"]
+        tables.append(last.join(largest, on="run").assign(explained_1=share1, explained_2=share2))
+    headings = {
+        "landscape": "landscape",
+        "momentum": "momentum",
+        "fitted": "in the fit",
+        "test_loss": "test loss",
+        "projected_test_loss": "projected",
+        "loss_ratio": "ratio",
+        "largest_ratio": "largest ratio",
+        "test_accuracy": "accuracy",
+        "projected_test_accuracy": "projected",
+        "share_off_plane": "off the plane",
+    }
+    extra = ["epoch", "off_plane", "from_origin", "explained_1", "explained_2"]
+    table = pd.concat(tables, ignore_index=True)[[*headings, *extra]]
+    table["landscape"] = table["landscape"].str.replace("_", " ")
+    formats = dict.fromkeys(("loss_ratio", "largest_ratio"), "{:.2f}")
+    shown = ("test_loss", "projected_test_loss", "test_accuracy", "projected_test_accuracy")
+    layout = table.assign(fitted=table["fitted"].map({True: "yes", False: "no"}))
+    formats |= dict.fromkeys((*shown, "share_off_plane"), "{:.3f}")
+    return Table(table, headings, formats, layout)
+
+
+def barriers(results: StudyResults) -> Table:
+    """Between the last weights of any two runs that started from the same: one row a pair.
+
+    barrier: the most by which the test loss on the straight line between the two exceeds what lies
+    on the straight line between their losses (Frankle et al. 2020); at least 0, which it is at the
+    ends. Runs that the plane is not fitted to have no lines.
+    """
+    _, points, lines = results.landscape("momentum")
+    momenta = points.drop_duplicates("run").set_index("run")["momentum"]
+    rows = []
+    for (first, second), line in lines.groupby(["first", "second"], sort=False):
+        loss, position = line["test_loss"].to_numpy(), line["position"].to_numpy()
+        between = (1 - position) * loss[0] + position * loss[-1]
+        rows.append(
+            {
+                "first": momenta[first],
+                "second": momenta[second],
+                "first_loss": loss[0],
+                "second_loss": loss[-1],
+                "highest": loss.max(),
+                "barrier": (loss - between).max(),
+            }
+        )
+    headings = {
+        "first": "momentum",
+        "second": "and",
+        "first_loss": "test loss of the one",
+        "second_loss": "of the other",
+        "highest": "highest between",
+        "barrier": "barrier",
+    }
+    return Table(pd.DataFrame(rows), headings, dict.fromkeys(list(headings)[2:], "{:.3f}"))
+
+
+def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Split dataset less split labels with one slow worker, cell by cell of Table II."""
+    slow = cells[cells["delayed_workers"] == "one"]
+    wide = slow.pivot(index=["delay_ms", "workers"], columns="partition", values=value)
+    return _difference(wide["dataset"], wide["labels"], base=wide["dataset"])
+
+
+def slow_worker_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Delay on all workers alike less delay on all and twice on worker 1, cell by cell of Table II
+    (see `delayed` of `stalegrad.clusters.parameter_server`)."""
+    delayed = cells[cells["delay_ms"] > 0]
+    keys = ["delay_ms", "workers", "partition"]
+    wide = delayed.pivot(index=keys, columns="delayed_workers", values=value)
+    return _difference(wide["all"], wide["one"], base=wide["all"])
+
+
+def compensation_gain(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """With compensation (column `value`) less without (`off`), cell by cell of Table IV."""
+    keyed = cells.set_index(["delay_ms", "workers", "compensation_lambda"])
+    return _difference(keyed[value], keyed["off"], base=keyed["off"])
+
+
+def _difference(first: pd.Series, second: pd.Series, base: pd.Series) -> pd.DataFrame:
+    """first less second: `points`, `relative` as per cent of `base`, and `failed`, 1 where either
+    is without convergence."""
+    failed = (first == NO_CONVERGENCE) | (second == NO_CONVERGENCE)
+    points = first - second
+    return pd.DataFrame(
+        {"points": points, "relative": 100 * points / base, "failed": failed.astype(int)}
+    )
+
+
+def published_compensation(results: StudyResults) -> pd.DataFrame:
+    """The printed cells of Table IV, with those of Table II without compensation as `off`."""
+    off = results.published("table2")
+    off = off.query(SLOW_LABELS)
+    off = off.rename(columns={"test_accuracy_percent": "off"})[["delay_ms", "workers", "off"]]
+    return results.published("table4").merge(off, on=["delay_ms", "workers"])
+
+
+def averages(results: StudyResults) -> Table:
+    """The averages that the text quotes, from the published cells and from the means of ours.
+
+    Each in points, over all cells and over those where both converge, and relative to the cell that
+    the loss or gain starts from: split dataset, delay on all workers, no compensation. Over all
+    cells, an accuracy without convergence counts as printed, 10 %.
+    """
+    two, four = table2_cells(results), table4_cells(results)
+    working = four[four["kind"] == "working"]
+    printed2 = results.published("table2")
+    printed4 = published_compensation(results)
+    percent = "test_accuracy_percent"
+    rows = []
+
+    def add(quantity: str, quoted: float, published: pd.DataFrame, ours: pd.DataFrame) -> None:
+        good = published[published["failed"] == 0]
+        rows.append(
+            {
+                "quantity": quantity,
+                "quoted": quoted,
+                "published_points": published["points"].mean(),
+                "converged_points": good["points"].mean(),
+                "converged_points_std": good["points"].std(),
+                "converged_relative": good["relative"].mean(),
+                "converged_relative_std": good["relative"].std(),
+                "ours_points": ours["points"].mean(),
+                "ours_points_std": ours["points"].std(),
+                "ours_relative": ours["relative"].mean(),
+            }
+        )
+
+    add("labels against dataset", 27.8, label_drop(printed2, percent), label_drop(two, "mean"))
+    add("one slow worker", 11.0, slow_worker_drop(printed2, percent), slow_worker_drop(two, "mean"))
+    printed_gains = compensation_gain(printed4, percent)
+    gains = compensation_gain(working, "mean")
+    for strength, quoted in ((2, 7.0), (5, 3.0)):
+        chosen = f"compensation_lambda == {strength}"
+        add(f"compensation {strength}", quoted, printed_gains.query(chosen), gains.query(chosen))
+    improved = "points > 0"
+    add("compensation where improved", 16.0, printed_gains.query(improved), gains.query(improved))
+    headings = {
+        "quantity": "",
+        "quoted": "quoted",
+        "published_points": "printed cells, points",
+        "converged_points": "without NC",
+        "converged_points_std": "s.d.",
+        "converged_relative": "relative",
+        "converged_relative_std": "s.d.",
+        "ours_points": "ours, points",
+        "ours_points_std": "s.d.",
+        "ours_relative": "relative",
+    }
+    table = pd.DataFrame(rows)
+    names = table["quantity"].str.replace(r" (\d)", r", strength \1", regex=True)
+    formats = dict.fromkeys(table.columns[1:], "{:.1f}")
+    return Table(table, headings, formats, table.assign(quantity=names), published=["quoted"])
