@@ -238,7 +238,7 @@ struct Field {
 };
 
 #define LAYOUT(STRUCT, ...)                                                         \
-    extern "C" const Field* STRUCT##_layout() {                                     \
+    extern "C" [[gnu::used]] inline const Field* STRUCT##_layout() {                \
         using S = STRUCT;                                                           \
         static const Field fields[] = {__VA_ARGS__, {nullptr, sizeof(STRUCT), 0}};  \
         return fields;                                                              \
