@@ -392,7 +392,9 @@ def test_an_interrupt_says_how_to_go_on(workplace, call, monkeypatch):
 
 
 def fig2_at_paper(seeds: set[int]) -> list:
-    cells = study_cells(load_study(Path("studies/jain2018")), "paper", load_preset("paper"), "here")["fig2"]
+    cells = study_cells(
+        load_study(Path("studies/jain2018")), "paper", load_preset("paper"), "here"
+    )["fig2"]
     return [cell for cell in cells if cell.seed in seeds]
 
 

@@ -104,7 +104,9 @@ def train(bundles) -> list[Path]:
 
 
 def archive_bytes() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(Path("studies/tiny/measured").iterdir())}
+    return {
+        path.name: path.read_bytes() for path in sorted(Path("studies/tiny/measured").iterdir())
+    }
 
 
 def bundles_of(plan: Plan) -> list:
@@ -346,7 +348,9 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     monkeypatch.chdir(ROOT)
     there = Plan.load({"preset": "paper", "measured_only": True, "studies": [study]})
     gather(there.archive(study), there.grids[study], tmp_path / study)
-    table = judge(StudyResults(ROOT / "studies" / study, "paper", tmp_path / study)).set_index("claim")
+    table = judge(StudyResults(ROOT / "studies" / study, "paper", tmp_path / study)).set_index(
+        "claim"
+    )
     not_gathered = (
         rf"{tmp_path}/{study}/(?:staleness\.csv|(?:schedules|traces|trajectories|landscapes)/)"
     )

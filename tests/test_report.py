@@ -169,7 +169,9 @@ def write_everything(plan: Plan, folder: Path, study: str = "jain2018") -> None:
     write_verdicts(study, folder)
     results = StudyResults(ROOT / "studies" / study, plan.settings.preset, folder / study)
     for name, (_, short, product) in plan.tables.items():
-        write_table(name, maker("tables", ROOT / "studies" / study, short, product.make)(results), folder)
+        write_table(
+            name, maker("tables", ROOT / "studies" / study, short, product.make)(results), folder
+        )
     for name in plan.figures:
         write_figure(name, folder)
 
@@ -422,7 +424,9 @@ def test_the_four_papers_are_in_the_bibliography():
     assert {"jain2018", "allawati2020", "lamour2023", "mishchenko2022"} <= known
 
 
-@pytest.mark.parametrize("study", sorted(p.parent.name for p in (ROOT / "studies").glob("*/study.yaml")))
+@pytest.mark.parametrize(
+    "study", sorted(p.parent.name for p in (ROOT / "studies").glob("*/study.yaml"))
+)
 def test_sections_name_only_figures_and_tables_that_are_configured(study):
     section = PAPER / "sections" / f"{study}.tex"
     if not section.exists():

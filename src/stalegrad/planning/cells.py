@@ -26,6 +26,7 @@ from stalegrad.planning.config import (
     Trajectory,
     at_preset,
 )
+from stalegrad.planning.freshness import file_digest
 from stalegrad.problems import runs_in_step
 from stalegrad.schedule import Workload
 
@@ -55,8 +56,10 @@ class Cell:
 
     @functools.cached_property
     def hash(self) -> str:
-        """Names the run: 16 hexadecimal digits over its content."""
-        return _digest(self._plain(specs.without_defaults))
+        """Names the run: 16 hexadecimal digits over its content, and that of the files it names."""
+        content = self._plain(specs.without_defaults)
+        named = [file.absolute() for part in _PARTS for file in specs.files(getattr(self, part))]
+        return _digest(content | ({"files": [*map(file_digest, named)]} if named else {}))
 
     def workload(self) -> Workload | None:
         """Its minibatches; None where they are known only once the data are read."""
@@ -122,6 +125,7 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
     for key, kind in _PARTS.items():
         if key in values:
             values[key] = specs.parse(kind, values[key], where=where, key=key)
+            _check_files(values[key], where, key)
     cell = specs.validate(Cell, values, where=where)
     _check_partition(cell, where)
     if cell.batch_size > (most := cell.samples_in_epoch()):
@@ -139,6 +143,15 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
                 f"'epochs', 'batch_size' and 'partition' ask for: {error}."
             ) from None
     return cell
+
+
+def _check_files(part: Any, where: str, key: str) -> None:
+    for file in specs.files(part):
+        if not file.is_file():
+            raise ConfigError(
+                f"{where}: '{key}' names the file {file}, which is not there; its path is seen "
+                f"from the folder that the command is given in."
+            )
 
 
 def _check_partition(cell: Cell, where: str) -> None:
@@ -458,6 +471,7 @@ def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
     values = {key: value for key, value in values.items() if value is not None}
     cluster = values.pop("cluster", None)
     values["cluster"] = specs.parse("clusters", cluster, where=where, key="cluster")
+    _check_files(values["cluster"], where, "cluster")
     cell = specs.validate(SimulationCell, values, where=where)
     if cell.arrivals is None and cell.updates is None:
         raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")

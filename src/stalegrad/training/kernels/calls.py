@@ -1,6 +1,7 @@
 """What kernels are called with: the structures of `kernels/*.h`, filled from arrays."""
 
 import ctypes
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,6 +75,38 @@ class TestSet(_Call):
     ]
 
 
+class _Field(ctypes.Structure):
+    """See replay.h."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("offset", _integer), ("size", _integer)]
+
+
+def check_layout(library: ctypes.CDLL, structure: type[_Call]) -> None:
+    """Raises TypeError where a library was compiled with another layout of a structure than the one
+    here: it would read and write in the wrong places."""
+    told = getattr(library, f"{structure.__name__}_layout")
+    told.restype = ctypes.POINTER(_Field)
+    fields = list(itertools.takewhile(lambda field: field.name, told()))
+    there = [(field.name.decode(), field.offset, field.size) for field in fields]
+    here = [
+        (name, getattr(structure, name).offset, getattr(structure, name).size)
+        for name, _ in structure._fields_
+    ]
+    there.append(("the end", told()[len(fields)].offset, 0))
+    here.append(("the end", ctypes.sizeof(structure), 0))
+    for compiled, mirrored in zip(there, here, strict=False):
+        if compiled != mirrored:
+            raise TypeError(
+                f"The structure {structure.__name__} differs between the kernels' headers and "
+                f"kernels/calls.py: {_place(*compiled)} there, and {_place(*mirrored)} here. Write "
+                f"the same fields in the same order in both."
+            )
+
+
+def _place(name: str, offset: int, size: int) -> str:
+    return f"{name} is {size} bytes at {offset}" if size else f"{name} is at {offset}"
+
+
 def address(array: Array) -> int:
     """Where the first number of `array` lies."""
     return array.data_ptr() if isinstance(array, Tensor) else array.ctypes.data
@@ -85,6 +118,11 @@ class Kernel:
 
     def __init__(self, name: str):
         self.name, self.library = name, kernels.load(name)
+        structures = [Minibatches, Stretch]
+        if hasattr(self.library, f"{name}_predictions_float32"):
+            structures.append(TestSet)
+        for structure in structures:
+            check_layout(self.library, structure)
 
     def gradients(
         self,

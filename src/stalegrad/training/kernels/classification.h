@@ -137,3 +137,6 @@ int network_predictions(const TestSet& all) {
     extern "C" int PROBLEM##_predictions_##NAME(const TestSet* all) {                             \
         return network_predictions<T, NETWORK<T>>(*all);                                          \
     }
+
+LAYOUT(TestSet, FIELD(runs), FIELD(count), FIELD(inputs), FIELD(targets), FIELD(dimension),
+       FIELD(width), FIELD(options), FIELD(weights), FIELD(losses), FIELD(classes))

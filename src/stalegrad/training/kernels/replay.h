@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "vectors.h"
 
@@ -228,3 +229,30 @@ int gradients(Problem& problem, const Minibatches& all) {
         return PROBLEM##_gradients<T>(*all);                                                   \
     }                                                                                          \
     extern "C" int PROBLEM##_replay_##NAME(const Stretch* all) { return PROBLEM##_replay<T>(*all); }
+
+// How a structure lies in memory, field by field, with its size after the last: kernels/calls.py
+// writes the structures down a second time, and compares when it loads a library.
+struct Field {
+    const char* name;
+    int64_t offset, size;
+};
+
+#define LAYOUT(STRUCT, ...)                                                         \
+    extern "C" [[gnu::used]] inline const Field* STRUCT##_layout() {                \
+        using S = STRUCT;                                                           \
+        static const Field fields[] = {__VA_ARGS__, {nullptr, sizeof(STRUCT), 0}};  \
+        return fields;                                                              \
+    }
+#define FIELD(NAME) {#NAME, offsetof(S, NAME), sizeof(S::NAME)}
+
+LAYOUT(Minibatches, FIELD(groups), FIELD(batch), FIELD(bounds), FIELD(rows), FIELD(inputs),
+       FIELD(targets), FIELD(dimension), FIELD(width), FIELD(options), FIELD(weights),
+       FIELD(gradients), FIELD(losses), FIELD(noise))
+LAYOUT(Stretch, FIELD(count), FIELD(batch), FIELD(rows), FIELD(noise), FIELD(read), FIELD(write),
+       FIELD(factors), FIELD(per_update), FIELD(waiting), FIELD(inputs), FIELD(targets),
+       FIELD(dimension), FIELD(width), FIELD(options), FIELD(rates), FIELD(momentum),
+       FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov), FIELD(compensates),
+       FIELD(adaptive), FIELD(aliased), FIELD(beta1), FIELD(beta2), FIELD(rest1), FIELD(rest2),
+       FIELD(adam), FIELD(runs), FIELD(weights), FIELD(velocity), FIELD(mean_square),
+       FIELD(pending), FIELD(saved), FIELD(decay1), FIELD(decay2), FIELD(slots), FIELD(apart),
+       FIELD(losses))
