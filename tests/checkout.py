@@ -58,18 +58,19 @@ class Checkout:
         return cls(folder, flags or cls.flags)
 
     def has_all_studies(self) -> None:
-        (self.folder / "config").symlink_to(ROOT / "config")
+        for name in ("config", "studies"):
+            (self.folder / name).symlink_to(ROOT / name)
 
     def has_one_study(self, epochs: int, dimensions: Sequence[int] = (20,)) -> None:
         """A bundle of one run for each of `dimensions`."""
-        config = self.folder / "config"
         for name, content in (
-            ("studies/long", long_study(epochs, dimensions)),
-            ("presets/smoke", {"title": "smoke", "seeds": 1, "bundle_size": 1}),
+            ("studies/long/study", long_study(epochs, dimensions)),
+            ("config/presets/smoke", {"title": "smoke", "seeds": 1, "bundle_size": 1}),
         ):
-            (config / name).parent.mkdir(parents=True)
-            (config / name).with_suffix(".yaml").write_text(yaml.safe_dump(content))
-        shutil.copy(ROOT / "config" / "config.yaml", config)
+            path = (self.folder / name).with_suffix(".yaml")
+            path.parent.mkdir(parents=True)
+            path.write_text(yaml.safe_dump(content))
+        shutil.copy(ROOT / "config" / "config.yaml", self.folder / "config")
 
     def command(self, *arguments: str) -> list[str]:
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,12 +12,25 @@ from torch import Tensor
 
 from stalegrad.data_order import DataOrder
 from stalegrad.planning.cells import Cell, parse_cell
+from stalegrad.planning.studies import study_module
 from stalegrad.problems import Task
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule
 from stalegrad.training import cuda_graph, kernel_replay, replay
 from stalegrad.training.backends import Backend
 from stalegrad.training.replay import Run
+
+ROOT = Path(__file__).parents[1]
+
+
+def home_of(study: str) -> Path:
+    """The folder of one of the papers of this repository."""
+    return ROOT / "studies" / study
+
+
+def of_study(study: str, module: str) -> ModuleType:
+    """Its module `tables`, `figures` or `claims`."""
+    return study_module(home_of(study), module)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from helpers import home_of
 
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.planning.cells import Cell, study_cells
 from stalegrad.planning.config import Preset, load_study
 
 ROOT = Path(__file__).parents[1]
-STUDY = load_study(ROOT / "studies" / "jain2018")
+STUDY = load_study(home_of("jain2018"))
 # Grids of which more than the last epoch is read.
 CURVES = ("fig3_adam", "fig3_sgd", "warmup")
 COLLAPSED = 0.113
@@ -33,7 +34,7 @@ def grids(preset: str) -> dict[str, list[Cell]]:
 @cache
 def published_fig2() -> dict[tuple[int, int, int], float]:
     """(delay, batch size, half decades of the rate) -> accuracy; unread cells as the one before."""
-    table = pd.read_csv(ROOT / "studies" / "jain2018" / "published" / "fig2.csv")
+    table = pd.read_csv(home_of("jain2018") / "published" / "fig2.csv")
     table = table.sort_values(["delay", "lr", "batch_size"])
     table["half_decades"] = np.round(2 * np.log10(table["lr"])).astype(int)
     keys = table[["delay", "batch_size", "half_decades"]].itertuples(index=False, name=None)
@@ -100,7 +101,7 @@ def write_results(
 
 
 def results_in(folder: Path, preset: str = "paper") -> StudyResults:
-    return StudyResults(ROOT / "studies" / "jain2018", preset, folder)
+    return StudyResults(home_of("jain2018"), preset, folder)
 
 
 def _history(grid: str, cell: Cell, accuracy: Accuracy) -> Iterable[dict]:

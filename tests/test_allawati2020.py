@@ -12,16 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import home_of, of_study
 from scipy import stats
-from stalegrad.figures import allawati2020 as figures
 
 from stalegrad.analysis.claims import COLUMNS, PARTLY, REPRODUCED, claims_of, judge
-from stalegrad.analysis.claims import allawati2020 as claims
 from stalegrad.analysis.products import maker
 from stalegrad.analysis.results import StudyResults, collect, read_csv
 from stalegrad.analysis.simulations import _columns, simulate_all
 from stalegrad.analysis.style import save, style
-from stalegrad.analysis.tables import allawati2020 as tables
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning.cells import Cell
 from stalegrad.planning.config import load_study
@@ -33,7 +31,8 @@ from stalegrad.training.bundles import Place, train_bundle
 
 ROOT = Path(__file__).parents[1]
 NAME = "allawati2020"
-HOME = ROOT / "studies" / NAME
+HOME = home_of(NAME)
+claims, figures, tables = (of_study(NAME, each) for each in ("claims", "figures", "tables"))
 STUDY = load_study(HOME)
 
 
@@ -531,7 +530,7 @@ def test_the_published_settings():
 )
 def test_errors_name_file_key_and_reason(tmp_path, place, changes, key, reason):
     """Written into the study's own YAML."""
-    content = yaml.safe_load((ROOT / "config" / "studies" / f"{NAME}.yaml").read_text())
+    content = yaml.safe_load((HOME / "study.yaml").read_text())
     kind, name = place.split(".")
     part = content[kind][name]
     cluster = part.get("cluster") or part["cell"]["cluster"]
@@ -545,15 +544,15 @@ def test_errors_name_file_key_and_reason(tmp_path, place, changes, key, reason):
         part["cases"] = [{"batch_size": 1}]
     if not part["axes"]:
         part.pop("axes")
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "studies" / f"{NAME}.yaml").write_text(json.dumps(content))
+    (tmp_path / "studies" / NAME).mkdir(parents=True)
+    (tmp_path / "config" / "presets").mkdir(parents=True)
+    (tmp_path / "studies" / NAME / "study.yaml").write_text(json.dumps(content))
     preset = (ROOT / "config" / "presets" / "paper.yaml").read_text()
-    (tmp_path / "presets" / "paper.yaml").write_text(preset)
+    (tmp_path / "config" / "presets" / "paper.yaml").write_text(preset)
     with pytest.raises(ConfigError) as error:
-        Plan.load({"preset": "paper", "studies": [NAME]}, tmp_path)
+        Plan.load({"preset": "paper", "studies": [NAME]}, tmp_path / "config")
     message = str(error.value)
-    assert f"studies/{NAME}.yaml, {place}: 'cluster.{key}" in message
+    assert f"studies/{NAME}/study.yaml, {place}: 'cluster.{key}" in message
     assert reason in message
 
 
@@ -568,7 +567,7 @@ def test_the_section_finds_every_number(smoke, tmp_path):
         (tmp_path / "tables" / f"{NAME}_{name}.csv").write_text(table.csv())
     judge(smoke).to_csv(tmp_path / "verdicts.csv", index=False)
     values = collect_values(plan("smoke"), published_grids(plan("smoke")), tmp_path)
-    section = (ROOT / "paper" / "sections" / f"{NAME}.tex").read_text("utf-8")
+    section = (HOME / "section.tex").read_text("utf-8")
     wanted = used_keys([section])
     assert len(wanted) > 10
     assert [key for key in wanted if not {key, f"{key}%"} & values.keys()] == []

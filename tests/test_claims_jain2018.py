@@ -7,6 +7,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import home_of
 from made_up import (
     COLLAPSED,
     as_claimed,
@@ -27,7 +28,7 @@ from stalegrad.analysis.claims import (
     mean_interval,
 )
 
-CLAIMS = claims_of(ROOT / "studies" / "jain2018")
+CLAIMS = claims_of(home_of("jain2018"))
 DELAY_CLAIMS = ("delay_centred_at_workers_less_one", "delay_fits_a_normal")
 GRIDS = {
     "constant_delay_stands_for_asynchrony": {"asynchronous"},

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import home_of, of_study
 
 from stalegrad.analysis.claims import (
     CANNOT_TELL,
@@ -19,7 +20,6 @@ from stalegrad.analysis.claims import (
     claims_of,
     judge,
 )
-from stalegrad.analysis.claims import mishchenko2022 as claims
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.analysis.simulations import _columns
 from stalegrad.clusters._profiles import seconds_per_gradient
@@ -27,11 +27,10 @@ from stalegrad.planning.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.staleness.compute_times import Constant
 
-from .tables import SLOPE_COLUMNS, constant_delay, slopes
-
 ROOT = Path(__file__).parents[1]
 NAME = "mishchenko2022"
-HOME = ROOT / "studies" / NAME
+HOME = home_of(NAME)
+claims, tables = of_study(NAME, "claims"), of_study(NAME, "tables")
 CLAIMS = claims_of(HOME)
 # The seconds that the same gradients take where nobody waits, and where all wait for the slowest.
 FAST, SLOW = 800.0, 80_000.0
@@ -465,15 +464,15 @@ def test_a_power_that_cannot_be_measured_is_said_to_be_so(tmp_path):
     reason = CLAIMS["rate_strongly_convex"](results).reason
     assert "No power of M can be measured" in reason
     assert reason.count("mu = 0.05: 0 left") == 2
-    table = slopes(results).frame.query("of == 'M' and convexity == 'strongly convex'")
+    table = tables.slopes(results).frame.query("of == 'M' and convexity == 'strongly convex'")
     assert table.set_index("where")["points"].tolist() == [6, 6, 0, 0]
     assert table.loc[table["points"] == 0, "slope"].isna().all()
-    assert list(table) == ["of", *SLOPE_COLUMNS]
+    assert list(table) == ["of", *tables.SLOPE_COLUMNS]
 
 
 def test_how_many_times_larger_the_error_is_at_constant_delay(tmp_path):
     larger = scaled("constant_delay", 1.5, lambda c: c.delay == 15)
-    table = constant_delay(write_results(tmp_path, larger, CONSTANT)).frame
+    table = tables.constant_delay(write_results(tmp_path, larger, CONSTANT)).frame
     taus = (4, 16, 64, 256)
     assert list(table) == ["noise", "updates", "undelayed", *(f"times_{tau}" for tau in taus)]
     times = table[[f"times_{tau}" for tau in taus]].to_numpy()

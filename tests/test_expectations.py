@@ -157,7 +157,7 @@ def test_a_problem_that_is_not_known_is_not_timed(monkeypatch):
 
 def test_reading_it_imports_neither_torch_nor_pandas():
     code = (
-        "import sys; from stalegrad import progress, speed\n"
+        "import sys; from stalegrad.planning import speed\n"
         "from stalegrad.planning.config import Settings\n"
         "speed.read(Settings())\n"
         "print(*{'torch', 'pandas'} & sys.modules.keys())"

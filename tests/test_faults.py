@@ -246,8 +246,8 @@ LARGE = Bundle((small_cell(cluster__delay=60, batch_size=1),))
 def test_full_disk_is_a_sentence_and_the_same_command_goes_on(tmp_path, data_folder, kind):
     """As a disk of 1 MB, and as a limit on the size of files, which takes no root."""
     (tmp_path / "bundle.json").write_text(LARGE.to_json())
-    code = "import json, sys; from stalegrad import cli, data\n"
-    code += "data.SHA256 = json.loads(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
+    code = "import json, sys; from stalegrad import cli\nfrom stalegrad.io import datasets\n"
+    code += "datasets.SHA256 = json.loads(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
     hashes = json.dumps({"mnist": datasets.SHA256["mnist"]})
     command = [sys.executable, "-c", code, hashes, "run-bundle", "bundle.json"]
     command += ["--output", "done/x", "--data-folder", str(data_folder), "--threads", "1"]

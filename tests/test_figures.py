@@ -4,14 +4,16 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import home_of, of_study
 from made_up import STUDY, as_claimed, published_fig2, write_results, write_staleness
 from matplotlib import pyplot
 from matplotlib.text import Text
-from stalegrad.figures import common, style
-from stalegrad.figures import jain2018 as figures
 
+from stalegrad.analysis import figures as shared
+from stalegrad.analysis import style
 from stalegrad.analysis.products import maker
 
+figures = of_study("jain2018", "figures")
 PRESETS = {"paper": 1, "smoke": 2}  # with how many seeds
 
 
@@ -39,7 +41,7 @@ def made(tmp_path_factory):
 
 
 def drawn(name, results):
-    return maker("figures", ROOT / "studies" / "jain2018", name, STUDY.figures[name].make)(results)
+    return maker("figures", home_of("jain2018"), name, STUDY.figures[name].make)(results)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -203,7 +205,7 @@ def test_fig1_bars_are_shares(made):
 
 
 def test_learning_curves_of_any_study(made):
-    figure = common.learning_curves(made["smoke"])
+    figure = shared.learning_curves(made["smoke"])
     assert [ax.get_title() for ax in figure.axes] == [
         grid.replace("_", " ") for grid in made["smoke"].runs["grid"].unique()
     ]
@@ -215,4 +217,4 @@ def test_learning_curves_of_any_study(made):
 def test_varying_columns_leave_out_seeds_and_results(made):
     runs = made["smoke"].grid("fig2")
     assert runs["seed"].nunique() == 2
-    assert common.varying_columns(runs) == ["lr", "delay", "batch_size"]
+    assert shared.varying_columns(runs) == ["lr", "delay", "batch_size"]

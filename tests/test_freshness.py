@@ -124,26 +124,31 @@ def test_a_rule_elsewhere_brings_the_helper_beside_it(tmp_path):
 
 
 def test_training_is_of_the_engine_and_of_its_own_parts():
-    found = names(code_of("bundles", BUNDLE.cells))
-    assert {"replay.py", "fused.py", "schedule.py", "rules/__init__.py"} <= found
+    found = names(code_of("training.bundles", BUNDLE.cells))
+    assert {"training/replay.py", "training/kernel_replay.py", "schedule.py", "rules/__init__.py"} <= found
     assert {"problems/least_squares.py", "problems/_synthetic.py", "rules/sgd.py"} <= found
-    assert {"clusters/constant_delay.py", "backends/cpu.py", "files.py", "cells.py"} <= found
-    assert {"kernels/calls.py", "kernels/replay.h", "kernels/linear_model.cpp"} <= found
+    assert {"clusters/constant_delay.py", "io/files.py", "planning/cells.py"} <= found
+    kernels = {"calls.py", "replay.h", "linear_model.cpp"}
+    assert {"training/backends/cpu.py", *(f"training/kernels/{name}" for name in kernels)} <= found
     assert not {"problems/lenet5.py", "clusters/hub_and_spoke.py"} & found
 
 
 def test_what_a_part_is_built_on_is_its_code_too():
     rule = {"name": "dc_asgd", "lr": 0.1, "compensation": 1.0}
-    found = names(code_of("bundles", [cell(rule=rule)]))
+    found = names(code_of("training.bundles", [cell(rule=rule)]))
     assert {"rules/dc_asgd.py", "rules/sgd.py"} <= found
 
 
-@pytest.mark.parametrize("module", ["bundles", "virtual_iterates", "landscapes", "simulations"])
+@pytest.mark.parametrize("module", ["training.bundles", *(f"analysis.{name}" for name in ("virtual_iterates", "landscapes", "simulations"))])
 def test_nothing_that_draws_words_or_plans_makes_a_result_out_of_date(module):
     found = names(code_of(module, BUNDLE.cells))
-    apart = ("cli/", "figures/", "tables/", "claims/", "report/")
-    assert not [name for name in found if name.startswith(apart)]
-    alone = {"plan", "config", "progress", "wording", "results", "measured", "products", "logs"}
+    assert not [name for name in found if name.startswith(("cli/", "report/"))]
+    alone = {
+        *("planning/plan", "planning/config", "training/progress", "io/wording", "io/logs"),
+        *(f"analysis/{name}" for name in ("figures", "style", "tables", "claims")),
+        *(f"analysis/{name}" for name in ("results", "archive", "products")),
+    }
+    assert all((PACKAGE / f"{name}.py").exists() for name in alone)
     assert not {f"{name}.py" for name in alone} & found
 
 

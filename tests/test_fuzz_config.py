@@ -27,8 +27,8 @@ SETTINGS = read_yaml(CONFIG / "config.yaml") | {"preset": "smoke", "studies": ["
 PRESET = read_yaml(CONFIG / "presets" / "smoke.yaml")
 # Copied, so that a value that YAML shares between places can be changed in one.
 STUDIES = {
-    path.stem: yaml.load(yaml.dump(read_yaml(path)), yaml.SafeLoader)
-    for path in sorted((CONFIG / "studies").glob("*.yaml"))
+    path.parent.name: yaml.load(yaml.dump(read_yaml(path)), yaml.SafeLoader)
+    for path in sorted((ROOT / "studies").glob("*/study.yaml"))
 }
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the first is ten times as fast
@@ -80,12 +80,12 @@ def names_a_key(message: str) -> bool:
 def check(settings: dict, preset: dict, study: dict, changed_file: str) -> None:
     """Expand all of it; where it is refused, it is by file and key."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in (("presets/smoke", preset), ("studies/some", study)):
+        for name, content in (("config/presets/smoke", preset), ("studies/some/study", study)):
             path = Path(folder, name).with_suffix(".yaml")
-            path.parent.mkdir()
+            path.parent.mkdir(parents=True)
             path.write_text(yaml.dump(content, Dumper=DUMPER, allow_unicode=True))
         try:
-            Plan.load(settings, Path(folder))
+            Plan.load(settings, Path(folder, "config"))
         except ConfigError as error:
             lines = str(error).splitlines()
             wanted = changed_file.format(folder)
@@ -104,7 +104,7 @@ def examples(number: int):
 @given(data=st.data())
 def test_any_change_of_a_study_expands_or_is_refused_by_file_and_key(study, data):
     tree, _ = data.draw(changed(STUDIES[study]))
-    check(SETTINGS, PRESET, tree, "{}/studies/some.yaml")
+    check(SETTINGS, PRESET, tree, "{}/studies/some/study.yaml")
 
 
 SMALL = {"title": "x", "cite": "y", "grids": {"one": STUDIES["jain2018"]["grids"]["fig2"]}}
@@ -114,7 +114,7 @@ SMALL = {"title": "x", "cite": "y", "grids": {"one": STUDIES["jain2018"]["grids"
 @given(changed(PRESET))
 def test_any_change_of_a_preset_is_refused_by_file_and_key(change):
     tree, _ = change
-    check(SETTINGS, tree, SMALL, "{}/presets/smoke.yaml")
+    check(SETTINGS, tree, SMALL, "{}/config/presets/smoke.yaml")
 
 
 @examples(60)
@@ -151,13 +151,13 @@ def test_any_bytes_in_place_of_a_file_are_refused(content):
 # ---- and in front of Snakemake ----
 
 WRONG = [
-    ("studies/long.yaml", "epochs: 100", "epochs: 0", "grids.one: 'epochs' is 0"),
-    ("studies/long.yaml", "epochs: 100", "epocs: 100", "'epocs' is not a known key"),
-    ("studies/long.yaml", "delay: 2", "delay: 40000", "a delay of 40000 steps with 40000 steps"),
-    ("studies/long.yaml", "title: A", "title: B\ntitle: A", "the key 'title' stands there twice"),
-    ("presets/smoke.yaml", "seeds: 1", "seeds: x", "'seeds' is the text 'x'"),
-    ("config.yaml", "threads: 1", "threads: 0", "'threads' is 0"),
-    ("config.yaml", "preset: quick", "threads: 2\npreset: quick", "'threads' stands there twice"),
+    ("studies/long/study.yaml", "epochs: 100", "epochs: 0", "grids.one: 'epochs' is 0"),
+    ("studies/long/study.yaml", "epochs: 100", "epocs: 100", "'epocs' is not a known key"),
+    ("studies/long/study.yaml", "delay: 2", "delay: 40000", "a delay of 40000 steps with 40000 steps"),
+    ("studies/long/study.yaml", "title: A", "title: B\ntitle: A", "the key 'title' stands there twice"),
+    ("config/presets/smoke.yaml", "seeds: 1", "seeds: x", "'seeds' is the text 'x'"),
+    ("config/config.yaml", "threads: 1", "threads: 0", "'threads' is 0"),
+    ("config/config.yaml", "preset: quick", "threads: 2\npreset: quick", "'threads' stands there twice"),
 ]  # fmt: skip
 
 
@@ -167,11 +167,11 @@ def test_what_is_wrong_ends_snakemake_with_a_sentence_before_any_work(
 ):
     checkout = Checkout.make(tmp_path)
     checkout.has_one_study(epochs=100)
-    path = tmp_path / "config" / file
+    path = tmp_path / file
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     done = checkout.run("--config", "preset=smoke", "--", "results/smoke/long/runs.csv")
     assert done.returncode != 0 and "Traceback" not in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if said in line]
-    assert line.startswith(f"config/{file}") and not (tmp_path / "results").exists()
+    assert line.startswith(file) and not (tmp_path / "results").exists()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stalegrad import clusters, freshness, specs
+from stalegrad import clusters, specs
 from stalegrad.io.errors import ConfigError
+from stalegrad.planning import freshness
 from stalegrad.planning.cells import Bundle, parse_cell, parse_simulation
 from stalegrad.planning.freshness import code_of, training_code
 from stalegrad.planning.plan import Plan, as_inputs
@@ -186,8 +187,8 @@ def test_the_content_of_a_file_is_part_of_the_hash(traced):
 def test_a_file_that_a_spec_names_is_among_what_decides_a_result(traced):
     bundle = Bundle((parse_cell(traced, "a test"),))
     before = training_code(bundle.cells)
-    assert Path("times.csv") in code_of("bundles", bundle.cells)
-    assert "times.csv" in as_inputs(Plan.code_of("bundles", bundle))
+    assert Path("times.csv") in code_of("training.bundles", bundle.cells)
+    assert "times.csv" in as_inputs(Plan.code_of("training.bundles", bundle))
     Path("times.csv").write_text("2.0\n")
     freshness.file_digest.cache_clear()
     assert training_code(bundle.cells) != before

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import home_of, of_study
 from matplotlib import pyplot
-from stalegrad.figures import lamour2023 as figures
 
 from stalegrad.analysis import style
 from stalegrad.analysis.claims import (
@@ -25,7 +25,6 @@ from stalegrad.analysis.claims import (
 from stalegrad.analysis.products import maker
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.analysis.simulations import simulate_all
-from stalegrad.analysis.tables import lamour2023 as tables
 from stalegrad.planning.cells import (
     study_cells,
     study_landscapes,
@@ -39,7 +38,8 @@ from stalegrad.training.backends.cpu import CpuBackend, reason_against
 from stalegrad.training.backends.vmap import VmapBackend
 
 ROOT = Path(__file__).parents[1]
-HOME = ROOT / "studies" / "lamour2023"
+HOME = home_of("lamour2023")
+figures, tables = of_study("lamour2023", "figures"), of_study("lamour2023", "tables")
 STUDY = load_study(HOME)
 CLAIMS = claims_of(HOME)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, trajectory
+from helpers import (InOrder, assert_close, make_schedule, of_study, plan, quadratic_task, trajectory)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ from stalegrad.staleness.compute_times import Exponential
 from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import plan_runs
 
-from .tables import slope, slope_over_seeds, tuned
+tables = of_study("mishchenko2022", "tables")
 
 CHAIN = Chain(dimension=6, noise=0.5, noise_samples=40, epoch_samples=120)
 ORDER = IndependentOrder(samples=40, epoch_samples=120, batch_size=1, seed=5)
@@ -155,23 +155,23 @@ def test_the_interval_of_a_power_is_over_seeds():
         ]
         return pd.concat(frames)
 
-    assert slope_over_seeds(runs([-0.5, -0.5, -0.5]), "x") == pytest.approx((-0.5,) * 3)
-    found = slope_over_seeds(runs([-0.4, -0.5, -0.7]), "x")
+    assert tables.slope_over_seeds(runs([-0.5, -0.5, -0.5]), "x") == pytest.approx((-0.5,) * 3)
+    found = tables.slope_over_seeds(runs([-0.4, -0.5, -0.7]), "x")
     assert found == pytest.approx((np.mean([-0.4, -0.5, -0.7]), *mean_interval([-0.4, -0.5, -0.7])))
     one = runs([-0.5])
-    assert slope_over_seeds(one, "x") == slope(one["x"], one["error"])
+    assert tables.slope_over_seeds(one, "x") == tables.slope(one["x"], one["error"])
 
 
 def test_slope_and_tuning():
     x = pd.Series([1.0, 2.0, 4.0, 8.0])
-    value, low, high = slope(x, 3 * x**-0.5)
+    value, low, high = tables.slope(x, 3 * x**-0.5)
     assert value == pytest.approx(-0.5) and low == pytest.approx(high, abs=1e-6)
     runs = pd.DataFrame(
         {"k": [1] * 4, "lr": [0.1, 0.1, 0.2, 0.2], "error": [1.0, 3.0, 1.5, np.inf]}
     )
-    assert tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]
+    assert tables.tuned(runs, ["k"])["error"].tolist() == [1.0, 3.0]
     with pytest.raises(ResultError, match="all 2 runs have the same tau, and a slope takes two"):
-        slope(pd.Series([3.0, 3.0], name="tau"), pd.Series([1.0, 2.0]))
+        tables.slope(pd.Series([3.0, 3.0], name="tau"), pd.Series([1.0, 2.0]))
 
 
 @pytest.fixture(scope="module")

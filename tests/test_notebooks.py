@@ -17,7 +17,7 @@ from stalegrad.io.errors import ResultError
 from stalegrad.report.notebooks import as_far_as_made, open_results, show
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = {path.stem: path for path in (ROOT / "workflow" / "notebooks").glob("*.py")}
+NOTEBOOKS = {path.parent.name: path for path in (ROOT / "studies").glob("*/notebook.py")}
 STUDIES = [path.parent.name for path in (ROOT / "studies").glob("*/study.yaml")]
 
 
@@ -59,7 +59,7 @@ def test_results_that_are_not_there_are_said_and_no_crash(study, run, shown):
     assert printed.count("Not shown") == cells >= 4
     assert not pictures(shown)
     (verdicts,) = shown
-    assert list(verdicts["claim"]) == list(claims_of(ROOT / "studies" / study))
+    assert list(verdicts["claim"]) == list(claims_of(home_of(study)))
     assert set(verdicts["verdict"]) == {"cannot tell"}
 
 

@@ -30,7 +30,7 @@ def test_one_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
         return made
 
     monkeypatch.setattr(products, "maker", maker)
-    results = StudyResults("some", "smoke", tmp_path / "some")
+    results = StudyResults(Path("some"), "smoke", tmp_path / "some")
     written = {}
     with pytest.raises(ResultError) as caught:
         names = dict.fromkeys(("first", "second", "third"), NAMED)
@@ -56,7 +56,7 @@ def test_what_is_not_there_is_stood_in_for_and_what_fails_is_not(tmp_path, monke
         return made
 
     monkeypatch.setattr(products, "maker", maker)
-    results = StudyResults("some", "paper", tmp_path / "some")
+    results = StudyResults(Path("some"), "paper", tmp_path / "some")
     written = {}
     with pytest.raises(ResultError, match="1 of 2 tables .* some_broken"):
         names = dict.fromkeys(("lacking", "broken"), NAMED)
@@ -71,12 +71,12 @@ def test_only_its_own_code_makes_a_study_out_of_date(monkeypatch):
     for study in plan.studies:
         for kind in ("figures", "tables", "claims"):
             files = plan.code(study, kind)
-            assert PACKAGE / kind / f"{study}.py" in files
+            assert plan.homes[study] / f"{kind}.py" in files
             assert all(Path(name).exists() for name in as_inputs(files))
-            foreign = {f"{other}.py" for other in plan.studies if other != study}
-            assert not foreign & {file.name for file in files}
-    assert PACKAGE / "figures/style.py" in plan.code("jain2018", "figures")
-    assert PACKAGE / "figures/style.py" not in plan.code("jain2018", "tables", "claims")
+            foreign = {home for other, home in plan.homes.items() if other != study}
+            assert not foreign & {file.parent for file in files}
+    assert PACKAGE / "analysis/style.py" in plan.code("jain2018", "figures")
+    assert PACKAGE / "analysis/style.py" not in plan.code("jain2018", "tables", "claims")
 
 
 # ---- what is not there is found before anything is trained ----
@@ -106,16 +106,17 @@ def test_all_code_is_there():
 
 @pytest.mark.parametrize(
     "make",
-    [None, "common.no_such", "no_such.learning_curves", "style.ResultError", "jain2018.pd.x"],
+    [None, "figures.no_such", "no_such.learning_curves", "style.ResultError", "figures.pd.x"],
 )
 def test_a_figure_that_nothing_draws_is_refused(make):
     plan = plan_with(make=make)
     with pytest.raises(ConfigError) as refused:
         plan.check_code()
+    module, _, function = (make or "figures.another").rpartition(".")
+    home = home_of("jain2018")
     assert str(refused.value) == (
-        f"config/studies/jain2018.yaml: 'figures.another' is made by stalegrad.figures."
-        f"{make or 'jain2018.another'}, which does not exist; write that function, or name another "
-        f"with 'make'."
+        f"{home}/study.yaml: 'figures.another' is made by {function} in {home}/{module}.py, which "
+        f"does not exist; write that function, or name another with 'make'."
     )
 
 

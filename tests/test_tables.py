@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, home_of, of_study
 from made_up import (
     COLLAPSED,
-    ROOT,
     STUDY,
     as_claimed,
     first_of,
@@ -18,11 +18,14 @@ from made_up import (
 
 from stalegrad.analysis.products import maker
 from stalegrad.analysis.tables import Table
-from stalegrad.analysis.tables import jain2018 as tables
 from stalegrad.io.errors import ConfigError
 
 # All that is published but the wall times, which come from logs.
-PRINTED = sorted({*(ROOT / "published").glob("*.csv")} - {*(ROOT / "published").glob("*wall*")})
+PRINTED = sorted(
+    path for path in ROOT.glob("studies/*/published/*.csv") if path.stem != "wall_times"
+)
+LAMOUR = home_of("lamour2023") / "published"
+tables = of_study("jain2018", "tables")
 
 
 def cells_of(latex):
@@ -132,7 +135,7 @@ def test_every_table_is_made(name, preset, results, tmp_path):
     if preset != "paper":
         write_staleness(tmp_path, workers=(4, 16))
         results = write_results(tmp_path, lambda c, e: 0.9, preset=preset)
-    make = maker("tables", ROOT / "studies" / "jain2018", name, STUDY.tables[name].make)
+    make = maker("tables", home_of("jain2018"), name, STUDY.tables[name].make)
     table = make(results)
     assert len(table.frame)
     assert table.csv() == make(results).csv()
@@ -143,10 +146,10 @@ def test_every_table_is_made(name, preset, results, tmp_path):
 
 
 def test_a_table_that_nobody_makes_is_named():
-    with pytest.raises(ConfigError, match=r"'tables\.fig9' is made by stalegrad\.tables\.jain2018"):
-        maker("tables", ROOT / "studies" / "jain2018", "fig9", None)
-    with pytest.raises(ConfigError, match=r"stalegrad\.tables\.absent\.fig9, which does not exist"):
-        maker("tables", ROOT / "studies" / "jain2018", "fig9", "absent.fig9")
+    with pytest.raises(ConfigError, match=r"'tables\.fig9' is made by fig9 in .*jain2018/tables\.py"):
+        maker("tables", home_of("jain2018"), "fig9", None)
+    with pytest.raises(ConfigError, match=r"fig9 in .*/absent\.py, which does not exist"):
+        maker("tables", home_of("jain2018"), "fig9", "absent.fig9")
 
 
 def test_fig1_by_hand(tmp_path):
@@ -169,7 +172,7 @@ def test_fig2_cells_stand_beside_the_published(results):
     assert one["published"].to_list()[-2:] == [0.543, 0.626]  # rates 0.001 and 0.0031623
 
 
-@pytest.mark.parametrize("path", PRINTED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRINTED, ids=lambda path: f"{path.parts[-3]}_{path.stem}")
 def test_what_a_paper_prints_says_how_legible_it_is(path):
     """Each number: clear; of a row whose keys are known by its place alone; uncertain; missing."""
     cells = pd.read_csv(path)

@@ -1,9 +1,10 @@
-"""stalegrad: four studies of stale gradients, regenerated from one pipeline.
+"""stalegrad: studies of stale gradients, regenerated from one pipeline.
 
-Data flows one way through the modules, and none imports from further right:
+Packages, from left to right; none imports from further right (`tests/test_config.py` holds them to
+it):
 
-    config -> cells -> clusters -> schedule -> replay -> results
-           -> tables, figures -> verdicts -> report
+    io -> specs, schedule, data_order -> staleness -> clusters, rules, problems -> planning
+       -> training -> analysis -> report -> cli
 """
 
 __version__ = "0.1.0"

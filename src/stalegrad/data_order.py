@@ -39,7 +39,7 @@ def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple
     shared: one stream over all samples, from which every gradient takes the next minibatch.
     independent: the same, of minibatches drawn with replacement (see `IndependentOrder`).
 
-    All others give every worker a stream of its own (lamour2023, section II.B):
+    All others give every worker a stream of its own (Lamour et al. 2023, section II.B):
 
     none: all samples, in an order of its own. So n workers compute n times the gradients.
     dataset: equal parts of a random permutation; the fewer than n samples left over are dropped.

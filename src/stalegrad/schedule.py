@@ -111,7 +111,7 @@ class Schedule:
     def staleness_before(self) -> np.ndarray:
         """Staleness [A] counted just before the update that the arrival may trigger.
 
-        The convention of jain2018, whose mean is N - 1 for N workers alike.
+        The convention of Jain et al. 2018, whose mean is N - 1 for N workers alike.
         """
         return self.version - self.read_version
 
@@ -119,7 +119,8 @@ class Schedule:
     def staleness_after(self) -> np.ndarray:
         """Staleness [A] counted just after: the gradient's own update is included.
 
-        The convention of allawati2020, whose mean is n for n workers alike at K = 1, T_c = 0.
+        The convention of Al-Lawati and Draper 2020, whose mean is n for n workers alike at K = 1,
+        T_c = 0.
         """
         return (np.arange(self.arrivals) + 1) // self.arrivals_per_update - self.read_version
 

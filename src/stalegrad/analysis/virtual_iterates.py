@@ -1,4 +1,6 @@
-"""Virtual iterates: SGD without delay, beside the run it belongs to (mishchenko2022, 'Main ideas').
+"""Virtual iterates: SGD without delay, beside the run it belongs to.
+
+They are those of Mishchenko et al. 2022 ('Main ideas').
 
 The virtual iterate x^_k has made every step that was promised before version k: with each gradient
 applied the moment its computation starts, at the step size that it will have when it arrives. So

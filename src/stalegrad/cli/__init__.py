@@ -61,7 +61,7 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
         epilog=examples(
             "stalegrad data mnist",
             "stalegrad run --dataset mnist --lr 0.01 --delay 4 --batch-size 64 --epochs 2",
-            "stalegrad cells --study jain2018 --grid fig2",
+            "stalegrad cells --study STUDY --grid fig2",
         ),
     )
     parser.add_argument("--version", action="version", version=stalegrad.__version__)

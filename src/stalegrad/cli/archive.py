@@ -22,11 +22,11 @@ def add_archive(commands) -> None:
         help="keep trained bundles, so that the paper preset need not train them again",
         description="Add the runs of trained bundles to the archive, with where they come from.",
         epilog=examples(
-            "stalegrad archive --study jain2018 done/*.csv",
-            "stalegrad archive --study lamour2023 --results results/paper",
+            "stalegrad archive --study STUDY done/*.csv",
+            "stalegrad archive --study STUDY --results results/paper",
         ),
     )
-    parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
+    parser.add_argument("--study", required=True, metavar="NAME", help="the name of its folder")
     parser.add_argument("files", nargs="*", type=Path, metavar="CSV")
     parser.add_argument(
         "--results",
@@ -98,11 +98,11 @@ def add_gather(commands) -> None:
         help="tables of what the archive holds of a study",
         description="Write runs.csv and history.csv of the archived runs of a study.",
         epilog=examples(
-            "stalegrad gather --study jain2018 --grid fig2 --output results/measured/jain2018",
-            "stalegrad figure jain2018_fig2 --results results/measured --output fig2.png",
+            "stalegrad gather --study STUDY --grid fig2 --output results/measured/STUDY",
+            "stalegrad figure STUDY_fig2 --results results/measured --output fig2.png",
         ),
     )
-    parser.add_argument("--study", required=True, metavar="NAME", help="such as jain2018")
+    parser.add_argument("--study", required=True, metavar="NAME", help="the name of its folder")
     add_grid_flag(parser)
     add_config_flag(parser)
     add_archive_flag(parser)

@@ -37,9 +37,9 @@ def add_bundles(commands) -> None:
             "Write the runs of a study that are yet to be trained, one JSON file a bundle of them."
         ),
         epilog=examples(
-            "stalegrad bundles --study jain2018 --preset paper --grid fig2 --seeds 1 --output work",
+            "stalegrad bundles --study STUDY --preset paper --grid fig2 --seeds 1 --output work",
             "stalegrad run-bundle work/*.json --output done     # here, or where there is a GPU",
-            "stalegrad archive --study jain2018 done/*.csv",
+            "stalegrad archive --study STUDY done/*.csv",
         ),
     )
     add_study_flags(parser)

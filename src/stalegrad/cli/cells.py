@@ -14,9 +14,9 @@ def add_cells(commands) -> None:
         help="list the cells of a study",
         description="List the runs of a study: grid, hash, and all that decides the result.",
         epilog=examples(
-            "stalegrad cells --study jain2018 --preset quick",
-            "stalegrad cells --study jain2018 --preset paper --grid fig2 --csv > cells.csv",
-            "stalegrad run --study jain2018 --hash 497a     # one of them, by its first digits",
+            "stalegrad cells --study STUDY --preset quick",
+            "stalegrad cells --study STUDY --preset paper --grid fig2 --csv > cells.csv",
+            "stalegrad run --study STUDY --hash 497a     # one of them, by its first digits",
         ),
     )
     add_study_flags(parser)

@@ -42,7 +42,7 @@ def counts(text: str) -> set[int]:
 
 
 def add_study_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--study", required=required, metavar="NAME", help="such as jain2018")
+    parser.add_argument("--study", required=required, metavar="NAME", help="the name of its folder")
     parser.add_argument(
         "--preset", default="quick", metavar="NAME", help="smoke, quick (default) or paper"
     )

@@ -14,7 +14,7 @@ def add_figure(commands) -> None:
         "figure",
         help="draw one figure again from results",
         description="Draw one figure from the results that the workflow has gathered.",
-        epilog=examples("stalegrad figure jain2018_fig2 --results results/quick --output fig2.pdf"),
+        epilog=examples("stalegrad figure STUDY_fig2 --results results/quick --output fig2.pdf"),
     )
     parser.add_argument("name", metavar="NAME", help="<study>_<figure>, as its file is called")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR")

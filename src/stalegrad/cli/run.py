@@ -45,7 +45,7 @@ def add_run(commands, arguments: Sequence[str] | None) -> None:
             "    --batch-size 64 --epochs 2",
             "stalegrad run --dataset mnist --rule adam --lr 0.0001 --delay 32 \\",
             "    --batch-size 64 --epochs 5 --seed 2 --output adam.csv",
-            "stalegrad run --study jain2018 --preset quick --hash 497a --epochs 1",
+            "stalegrad run --study STUDY --preset quick --hash 497a --epochs 1",
             "stalegrad run --dataset mnist --lr 0.01 --batch-size 64 --epochs 2 \\",
             "    --cluster hub_and_spoke --workers 8 --set cluster.compute_time.name=expon",
         ),

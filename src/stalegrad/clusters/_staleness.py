@@ -36,20 +36,20 @@ class StalenessSample:
 
     @cached_property
     def mean_before(self) -> np.ndarray:
-        """Mean staleness [R] just before the update, the convention of jain2018."""
+        """Mean staleness [R] just before the update, the convention of Jain et al. 2018."""
         return self.total / self.counted
 
     @property
     def mean_after(self) -> np.ndarray:
         """Mean staleness [R] just after: one more for each arrival that triggers an update.
 
-        The convention of allawati2020, equation 3.
+        The convention of Al-Lawati and Draper 2020, equation 3.
         """
         return self.mean_before + self.triggers / self.counted
 
     @property
     def update_rate(self) -> np.ndarray:
-        """Updates a simulated second [R]; its limit is Lemma 1 of allawati2020."""
+        """Updates a simulated second [R]; its limit is Lemma 1 of Al-Lawati and Draper 2020."""
         return self.counted / self.per_update / self.seconds
 
 

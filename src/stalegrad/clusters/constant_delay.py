@@ -1,4 +1,4 @@
-"""Every gradient is applied a fixed number of steps after it was computed (jain2018, section 2)."""
+"""Every gradient is applied a fixed number of steps after its computation (Jain et al. 2018)."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ class ConstantDelay:
     delay: steps between computing and applying a gradient; 0 is plain SGD, and N - 1 stands for N
         asynchronous workers.
     ramp_epochs: epochs over which the delay grows from 0 to `delay`, as workers are introduced one
-        by one (Chen et al. 2016, quoted by jain2018); 0 starts with all of them.
+        by one (Chen et al. 2016, quoted by Jain et al. 2018); 0 starts with all of them.
     """
 
     delay: Annotated[int, Field(ge=0)]

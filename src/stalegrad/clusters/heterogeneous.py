@@ -1,4 +1,4 @@
-"""M workers of different speeds, waiting for one another or not (mishchenko2022, first slides)."""
+"""M workers of different speeds, waiting for one another or not (Mishchenko et al. 2022)."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""A master and n workers that never wait (allawati2020, section 2)."""
+"""A master and n workers that never wait (Al-Lawati and Draper 2020, section 2)."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Workers and one parameter server, timed in milliseconds (lamour2023, section II)."""
+"""Workers and one parameter server, timed in milliseconds (Lamour et al. 2023, section II)."""
 
 from typing import Annotated, Literal
 
@@ -27,8 +27,9 @@ class ParameterServer:
     spread: relative standard deviation of the workers' own speeds, drawn once a run.
     delay_ms, delay_deviation_ms: mean and standard deviation of the delay injected after each
         computation; below 0 it counts as 0.
-    delayed: who has it: all workers alike, all and worker 1 twice as much ('one': what lamour2023
-        calls a delay on one worker), or worker 1 alone ('only': what that says).
+    delayed: who has it. `all`: all workers alike. `one`: all, and worker 1 twice as much, which is
+        what the code of Lamour et al. 2023 does for its 'delay on one worker'. `only`: worker 1
+        alone, which is what those words say.
     network_ms: from a worker to the server, and as much back.
     service_ms: the server takes this for a gradient and serves one at a time, in the order of
         arrival.

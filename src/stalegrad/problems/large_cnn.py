@@ -1,4 +1,4 @@
-"""The 'large alternative model' of lamour2023 (its Figure 6): two convolutions and dropout.
+"""The 'large alternative model' of Lamour et al. 2023 (its Figure 6): two convolutions and dropout.
 
 As the authors built it: nothing but the pooling behind the second convolution.
 """

@@ -1,4 +1,4 @@
-"""The least-squares problem of mishchenko2022's experiment, with its constants known exactly."""
+"""The least-squares problem of Mishchenko et al. 2022, with its constants known exactly."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998) on MNIST or Fashion-MNIST, as jain2018 and lamour2023 train it."""
+"""LeNet-5 (LeCun et al. 1998) on MNIST or Fashion-MNIST."""
 
 from stalegrad.problems._images import CLASSES, IMAGE, ImageProblem
 from stalegrad.problems._network import Connected, Convolution, MaxPooling, Network, ReLU

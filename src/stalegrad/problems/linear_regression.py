@@ -1,4 +1,4 @@
-"""Linear regression on synthetic data (allawati2020, section 4)."""
+"""Linear regression on synthetic data (Al-Lawati and Draper 2020, section 4)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,6 +1,6 @@
 """The report: every number, caption and verdict in it comes from results and configuration.
 
-The prose stands in `paper/`. It names values by key (`\\val{jain2018.fig1.257.mean}`), figures and
+The prose stands in `paper/`. It names values by key (`\\val{study.table.row.column}`), figures and
 tables by file name, and each study's verdicts by the study; `build_report` writes those as LaTeX
 beside a copy of the prose and typesets it. Whatever has not been made yet is said to be missing in
 its place.

@@ -1,4 +1,4 @@
-"""SGD with delay compensation: DC-ASGD (Zheng et al. 2017; Algorithm 1 of lamour2023)."""
+"""SGD with delay compensation: DC-ASGD (Zheng et al. 2017; Algorithm 1 of Lamour et al. 2023)."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +22,8 @@ class DelayCompensation(SGD):
     compensation: lambda, or lambda_0 where adaptive.
     adaptive: lambda_0 / sqrt(mean_square + epsilon) in the place of lambda, with mean_square <-
         decay mean_square + (1 - decay) g * g at every arrival (DC-ASGD-a, Zheng et al. 2017).
-    as_published: the backup of lamour2023's experiments, which was a reference to the live weights
-        and no copy: w_bak is w, and the correction nothing.
+    as_published: the backup of the experiments of Lamour et al. 2023, which was a reference to the
+        live weights and no copy: w_bak is w, and the correction nothing.
     """
 
     compensation: Annotated[float, Field(ge=0)]

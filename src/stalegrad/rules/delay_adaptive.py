@@ -1,4 +1,4 @@
-"""SGD whose step shrinks with the delay of the gradient (mishchenko2022, 'Main ideas')."""
+"""SGD whose step shrinks with the delay of the gradient (Mishchenko et al. 2022, 'Main ideas')."""
 
 from typing import Annotated
 

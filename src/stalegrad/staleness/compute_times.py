@@ -44,7 +44,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Exponential:
     """Shifted exponential: loc + scale E with E standard exponential.
 
-    allawati2020's alpha is `loc`, its lambda is 1 / `scale`.
+    The alpha of Al-Lawati and Draper 2020 is `loc`, its lambda is 1 / `scale`.
     """
 
     name: Literal["expon"] = "expon"
@@ -63,7 +63,7 @@ class Exponential:
 class Normal:
     """Normal with mean `loc` and deviation `scale` before it is cut at 0.
 
-    jain2018 (section 2, figure 1) has loc = 1, scale = 0.2.
+    Jain et al. 2018 (section 2, figure 1) has loc = 1, scale = 0.2.
     """
 
     name: Literal["normal"] = "normal"

@@ -1,4 +1,4 @@
-"""Closed forms for hub-and-spoke clusters, from renewal theory (allawati2020, section 3).
+"""Closed forms for hub-and-spoke clusters, from renewal theory (Al-Lawati and Draper 2020).
 
 Everywhere n is the number of workers, K the minibatches an update, mu the mean compute time in
 seconds and T_c the communication time in seconds. All are limits: of a cluster that has run long

@@ -1,4 +1,4 @@
-// Fused larger CNN of lamour2023: loss, gradient and evaluation on a CPU.
+// Fused larger CNN of Lamour et al. 2023: loss, gradient and evaluation on a CPU.
 //
 // The network: conv 1->32 3x3, ReLU; conv 32->64 3x3, maxpool 2, dropout 1/4; fc 9216->128, ReLU,
 // dropout 1/2; fc 128->10; mean cross-entropy. Weights are one flat array in the order of torch's
