@@ -1,4 +1,4 @@
-# Four studies of stale gradients, from configuration to report. This is the contents page: the rules
+# Studies of stale gradients, from configuration to report. This is the contents page: the rules
 # are in workflow/rules, what they do is in src/stalegrad.
 
 from snakemake.utils import min_version

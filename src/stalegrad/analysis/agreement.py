@@ -43,10 +43,10 @@ class Rule:
     least: float
 
 
-# A network amplifies roundings for a while even where it learns. In 18 steady archived cells of LeNet-5
-# the accuracy after an epoch with AVX2 differs from that with AVX-512 by 0.08 of the seeds' spread
-# (the median), and by 0.92 at the most. 0.005 of accuracy is twice the deviation of a
-# share of 0.95 of 10,000 images. On problems with one minimiser every step shrinks roundings, and
+# A network amplifies roundings for a while even where it learns. In 18 steady archived cells of
+# LeNet-5 the accuracy after an epoch with AVX2 differs from that with AVX-512 by 0.08 of the seeds'
+# spread (the median), and by 0.92 at the most. 0.005 of accuracy is twice the deviation of a share
+# of 0.95 of 10,000 images. On problems with one minimiser every step shrinks roundings, and
 # 0.001 is far more than they come to.
 RULES = {
     "test_accuracy": Rule(steady=0.05, share=1.0, least=0.005),

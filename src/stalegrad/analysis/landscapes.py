@@ -1,9 +1,9 @@
 """Loss landscapes: the loss around runs, in the plane that their weights moved in the most.
 
 The plane is that of the first two principal components of all weights recorded (Lamour et al. 2023,
-section II.B, after Li et al. 2018). A point of it is evaluated as any weights are, many at once, on the
-device. What it says of a run is the loss of the run's projection; how far that is from the loss of
-the run itself is recorded beside it.
+section II.B, after Li et al. 2018). A point of it is evaluated as any weights are, many at once, on
+the device. What it says of a run is the loss of the run's projection; how far that is from the loss
+of the run itself is recorded beside it.
 """
 
 import hashlib

@@ -89,8 +89,8 @@ def _write_bundles(options: argparse.Namespace) -> None:
 
 def _lasting(bundles: list["Bundle"]) -> str:
     """How long one core of this machine trains them, and by what that is known."""
-    from stalegrad.planning import speed
     from stalegrad.planning.config import Settings
+    from stalegrad.training import speed
 
     speeds = speed.measured(Settings(), bundles) if bundles else None
     if speeds is None or speeds.cuda:

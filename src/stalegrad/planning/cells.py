@@ -195,7 +195,7 @@ class Bundle:
 
     def work(self) -> float:
         """Weights times samples, and a fixed amount for every call that steps runs together: to
-        weigh jobs against each other, equal on every machine. `planning.speed` tells seconds."""
+        weigh jobs against each other, equal on every machine. `training.speed` tells seconds."""
         samples = sum(cell.samples() for cell in self.cells)
         steps = sum(cell.samples() // cell.batch_size for cell in self.cells)
         parameters = self.cells[0].problem.parameters()

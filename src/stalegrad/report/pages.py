@@ -141,7 +141,7 @@ def _facts(plan: Plan, published: Grids, folder: Path, prose: Mapping[str, str])
     r"""For `\studyfacts`: what was run of each study, and what is missing."""
     bibliography = prose.get("references.bib", "")
     verdicts = read_verdicts(folder)
-    out = []
+    out = [rf"\newcommand{{\studiescounted}}{{{_counted(len(plan.studies))}}}"]
     for study, content in plan.studies.items():
         known = re.search(rf"@\w+\{{{re.escape(content.cite)},", bibliography)
         of = rf"\citet{{{content.cite}}}" if known else rf"\emph{{{escape(content.title)}}}"
@@ -150,6 +150,15 @@ def _facts(plan: Plan, published: Grids, folder: Path, prose: Mapping[str, str])
         text += "".join([_missing(plan, study, folder), _grids(plan, published, study, folder)])
         out.append(rf"\definefacts{{{study}}}{{{text}}}")
     return "\n".join([*out, ""])
+
+
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+
+
+def _counted(studies: int) -> str:
+    """The number of studies in words, as a title begins."""
+    number = _NUMBERS[studies] if studies < len(_NUMBERS) else str(studies)
+    return f"{number} {'study' if studies == 1 else 'studies'}"
 
 
 def _judged(verdicts: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """How far training is, over all jobs of a replication, told by the jobs themselves.
 
-Before the first of them starts, how long it will take is told by what `planning.speed` knows of
+Before the first of them starts, how long it will take is told by what `training.speed` knows of
 this machine. Every job that trains notes after each epoch how far it is, in a file beside its
 output. Now and then one of them adds these notes up and says the sum: there is no process beside
 the jobs, so nothing is left behind when they are stopped.
@@ -19,10 +19,10 @@ from typing import Any
 
 from stalegrad.io.files import is_trained, write_atomically
 from stalegrad.io.wording import duration
-from stalegrad.planning import speed
 from stalegrad.planning.cells import Bundle
 from stalegrad.planning.plan import Plan
-from stalegrad.planning.speed import Speeds
+from stalegrad.training import speed
+from stalegrad.training.speed import Speeds
 
 SECONDS_BETWEEN = 10.0  # two lines on the terminal
 SECONDS_SILENT = 300.0  # a job that has noted nothing for so long is taken to have stopped

@@ -1,4 +1,4 @@
-"""Measure how fast this machine trains, in a second or two, for `planning.speed`.
+"""Measure how fast this machine trains, in a second or two, for `training.speed`.
 
     python -m stalegrad.training.timing DEVICE BACKEND PROBLEM...
 
@@ -18,18 +18,17 @@ import torch
 
 from stalegrad.io.datasets import Dataset
 from stalegrad.io.errors import StalegradError
-from stalegrad.planning import speed
 from stalegrad.planning.cells import Cell, parse_cell
 from stalegrad.planning.config import Settings
-from stalegrad.planning.speed import Speed, Speeds
 from stalegrad.problems import Task, runs_in_step
-from stalegrad.training import kernels, replay, stepping
+from stalegrad.training import kernels, replay, speed, stepping
 from stalegrad.training.backends import Backend, cpu, make_backend, resolve_device
 from stalegrad.training.backends.cpu_synthetic import STEPS_ALONE
 from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import plan_runs  # noqa: I001  with pandas, which a job imports too
 from stalegrad.training.kernels import KernelUnavailable
 from stalegrad.training.machine import settled_torch, vector_instructions
+from stalegrad.training.speed import Speed, Speeds
 
 CPU = torch.device("cpu")
 SECONDS = 0.01  # for each number, and no fewer than three tries
