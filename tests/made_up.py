@@ -14,7 +14,6 @@ from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.planning.cells import Cell, study_cells
 from stalegrad.planning.config import Preset, load_study
 
-ROOT = Path(__file__).parents[1]
 STUDY = load_study(home_of("jain2018"))
 # Grids of which more than the last epoch is read.
 CURVES = ("fig3_adam", "fig3_sgd", "warmup")

@@ -32,9 +32,11 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_study_is_two_new_files(copy: Path):
-    (copy / "config/studies/tiny.yaml").write_text(block("yaml"))
-    (copy / "src/stalegrad/claims/tiny.py").write_text(block("python"))
+def test_a_study_is_one_new_folder(copy: Path):
+    home = copy / "studies" / "tiny"
+    home.mkdir()
+    (home / "study.yaml").write_text(block("yaml"))
+    (home / "claims.py").write_text(block("python"))
     targets = ["results/smoke/tiny/runs.csv", "results/smoke/figures/tiny_curves.pdf"]
     targets.append("results/smoke/verdicts.csv")
     environment = os.environ | {"PYTHONPATH": str(copy / "src")}

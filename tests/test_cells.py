@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers import home_of
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
@@ -238,12 +239,12 @@ def test_simulations_are_expanded_and_need_arrivals():
 
 def test_figure_2_is_the_published_grid():
     """Every number of the scan has its cell, at the rate, batch size and delay printed there."""
-    with open(ROOT / "studies" / "jain2018" / "published" / "fig2.csv", newline="") as file:
+    with open(home_of("jain2018") / "published" / "fig2.csv", newline="") as file:
         published = {
             (float(row["lr"]), int(row["batch_size"]), int(row["delay"]))
             for row in csv.DictReader(file)
         }
-    study, preset = load_study(ROOT / "studies" / "jain2018"), load_preset("paper", CONFIG)
+    study, preset = load_study(home_of("jain2018")), load_preset("paper", CONFIG)
     cells = study_cells(study, "paper", preset, "jain2018")["fig2"]
     ours = Counter((c.rule.lr, c.batch_size, c.cluster.delay) for c in cells)
     assert len(published) == 300 and ours.keys() == published

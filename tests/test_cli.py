@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,11 @@ CELL += ["--batch-size", "20", "--epochs", "3", "--threads", "1"]
 
 @pytest.fixture
 def workplace(data_folder, tmp_path, monkeypatch) -> Path:
-    """An empty folder to work in, with the project's configuration and the small data set."""
+    """A folder to work in, with the project's configuration and the small data set; nothing is
+    archived there."""
     (tmp_path / "config").symlink_to(ROOT / "config")
+    without = shutil.ignore_patterns("measured", "__pycache__")
+    shutil.copytree(ROOT / "studies", tmp_path / "studies", ignore=without)
     (tmp_path / "resources").mkdir()
     (tmp_path / "resources" / "data").symlink_to(data_folder)
     monkeypatch.chdir(tmp_path)
@@ -434,11 +438,12 @@ def test_seeds_that_are_not_there_are_refused(workplace, call):
 
 def test_archived_runs_are_left_out_unless_all_are_asked_for(workplace, call):
     cells = fig2_at_paper({1})
-    Path("measured/jain2018").mkdir(parents=True)
-    Path("measured/jain2018/runs.txt").write_text("\n".join(c.hash for c in cells[:298]))
+    archive = Path("studies/jain2018/measured")
+    archive.mkdir()
+    (archive / "runs.txt").write_text("\n".join(c.hash for c in cells[:298]))
     arguments = ["--study", "jain2018", "--preset", "paper", "--grid", "fig2", "--seeds", "1"]
     _, said, _ = call("bundles", *arguments, "--output", "w")
-    assert "2 runs in 1 bundles" in said and "298 more are in measured already" in said
+    assert "2 runs in 1 bundles" in said and f"298 more are in {archive} already" in said
     assert {c.hash for b in read_all(Path("w")) for c in b.cells} == {c.hash for c in cells[298:]}
     assert "300 runs in 15 bundles" in call("bundles", *arguments, "--output", "w", "--all")[1]
 
@@ -517,8 +522,9 @@ def test_files_that_are_no_bundles_are_refused(workplace, call):
 def small_study(workplace, monkeypatch) -> Path:
     """A study whose `paper` preset is small enough to be trained here."""
     Path("config").unlink()
+    shutil.rmtree("studies")
     Path("studies/small").mkdir(parents=True)
-    Path("config/presets").mkdir()
+    Path("config/presets").mkdir(parents=True)
     cell = small_cell().as_dict()
     del cell["seed"]
     grids = {"one": {"cell": cell, "axes": {"cluster.delay": [0, 2]}}}
@@ -536,9 +542,12 @@ def test_from_bundles_to_the_archive(small_study, call):
     call("run-bundle", *files, "--output", "done")
     outputs = sorted(Path("done").glob("*.csv"))
     assert "2 runs added" in call("archive", "--study", "small", outputs[0])[1]
-    assert "2 more are in measured" in call("bundles", *at_paper, "--output", "w2")[1]
+    assert (
+        "2 more are in studies/small/measured already"
+        in call("bundles", *at_paper, "--output", "w2")[1]
+    )
     _, said, _ = call("archive", "--study", "small", *outputs)
-    assert "2 runs added to measured/small, 4 now there" in said
+    assert "2 runs added to studies/small/measured, 4 now there" in said
     assert len(archived_runs(Path("studies/small/measured"))) == 4
     trained = pd.concat([pd.read_csv(path) for path in outputs]).set_index(["run", "epoch"])
     kept = archived_history(Path("studies/small/measured")).set_index(["run", "epoch"])
@@ -553,7 +562,7 @@ def test_runs_of_other_code_are_archived_with_a_note(small_study, call):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "of yesterday"}))
     status, _, said = call(*keep, "second")
     assert status == 0 and said.startswith("note: own.csv was trained by other code")
-    assert list(pd.read_csv("second/small/provenance.csv")["code"]) == ["of yesterday"]
+    assert list(pd.read_csv("second/provenance.csv")["code"]) == ["of yesterday"]
 
 
 def test_a_file_of_another_kind_is_refused(small_study, call):
@@ -574,7 +583,7 @@ def test_foreign_runs_and_lost_provenance_are_not_archived(small_study, call):
     assert "own.csv.provenance.json is not beside it" in refused(
         call("archive", "--study", "small", "own.csv")
     )
-    assert not Path("measured").exists()
+    assert not Path("studies/small/measured").exists()
 
 
 # --- figure ---------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ import copy
 import math
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import home_of
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
@@ -30,13 +32,14 @@ from stalegrad.planning.config import (
     load_settings,
     load_study,
     read_yaml,
-    study_names,
+    study_homes,
 )
+from stalegrad.planning.studies import study_module
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config"
 SOURCE = ROOT / "src" / "stalegrad"
-WHERE = "config/studies/some.yaml, grids.some"
+WHERE = "studies/some/study.yaml, grids.some"
 
 CELL = {
     "problem": {"name": "lenet5", "dataset": "mnist"},
@@ -210,17 +213,17 @@ BAD_STUDIES = [
 ]
 
 
-def write(folder: Path, kind: str, values) -> Path:
-    path = folder / kind / "some.yaml"
-    path.parent.mkdir(exist_ok=True)
+def write(folder: Path, file: str, values) -> Path:
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
     return path
 
 
 @pytest.mark.parametrize(("path", "value", "parts"), BAD_STUDIES)
 def test_bad_study_is_refused(tmp_path, path, value, parts):
-    file = write(tmp_path, "studies", changed(STUDY, path, value))
-    message = refusal(load_study, "some", tmp_path)
+    file = write(tmp_path, "some/study.yaml", changed(STUDY, path, value))
+    message = refusal(load_study, tmp_path / "some")
     assert message.startswith(f"{file}: ") and "\n" not in message
     for part in parts:
         assert part in message
@@ -242,9 +245,9 @@ def test_a_run_that_would_count_twice_is_refused(changes, which):
 
 
 def test_good_study_and_preset_are_read(tmp_path):
-    write(tmp_path, "studies", STUDY)
-    write(tmp_path, "presets", PRESET)
-    study, preset = load_study("some", tmp_path), load_preset("some", tmp_path)
+    write(tmp_path, "some/study.yaml", STUDY)
+    write(tmp_path, "presets/some.yaml", PRESET)
+    study, preset = load_study(tmp_path / "some"), load_preset("some", tmp_path)
     assert study.grids["some"].quick.cell == {"batch_size": 32}
     assert (preset.seeds, preset.bundle_size) == (2, 4)
 
@@ -260,7 +263,7 @@ def test_good_study_and_preset_are_read(tmp_path):
     ],
 )
 def test_bad_preset_is_refused(tmp_path, path, value, parts):
-    file = write(tmp_path, "presets", changed(PRESET, path, value))
+    file = write(tmp_path, "presets/some.yaml", changed(PRESET, path, value))
     message = refusal(load_preset, "some", tmp_path)
     assert message.startswith(f"{file}: ") and "\n" not in message
     for part in parts:
@@ -300,13 +303,44 @@ def test_words_given_on_the_command_line_are_those_of_yaml():
 
 
 def test_unknown_study_and_preset_say_which_there_are():
-    message = refusal(load_study, "jain2019", CONFIG)
-    assert "jain2019.yaml: there is no such file" in message and "jain2018" in message
     message = refusal(load_preset, "large", CONFIG)
     assert "large.yaml: there is no such file" in message and "paper, quick, smoke" in message
-    message = refusal(study_names, Settings(studies=["jain2019"]), CONFIG)
+    message = refusal(study_homes, Settings(studies=["jain2019"]), CONFIG)
     assert "'studies'" in message and "'jain2019'" in message and "jain2018" in message
-    assert study_names(Settings(studies=["jain2018"]), CONFIG) == ["jain2018"]
+    there = study_homes(Settings(studies=["jain2018"]), CONFIG)
+    assert there == {"jain2018": home_of("jain2018")}
+
+
+def test_studies_of_several_folders_are_found(tmp_path):
+    for file in ("mine/b/study.yaml", "theirs/a/study.yaml", "theirs/notes/other.yaml"):
+        write(tmp_path, file, STUDY)
+    settings = Settings(studies_folders=["mine", "theirs"])
+    found = study_homes(settings, tmp_path / "config")
+    assert list(found.items()) == [("a", tmp_path / "theirs/a"), ("b", tmp_path / "mine/b")]
+    one = settings.model_copy(update={"studies": ["b"]})
+    assert list(study_homes(one, tmp_path / "config")) == ["b"]
+
+
+def test_folders_of_studies_that_do_not_do_are_refused(tmp_path):
+    for file in ("mine/a/study.yaml", "theirs/a/study.yaml"):
+        write(tmp_path, file, STUDY)
+
+    def said(*folders):
+        return refusal(study_homes, Settings(studies_folders=list(folders)), tmp_path / "config")
+
+    assert f"two studies called 'a', {tmp_path / 'mine/a'} and" in said("mine", "theirs")
+    assert f"'studies_folders' names {tmp_path / 'ours'}, which is no folder" in said("ours")
+
+
+def test_modules_of_a_study_are_imported_each_from_its_own_folder(tmp_path):
+    for folder in ("mine", "theirs"):
+        write(tmp_path, f"{folder}/a/tables.py", f"where = {folder!r}\n")
+        write(tmp_path, f"{folder}/a/claims.py", "from .tables import where\n")
+    found = [study_module(tmp_path / folder / "a", "claims").where for folder in ("mine", "theirs")]
+    assert found == ["mine", "theirs"]
+    with pytest.raises(ModuleNotFoundError) as missing:
+        study_module(tmp_path / "mine" / "a", "figures")
+    assert missing.value.name.endswith(".figures")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +349,7 @@ def test_unknown_study_and_preset_say_which_there_are():
     + [("1: a", "every key must be text")],
 )
 def test_files_that_are_no_mapping_are_refused(tmp_path, text, says):
-    path = write(tmp_path, "studies", text)
+    path = write(tmp_path, "some/study.yaml", text)
     message = refusal(read_yaml, path)
     assert message.startswith(f"{path}: ") and says in message and "\n" not in message
 
@@ -387,7 +421,7 @@ def test_committed_settings_are_valid():
 @pytest.mark.parametrize("preset_name", PRESETS)
 @pytest.mark.parametrize("study_name", STUDIES)
 def test_committed_study_expands_at_every_preset(study_name, preset_name):
-    study, preset = load_study(study_name, CONFIG), load_preset(preset_name, CONFIG)
+    study, preset = load_study(home_of(study_name)), load_preset(preset_name, CONFIG)
     grids = study_cells(study, preset_name, preset, study_name)
     simulations = study_simulations(study, preset_name, study_name)
     assert grids.keys() == study.grids.keys() and all(grids.values())
@@ -406,63 +440,62 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 # ---- who imports whom ----
 
 # From left to right, the way data flow; a module may import what stands to its left, and modules
-# of its own package. Modules on one line know nothing of each other.
+# of its own package. Packages on one line know nothing of each other.
 ORDER = [
-    ["errors"],
-    ["specs", "schedule", "files", "compiled", "wording"],
-    ["sources"],
-    ["freshness"],
-    ["logs", "checkpoints"],
-    ["compute_times", "renewal", "partitions", "snapshots", "data", "kernels"],
+    ["io", "schedule", "training.kernels"],  # how fast a kernel is goes by its sources
+    ["specs", "data_order"],
+    ["staleness"],
     ["clusters", "rules", "problems"],
-    ["config"],
-    ["cells"],
-    ["plan", "simulations", "backends", "speed", "agreement"],
-    ["progress", "machine"],
-    ["replay"],
-    ["memory", "captured", "fused"],
-    ["stepping"],
-    ["bundles"],
-    ["virtual_iterates", "landscapes", "timing"],
-    ["results"],
-    ["measured", "products", "tables"],
-    ["figures"],
-    ["claims"],
-    ["report", "notebooks"],
+    ["planning"],
+    ["training"],
+    ["analysis"],
+    ["report"],
     ["cli"],
     ["__main__"],
 ]
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+MODULES = {
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path != SOURCE / "__init__.py"
+}
 
 
-def family(path: Path) -> str:
-    """The module or package directly under stalegrad that a file belongs to."""
-    return path.relative_to(SOURCE).with_suffix("").parts[0]
+def family(module: str) -> str:
+    """The entry of ORDER that a module belongs to: the longest there is."""
+    parts = module.split(".")[1:]
+    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    there = [name for name in names if name in PLACE]
+    assert there, f"{module} is new: give it a place in ORDER in {__file__}"
+    return there[0]
 
 
-def imported(path: Path) -> set[str]:
-    """The families that a file imports, anywhere in it."""
+def imported(module: str) -> set[str]:
+    """The modules of the package that a module imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("stalegrad.")}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            if node.module == "stalegrad":
-                found |= {f"stalegrad.{alias.name}" for alias in node.names}
-            elif node.module.startswith("stalegrad."):
-                found.add(node.module)
-    return {name.split(".")[1] for name in found}
+            assert node.level == 0, f"{module}: relative import"
+            if node.module.partition(".")[0] == "stalegrad":
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in MODULES else node.module for name in names}
+    return found - {"stalegrad"}  # its version
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_no_module_imports_from_further_right(path):
-    here = family(path)
-    assert here in PLACE, f"{here} is new: give it a place in ORDER in {__file__}"
-    for name in sorted(imported(path) - {here}):
-        assert name in PLACE, f"{name} is new: give it a place in ORDER in {__file__}"
-        assert PLACE[name] < PLACE[here], f"{here} imports {name}, which is not to its left"
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_from_further_right(module):
+    here = family(module)
+    for name in sorted(imported(module)):
+        there = family(name)
+        left = there == here or PLACE[there] < PLACE[here]
+        assert left, f"{module} imports {name}, which is not to its left"
+
+
+def test_no_modules_import_each_other():
+    """Not in a circle of any length, be it within one package."""
+    TopologicalSorter({module: imported(module) - {module} for module in MODULES}).prepare()
 
 
 def test_configuration_is_read_without_torch():

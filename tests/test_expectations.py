@@ -10,10 +10,10 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.files import provenance_path
-from stalegrad.planning import speed
+from stalegrad.training import speed
 from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.planning.config import Settings
-from stalegrad.planning.speed import Speed, Speeds
+from stalegrad.training.speed import Speed, Speeds
 from stalegrad.training import kernels
 from stalegrad.training.progress import announcement
 
@@ -157,7 +157,7 @@ def test_a_problem_that_is_not_known_is_not_timed(monkeypatch):
 
 def test_reading_it_imports_neither_torch_nor_pandas():
     code = (
-        "import sys; from stalegrad.planning import speed\n"
+        "import sys; from stalegrad.training import speed\n"
         "from stalegrad.planning.config import Settings\n"
         "speed.read(Settings())\n"
         "print(*{'torch', 'pandas'} & sys.modules.keys())"

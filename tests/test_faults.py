@@ -357,9 +357,8 @@ def test_data_that_are_older_than_the_script_that_fetches_them_are_used(checkout
 @pytest.fixture
 def own(checkout) -> dict[str, str]:
     """The checkout gets sources that can be changed; the environment to run it in."""
-    for name in ("src", "studies"):
-        (checkout.folder / name).unlink()
-        shutil.copytree(ROOT / name, checkout.folder / name)
+    (checkout.folder / "src").unlink()
+    shutil.copytree(ROOT / "src", checkout.folder / "src")
     return {"PYTHONPATH": str(checkout.folder / "src")}
 
 
@@ -388,13 +387,15 @@ JUDGED, PLOTTED = {"judge_allawati2020", "collect_verdicts"}, {"plot_allawati202
 
 def test_changes_after_the_clock_was_set_back_reach_verdicts_and_figures(checkout, own):
     checkout.has_all_studies()
+    (checkout.folder / "studies").unlink()
+    shutil.copytree(ROOT / "studies", checkout.folder / "studies")
     command = [*STUDY_2020, *MADE_2020]
     done = checkout.run(*command, **own)
     assert done.returncode == 0, done.stdout[-5000:]
     for file, wanted in (
-        ("src/stalegrad/claims/allawati2020.py", JUDGED),
-        ("src/stalegrad/figures/style.py", PLOTTED),
-        ("src/stalegrad/simulations.py", {"simulate_allawati2020"} | JUDGED | PLOTTED),
+        ("studies/allawati2020/claims.py", JUDGED),
+        ("src/stalegrad/analysis/style.py", PLOTTED),
+        ("src/stalegrad/analysis/simulations.py", {"simulate_allawati2020"} | JUDGED | PLOTTED),
     ):
         before = (checkout.folder / file).read_bytes()
         change(checkout, file)
@@ -402,7 +403,7 @@ def test_changes_after_the_clock_was_set_back_reach_verdicts_and_figures(checkou
         (checkout.folder / file).write_bytes(before)
 
     # Made again as far as the simulations, and with a date before what was made of the former ones.
-    change(checkout, "src/stalegrad/simulations.py")
+    change(checkout, "src/stalegrad/analysis/simulations.py")
     done = checkout.run(*STUDY_2020, "results/smoke/allawati2020/staleness.csv", **own)
     assert done.returncode == 0 and "simulate_allawati2020" in done.stdout, done.stdout
     tomorrow = time.time() + DAY

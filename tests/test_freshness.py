@@ -125,7 +125,12 @@ def test_a_rule_elsewhere_brings_the_helper_beside_it(tmp_path):
 
 def test_training_is_of_the_engine_and_of_its_own_parts():
     found = names(code_of("training.bundles", BUNDLE.cells))
-    assert {"training/replay.py", "training/kernel_replay.py", "schedule.py", "rules/__init__.py"} <= found
+    assert {
+        "training/replay.py",
+        "training/kernel_replay.py",
+        "schedule.py",
+        "rules/__init__.py",
+    } <= found
     assert {"problems/least_squares.py", "problems/_synthetic.py", "rules/sgd.py"} <= found
     assert {"clusters/constant_delay.py", "io/files.py", "planning/cells.py"} <= found
     kernels = {"calls.py", "replay.h", "linear_model.cpp"}
@@ -139,7 +144,13 @@ def test_what_a_part_is_built_on_is_its_code_too():
     assert {"rules/dc_asgd.py", "rules/sgd.py"} <= found
 
 
-@pytest.mark.parametrize("module", ["training.bundles", *(f"analysis.{name}" for name in ("virtual_iterates", "landscapes", "simulations"))])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "training.bundles",
+        *(f"analysis.{name}" for name in ("virtual_iterates", "landscapes", "simulations")),
+    ],
+)
 def test_nothing_that_draws_words_or_plans_makes_a_result_out_of_date(module):
     found = names(code_of(module, BUNDLE.cells))
     assert not [name for name in found if name.startswith(("cli/", "report/"))]

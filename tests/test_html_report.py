@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import home_of
 
 from stalegrad.analysis import style
 from stalegrad.io.datasets import fetch_dataset
@@ -88,7 +89,7 @@ def test_a_figure_is_two_clicks_away(tmp_path: Path):
         subprocess.run(
             [*snakemake, *settings, *more, "--", *targets], check=True, capture_output=True
         )
-    caption = load_study(ROOT / "studies" / "jain2018").figures["fig1"].caption
+    caption = load_study(home_of("jain2018")).figures["fig1"].caption
     assert caption[:40] in page.read_text(encoding="utf-8")
     seen = click_through(page, tmp_path, ["jain2018", "Figures"])
     assert "error" not in seen, seen

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from made_up import ROOT
+from helpers import ROOT, home_of
 
 from stalegrad.analysis.agreement import agreement, steady_cells
 from stalegrad.analysis.archive import (
@@ -60,7 +60,7 @@ STUDY = {
 def folder(tmp_path, monkeypatch) -> Path:
     """An empty repository with a study of its own, where the archive is looked for."""
     (tmp_path / "studies" / "tiny").mkdir(parents=True)
-    (tmp_path / "config" / "presets").mkdir()
+    (tmp_path / "config" / "presets").mkdir(parents=True)
     for preset in ("paper", "quick"):
         file = tmp_path / "config" / "presets" / f"{preset}.yaml"
         file.write_text(yaml.safe_dump({"title": preset, "seeds": 2, "bundle_size": 3}))
@@ -104,9 +104,7 @@ def train(bundles) -> list[Path]:
 
 
 def archive_bytes() -> dict[str, bytes]:
-    return {
-        path.name: path.read_bytes() for path in sorted(Path("studies/tiny/measured").iterdir())
-    }
+    return {path.name: path.read_bytes() for path in sorted(ARCHIVE.iterdir())}
 
 
 def bundles_of(plan: Plan) -> list:
@@ -126,7 +124,7 @@ def test_an_archive_holds_what_was_added():
     wanted = pd.concat([pd.read_csv(path) for path in outputs])
     wanted = wanted.sort_values(["run", "epoch"], ignore_index=True)
     pd.testing.assert_frame_equal(history, wanted)
-    provenance = pd.read_csv("studies/tiny/measured/provenance.csv")
+    provenance = pd.read_csv(ARCHIVE / "provenance.csv")
     assert sorted(provenance["bundle"]) == sorted(bundle.hash for bundle in bundles)
     assert provenance["runs"].sum() == 8
 
@@ -137,7 +135,7 @@ def test_rows_of_before_instructions_were_recorded_stay_readable():
     path = provenance_path(second)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"instructions": "AVX2"}))
     assert add_to_archive(ARCHIVE, [second]) > 0
-    provenance = pd.read_csv("studies/tiny/measured/provenance.csv")
+    provenance = pd.read_csv(ARCHIVE / "provenance.csv")
     assert list(provenance["instructions"]) == ["not recorded", "AVX2"]
     assert provenance.notna().all(axis=None)
 
@@ -160,7 +158,7 @@ def test_one_by_one_or_at_once_are_the_same_bytes(folder):
     assert len(outputs) > 2
     add_to_archive(ARCHIVE, outputs)
     at_once = archive_bytes()
-    for path in Path("studies/tiny/measured").iterdir():
+    for path in ARCHIVE.iterdir():
         path.unlink()
     assert [add_to_archive(ARCHIVE, [output]) for output in outputs] == [
         len(bundle.cells) for bundle in bundles_of(plan(recompute=True))
@@ -180,7 +178,7 @@ def test_a_run_that_is_there_stays_as_it_is():
 
 def test_nothing_added_to_nothing_leaves_nothing():
     assert add_to_archive(ARCHIVE, []) == 0
-    assert not Path("measured").exists()
+    assert not ARCHIVE.exists()
     assert archived_runs(ARCHIVE) == set()
     assert archived_history(ARCHIVE).empty
 
@@ -197,7 +195,7 @@ def test_what_a_kill_leaves_is_put_right_by_the_next_call(written, monkeypatch):
     assert archived_runs(ARCHIVE) == set(pd.read_csv(first)["run"])
     assert add_to_archive(ARCHIVE, others) == 8 - len(set(pd.read_csv(first)["run"]))
     left = archive_bytes()
-    shutil.rmtree("measured")
+    shutil.rmtree(ARCHIVE)
     add_to_archive(ARCHIVE, [first])
     add_to_archive(ARCHIVE, others)
     assert left == archive_bytes()
@@ -224,7 +222,7 @@ def test_another_folder_can_be_the_archive(tmp_path):
 
 def test_a_broken_archive_is_named():
     add_to_archive(ARCHIVE, train(bundles_of(plan())))
-    path = Path("studies/tiny/measured/history.csv.gz")
+    path = ARCHIVE / "history.csv.gz"
     whole = path.read_bytes()
     for content in (
         b"",
@@ -276,7 +274,9 @@ def test_measured_only_leaves_out_a_grid_that_is_not_there():
 
 
 def test_measured_only_of_nothing_is_refused():
-    with pytest.raises(ConfigError, match="measured/tiny holds no seed of all the cells of any"):
+    with pytest.raises(
+        ConfigError, match="studies/tiny/measured holds no seed of all the cells of any"
+    ):
         plan(measured_only=True)
 
 
@@ -330,10 +330,10 @@ def test_the_archive_in_this_repository_is_of_its_studies():
             {"preset": "paper", "recompute": True, "studies": [study]}, ROOT / "config"
         )
         known = {cell.hash for grid in everything.grids[study].values() for cell in grid}
-        held = archived_runs(ROOT / "studies" / study / "measured")
+        held = archived_runs(home_of(study) / "measured")
         assert held <= known
-        assert held == set(archived_history(ROOT / "studies" / study / "measured")["run"])
-        provenance = read_csv(ROOT / "studies" / study / "measured" / "provenance.csv")
+        assert held == set(archived_history(home_of(study) / "measured")["run"])
+        provenance = read_csv(home_of(study) / "measured" / "provenance.csv")
         assert sorted(" ".join(provenance["cells"]).split()) == sorted(held)
         assert provenance.notna().all(axis=None)
 
@@ -348,9 +348,7 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     monkeypatch.chdir(ROOT)
     there = Plan.load({"preset": "paper", "measured_only": True, "studies": [study]})
     gather(there.archive(study), there.grids[study], tmp_path / study)
-    table = judge(StudyResults(ROOT / "studies" / study, "paper", tmp_path / study)).set_index(
-        "claim"
-    )
+    table = judge(StudyResults(home_of(study), "paper", tmp_path / study)).set_index("claim")
     not_gathered = (
         rf"{tmp_path}/{study}/(?:staleness\.csv|(?:schedules|traces|trajectories|landscapes)/)"
     )
@@ -358,7 +356,7 @@ def test_the_archive_comes_to_the_verdicts_beside_it(study, tmp_path, monkeypatc
     assert not table["reason"].str.contains("are not there|cannot be computed").any()
     beside = read_csv(Path("measured/verdicts.csv")).query("study == @study")
     beside = beside.set_index("claim")
-    assert list(beside.index) == list(claims_of(ROOT / "studies" / study))
+    assert list(beside.index) == list(claims_of(home_of(study)))
     assert table["verdict"].to_dict() == beside.loc[table.index, "verdict"].to_dict()
     assert table["value"].to_dict() == pytest.approx(
         beside.loc[table.index, "value"].to_dict(), rel=1e-5, nan_ok=True
@@ -391,7 +389,7 @@ def test_archived_runs_come_out_again(study, build, monkeypatch):
     settings = {"preset": "paper", "recompute": True, "studies": [study]}
     grids = Plan.load(settings, ROOT / "config").grids[study]
     cells = {cell.hash: cell for grid in grids.values() for cell in grid}
-    history = archived_history(ROOT / "studies" / study / "measured")
+    history = archived_history(home_of(study) / "measured")
     steady = history[history["run"].isin(steady_cells(history, cells.values()))]
     first = steady[steady["epoch"] == 1]
     learned = first.get("test_accuracy", pd.Series(dtype=float)).reindex(first.index)
@@ -463,12 +461,12 @@ def recorded(folder) -> Path:
 
 def test_trajectories_and_landscapes_are_kept_and_come_back(recorded, capsys):
     assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 0
-    assert capsys.readouterr().out.count("kept in measured/tiny/") == 2
+    assert capsys.readouterr().out.count("kept in studies/tiny/measured/") == 2
     here = plan()
     assert len(here.products_kept("tiny")) == 2
     for (kind, content), files in here.products_kept("tiny").items():
         kept = here.kept("tiny", kind, content)
-        assert Path(kept) == Path("measured") / "tiny" / kind / content
+        assert Path(kept) == ARCHIVE / kind / content
         outputs = {name: recorded / "again" / file for name, file in files.items()}
         restore(Path(kept), outputs)
         for name, file in files.items():
@@ -491,8 +489,8 @@ def test_landscape_of_other_content_is_not_taken_from_the_archive(recorded, fold
 
 def test_measured_only_leaves_out_landscapes_that_are_not_kept(recorded):
     everything = {cell.hash for cell in plan().grids["tiny"]["curves"]}
-    Path("studies/tiny/measured").mkdir(parents=True)
-    Path("studies/tiny/measured/runs.txt").write_text("\n".join(everything))
+    ARCHIVE.mkdir(parents=True)
+    (ARCHIVE / "runs.txt").write_text("\n".join(everything))
     only = plan(measured_only=True)
     assert only.trajectories == only.landscapes == {"tiny": {}}
     assert only.outputs("tiny") == ["runs.csv", "history.csv"]
@@ -509,7 +507,7 @@ def test_half_of_a_landscape_is_not_kept(recorded, written, monkeypatch, capsys)
         assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 130
     here, kind = plan(), "trajectories" if written.startswith("history") else "landscapes"
     ((_, content),) = (key for key in here.products_kept("tiny") if key[0] == kind)
-    assert list(Path("measured").rglob(written))
+    assert list(ARCHIVE.rglob(written))
     assert here.kept("tiny", kind, content) == ""
     assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 0
     assert here.kept("tiny", kind, content) != ""
@@ -520,7 +518,7 @@ def test_results_of_another_preset_are_not_kept(recorded, capsys):
     path.write_text(json.dumps({"landscape": "0123456789abcdef"}))
     assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 2
     assert "plane.npz.provenance.json is of other runs" in capsys.readouterr().err
-    assert not list(Path("measured").rglob("grid.npz"))
+    assert not list(ARCHIVE.rglob("grid.npz"))
 
 
 def test_what_is_not_made_is_not_kept(recorded, capsys):
@@ -530,4 +528,4 @@ def test_what_is_not_made_is_not_kept(recorded, capsys):
     said = capsys.readouterr()
     assert "curves.csv is not there, and is left out" in said.out
     assert "plane_lines.csv is not there" in said.err
-    assert not list(Path("measured").rglob("*.gz"))
+    assert not list(ARCHIVE.rglob("*.gz"))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import (InOrder, assert_close, make_schedule, of_study, plan, quadratic_task, trajectory)
+from helpers import InOrder, assert_close, make_schedule, of_study, plan, quadratic_task, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

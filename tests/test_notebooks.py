@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import home_of
 from IPython import display
 from made_up import as_claimed
 from made_up import write_results as write_jain2018

@@ -275,7 +275,9 @@ def test_every_schedule(cluster, batches, epochs, seed):
 
 
 # The wall times of lamour2023's runs with Gaussian delay, all processes on one machine.
-WALL_TIMES = pd.read_csv("studies/lamour2023/published/wall_times.csv").to_records(index=False).tolist()
+WALL_TIMES = (
+    pd.read_csv("studies/lamour2023/published/wall_times.csv").to_records(index=False).tolist()
+)
 
 
 @pytest.mark.parametrize(("workers", "delay", "published"), WALL_TIMES)

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import home_of
 
 from stalegrad.analysis import products
 from stalegrad.analysis.products import make_all
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ConfigError, ResultError
-from stalegrad.planning import plan as plan_module
 from stalegrad.planning import sources
 from stalegrad.planning.config import Product, load_settings, read_yaml
 from stalegrad.planning.plan import Plan, as_inputs
@@ -84,12 +84,11 @@ def test_only_its_own_code_makes_a_study_out_of_date(monkeypatch):
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch) -> Path:
-    """A copy of the package, as the source that is read."""
-    folder = tmp_path / "stalegrad"
-    shutil.copytree(sources.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for module in (sources, plan_module):
-        monkeypatch.setattr(module, "PACKAGE", folder)
-    return folder
+    """A copy of the studies, which stands for them in a plan."""
+    without = shutil.ignore_patterns("__pycache__", "measured")
+    shutil.copytree(ROOT / "studies", tmp_path / "studies", ignore=without)
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    return tmp_path
 
 
 def plan_with(**product) -> Plan:
@@ -121,21 +120,23 @@ def test_a_figure_that_nothing_draws_is_refused(make):
 
 
 def test_a_figure_may_be_made_by_a_name_of_any_kind():
-    plan_with(make="lamour2023.over_seeds").check_code()  # imported there
+    plan_with(make="figures.over_seeds").check_code()  # imported there
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ("def f(:\n    pass", r"claims/jain2018.py, line \d+: not readable as Python"),
+        ("def f(:\n    pass", r"jain2018/claims.py, line \d+: not readable as Python"),
         (
             "from stalegrad.analysis.results import over_sedes",
             r"line \d+: it imports .*results.over_sedes,",
         ),
         (
-            "from stalegrad.analysis.tables import jain2081",
-            "it imports stalegrad.analysis.tables.jain2081, which",
+            "from stalegrad.analysis.tables import Tabel",
+            "it imports stalegrad.analysis.tables.Tabel, which does not exist",
         ),
+        ("from .tables import fig2_cels", r"it imports \.?tables\.fig2_cels, which does not exist"),
+        ("from .tabels import fig2", r"it imports \.?tabels\.fig2, which does not exist"),
         ("from stalegrad.resluts import x", "it imports stalegrad.resluts.x, which does not exist"),
         (
             "def f():\n    from stalegrad.planning.cells import Sell",
@@ -143,17 +144,17 @@ def test_a_figure_may_be_made_by_a_name_of_any_kind():
         ),
         (
             '@claim(where="here")\ndef unquoted(results):\n    """It holds."""',
-            r"claims/jain2018.py, line \d+: the claim 'unquoted' has no quotation",
+            r"jain2018/claims.py, line \d+: the claim 'unquoted' has no quotation",
         ),
         ('@claims.claim(where="here")\ndef bare(results):\n    pass', "'bare' has no quotation"),
     ],
 )
 def test_a_module_of_claims_that_cannot_be_imported_is_refused(copied, edit, said):
-    plan = Plan.load({"preset": "smoke"}, ROOT / "config")
+    plan = Plan.load({"preset": "smoke"}, copied / "config")
     plan.check_code()
     sources.parsed.cache_clear()
     sources.imported.cache_clear()
-    with open(copied / "claims" / "jain2018.py", "a") as file:
+    with open(copied / "studies" / "jain2018" / "claims.py", "a") as file:
         file.write(f"\n\n{edit}\n")
     with pytest.raises(ConfigError, match=said):
         plan.check_code()

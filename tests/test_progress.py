@@ -9,10 +9,10 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.wording import duration
-from stalegrad.planning import speed
+from stalegrad.training import speed
 from stalegrad.planning.cells import Bundle
 from stalegrad.planning.config import Settings
-from stalegrad.planning.speed import Speed, Speeds
+from stalegrad.training.speed import Speed, Speeds
 from stalegrad.training import progress
 from stalegrad.training.progress import Overview, Reporter, overview
 

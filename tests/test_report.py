@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, home_of
 from matplotlib.figure import Figure
 
 from stalegrad import report
@@ -31,9 +33,8 @@ from stalegrad.report.values import (
     values_tex,
 )
 
-ROOT = Path(__file__).parents[1]
 PAPER, CONFIG = ROOT / "paper", ROOT / "config"
-PROSE = sorted(PAPER.rglob("*.tex"))
+PROSE = sorted([*PAPER.rglob("*.tex"), *ROOT.glob("studies/*/section.tex")])
 BIBLIOGRAPHY = (PAPER / "references.bib").read_text("utf-8")
 
 needs_latex = pytest.mark.skipif(
@@ -70,12 +71,16 @@ def plan_of(preset: str, folder: Path = CONFIG) -> Plan:
     )
 
 
+def section_of(study: str) -> Path:
+    return home_of(study) / "section.tex"
+
+
 def made_up_plan(tmp_path: Path) -> Plan:
     """A plan of one study that is nothing but a YAML."""
     folder = tmp_path / "config"
     shutil.copytree(CONFIG / "presets", folder / "presets")
-    (folder / "studies").mkdir()
-    (folder / "studies" / "nobody1999.yaml").write_text(MADE_UP_STUDY)
+    (tmp_path / "studies" / "nobody1999").mkdir(parents=True)
+    (tmp_path / "studies" / "nobody1999" / "study.yaml").write_text(MADE_UP_STUDY)
     return plan_of("quick", folder)
 
 
@@ -167,11 +172,10 @@ def write_everything(plan: Plan, folder: Path, study: str = "jain2018") -> None:
     write_staleness(plan, study, folder)
     write_provenance(plan, study, folder)
     write_verdicts(study, folder)
-    results = StudyResults(ROOT / "studies" / study, plan.settings.preset, folder / study)
+    results = StudyResults(home_of(study), plan.settings.preset, folder / study)
     for name, (_, short, product) in plan.tables.items():
-        write_table(
-            name, maker("tables", ROOT / "studies" / study, short, product.make)(results), folder
-        )
+        table = maker("tables", home_of(study), short, product.make)(results)
+        write_table(name, table, folder)
     for name in plan.figures:
         write_figure(name, folder)
 
@@ -338,9 +342,9 @@ def test_prose_of_jain2018_finds_every_number(tmp_path):
     plan = plan_of("paper")
     write_everything(plan, tmp_path)
     values = values_of(plan, tmp_path)
-    general = {PAPER / "sections" / f"{p}.tex" for p in ("jain2018", "method", "deviations")}
-    general |= {PAPER / "sections" / f"{p}.tex" for p in ("threats", "provenance")}
-    named = used_keys(path.read_text("utf-8") for path in [PAPER / "report.tex", *general])
+    general = {"method", "deviations", "threats", "provenance"}
+    sections = [*(PAPER / "sections" / f"{name}.tex" for name in general), section_of("jain2018")]
+    named = used_keys(path.read_text("utf-8") for path in [PAPER / "report.tex", *sections])
     # Training is from the archive where that is complete, and then no bundle is left to be made.
     assert [key for key in named if key not in values] == []
 
@@ -428,7 +432,7 @@ def test_the_four_papers_are_in_the_bibliography():
     "study", sorted(p.parent.name for p in (ROOT / "studies").glob("*/study.yaml"))
 )
 def test_sections_name_only_figures_and_tables_that_are_configured(study):
-    section = PAPER / "sections" / f"{study}.tex"
+    section = section_of(study)
     if not section.exists():
         pytest.skip(f"{study} has no hand-written section")
     plan = Plan.load({"studies": [study]}, CONFIG)
@@ -438,6 +442,15 @@ def test_sections_name_only_figures_and_tables_that_are_configured(study):
     assert {*figures, *(name for pair in pairs for name in pair)} <= set(plan.figures)
     tables = re.findall(r"\\(?:studytable|tabref|tablefile)\{(\w+)\}", text)
     assert set(tables) <= set(plan.tables)
+
+
+def plan_with_section(text: str, folder: Path) -> Plan:
+    """jain2018 at `quick`, with another section."""
+    home = folder / "homes" / "jain2018"
+    home.mkdir(parents=True)
+    shutil.copy(home_of("jain2018") / "study.yaml", home)
+    (home / "section.tex").write_text(text)
+    return replace(plan_of("quick"), homes={"jain2018": home})
 
 
 # ---- Sources ---------------------------------------------------------------------------------
@@ -458,26 +471,21 @@ def test_a_study_with_no_section_gets_one_with_all_there_is(tmp_path):
 
 
 def test_products_that_a_section_forgets_come_after_it(tmp_path):
-    paper = tmp_path / "paper"
-    shutil.copytree(PAPER, paper)
-    section = paper / "sections" / "jain2018.tex"
-    section.write_text(section.read_text().replace("\\studyfigure{jain2018_front}\n", ""))
-    studies = (write_sources(plan_of("quick"), tmp_path, paper) / "studies.tex").read_text()
+    text = section_of("jain2018").read_text()
+    plan = plan_with_section(text.replace("\\studyfigure{jain2018_front}\n", ""), tmp_path)
+    studies = (write_sources(plan, tmp_path, PAPER) / "studies.tex").read_text()
     assert "Further figures" in studies
     assert re.findall(r"\\study\w+\{\w+\}", studies) == [r"\studyfigure{jain2018_front}"]
 
 
 def test_a_table_that_is_named_as_a_file_and_a_pair_of_figures_are_not_forgotten(tmp_path):
-    paper = tmp_path / "paper"
-    shutil.copytree(PAPER, paper)
     names = ("jain2018_front", "jain2018_fig3")
-    section = paper / "sections" / "jain2018.tex"
-    text = section.read_text().replace(r"\studytable{jain2018_best_adam}", "")
+    text = section_of("jain2018").read_text().replace(r"\studytable{jain2018_best_adam}", "")
     for name in names:
         text = text.replace(rf"\studyfigure{{{name}}}", "")
     both = r"\studyfigures{jain2018_front}{jain2018_fig3} in \tablefile{jain2018_best_adam}"
-    section.write_text(text + both)
-    studies = (write_sources(plan_of("quick"), tmp_path, paper) / "studies.tex").read_text()
+    plan = plan_with_section(text + both, tmp_path)
+    studies = (write_sources(plan, tmp_path, PAPER) / "studies.tex").read_text()
     assert "Further figures" not in studies
     figures = (tmp_path / "report" / "figures.tex").read_text().replace(r"\allowbreak{}", "")
     assert (
@@ -568,7 +576,7 @@ def test_a_report_of_nothing_says_what_is_missing(tmp_path):
     assert "??" not in text
     assert "(not measured)" in text
     assert "No verdicts yet" in text
-    section = (PAPER / "sections" / "jain2018.tex").read_text("utf-8")
+    section = section_of("jain2018").read_text("utf-8")
     printed = re.findall(r"\\studytable\{\w+\}", section)
     assert text.count("Not made yet") == len(plan_of("quick").figures) + len(printed)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import small_cell
+from helpers import home_of, small_cell
 from made_up import COLLAPSED, write_results
 
 from stalegrad.analysis.results import StudyResults, collect, over_seeds, read_csv, with_all
@@ -129,7 +129,7 @@ def stored(tmp_path):
         return np.nan if cell.lr > 0.005 and epoch == 3 else 0.1 * epoch / cell.seed
 
     write_results(tmp_path, accuracy, only=("warmup", "asynchronous"), seeds=2)
-    return StudyResults(ROOT / "studies" / "jain2018", "paper", tmp_path)
+    return StudyResults(home_of("jain2018"), "paper", tmp_path)
 
 
 def test_curves_of_a_diverged_run_go_on_at_what_it_ended_with(stored):

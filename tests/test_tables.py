@@ -146,7 +146,9 @@ def test_every_table_is_made(name, preset, results, tmp_path):
 
 
 def test_a_table_that_nobody_makes_is_named():
-    with pytest.raises(ConfigError, match=r"'tables\.fig9' is made by fig9 in .*jain2018/tables\.py"):
+    with pytest.raises(
+        ConfigError, match=r"'tables\.fig9' is made by fig9 in .*jain2018/tables\.py"
+    ):
         maker("tables", home_of("jain2018"), "fig9", None)
     with pytest.raises(ConfigError, match=r"fig9 in .*/absent\.py, which does not exist"):
         maker("tables", home_of("jain2018"), "fig9", "absent.fig9")

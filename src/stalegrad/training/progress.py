@@ -17,9 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stalegrad.io.files import is_trained, write_atomically
+from stalegrad.io.files import write_atomically
 from stalegrad.io.wording import duration
 from stalegrad.planning.cells import Bundle
+from stalegrad.planning.freshness import is_fresh
 from stalegrad.planning.plan import Plan
 from stalegrad.training import speed
 from stalegrad.training.speed import Speeds
@@ -83,7 +84,7 @@ def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
     machine's speed where that has not been done: see `speed.measured`.
     """
     left = {
-        study: {h: b for h, b in bundles.items() if not is_trained(_output(results, study, b))}
+        study: {h: b for h, b in bundles.items() if not is_fresh(_output(results, study, b), b)}
         for study, bundles in plan.bundles.items()
     }
     every = [bundle for bundles in left.values() for bundle in bundles.values()]
