@@ -9,7 +9,7 @@ from scipy import stats
 from stalegrad.analysis import style
 from stalegrad.analysis.results import StudyResults, over_seeds
 
-from .tables import delay_kinds, fig2_cells, largest_trained_rate
+from .tables import delay_kinds, fig2_cells, largest_trained_rate, rounding_cells
 
 
 def fig1(results: StudyResults) -> Figure:
@@ -44,13 +44,14 @@ def fig2(results: StudyResults) -> Figure:
     runs = results.grid("fig2")
     cells = over_seeds(runs, ["delay", "batch_size", "lr"])
     delays = sorted(cells["delay"].unique())
+    by_rounding = rounding_cells(results.home).query("other_side > 0")
     figure, axes = _delay_panels(delays)
     image = None
     for ax, delay in zip(axes.flat, delays, strict=False):
-        image = style.heatmap(
-            ax, _rate_by_batch(cells[cells["delay"] == delay]), cmap=style.ACCURACY_MAP,
-            limits=(0, 1),
-        )  # fmt: skip
+        table = _rate_by_batch(cells[cells["delay"] == delay])
+        image = style.heatmap(ax, table, cmap=style.ACCURACY_MAP, limits=(0, 1))
+        decided = by_rounding[by_rounding["delay"] == delay]
+        style.ring(ax, table, _rate_by_batch(decided.assign(mean=1.0)))
         ax.set_title(f"{delay} batch delay")
     _label_panels(axes, len(delays))
     figure.colorbar(image, ax=axes, label="test accuracy", shrink=0.6, aspect=40)

@@ -1,10 +1,16 @@
 """The numbers of jain2018 beside ours."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from stalegrad.analysis.archive import archived_history
 from stalegrad.analysis.results import StudyResults, over_seeds
 from stalegrad.analysis.tables import Table
+from stalegrad.planning.cells import study_cells
+from stalegrad.planning.config import Preset, load_study
+from stalegrad.planning.studies import archive_of
 
 # A run below this test accuracy has not learnt. Ten classes, so chance is 0.1; the published
 # accuracies leave a gap between 0.4 and 0.8 at the end of training, but where rates are so small
@@ -15,6 +21,8 @@ COLLAPSED = 0.5
 TOLERANCE = 0.01
 # Accuracies are decimals, which floats miss by a little: 0.991 - 0.981 is more than 0.01.
 ROUNDING = 1e-9
+
+MOST_SEEDS = 3  # that were trained by kernels of two widths
 
 PUBLISHED_ADAM = {32: 0.9821, 128: 0.9819, 256: 0.9794}  # section 3, last paragraph
 
@@ -108,6 +116,59 @@ def fig2_agreement(results: StudyResults) -> Table:
         "unreadable": "unreadable",
     }
     return Table(table, headings)
+
+
+def rounding_cells(home: Path) -> pd.DataFrame:
+    """Cells of Figure 2 whose runs were trained by kernels of two widths, which differ in rounding.
+
+    The archive has the runs of the one (AVX-512), its folder `avx2` those of the other. One row a
+    cell: delay, batch_size, lr, seeds that were trained by both, other_side, how many of these end
+    on the other side of COLLAPSED, and largest, the largest difference of two final accuracies.
+    """
+    paper = Preset(title="paper", seeds=MOST_SEEDS, bundle_size=1)
+    runs = study_cells(load_study(home), "paper", paper, str(home))["fig2"]
+    keys = [
+        {"run": c.hash, "delay": c.cluster.delay, "batch_size": c.batch_size, "lr": c.rule.lr}
+        for c in runs
+    ]
+    archive = archive_of(home)
+    one, other = (
+        archived_history(folder).groupby("run").tail(1)[["run", "test_accuracy"]]
+        for folder in (archive, archive / "avx2")
+    )
+    both = pd.DataFrame(keys).merge(one, on="run").merge(other, on="run", suffixes=("", "_other"))
+    first, second = both["test_accuracy"], both["test_accuracy_other"]
+    both["other_side"] = (first >= COLLAPSED) != (second >= COLLAPSED)
+    both["largest"] = (first - second).abs()
+    cells = both.groupby(["delay", "batch_size", "lr"]).agg(
+        seeds=("run", "size"), other_side=("other_side", "sum"), largest=("largest", "max")
+    )
+    return cells.reset_index()
+
+
+def rounding(results: StudyResults) -> Table:
+    """Cells of Figure 2 trained by two builds of the kernel, delay by delay.
+
+    decided: cells of which a run ends on the other side of COLLAPSED; runs: trained by both.
+    """
+    cells = rounding_cells(results.home)
+    cells["decided"] = cells["other_side"] > 0
+    table = cells.groupby("delay").agg(
+        cells=("lr", "size"),
+        runs=("seeds", "sum"),
+        decided=("decided", "sum"),
+        runs_decided=("other_side", "sum"),
+        largest=("largest", "max"),
+    )
+    headings = {
+        "delay": "delay",
+        "cells": "cells",
+        "runs": "runs",
+        "decided": "cells decided by rounding",
+        "runs_decided": "runs",
+        "largest": "largest difference",
+    }
+    return Table(table.reset_index(), headings, {"largest": "{:.3f}"})
 
 
 def largest_trained_rate(cells: pd.DataFrame, column: str) -> pd.Series:

@@ -114,6 +114,14 @@ def heatmap(
     return image
 
 
+def ring(axes: Axes, values: pd.DataFrame, marked: pd.DataFrame) -> None:
+    """Frame those cells of the heat map of `values` that are in the table `marked`, and not NaN."""
+    there = marked.reindex(index=values.index, columns=values.columns)
+    for row, column in np.argwhere(there.notna().to_numpy()):
+        box = {"fill": False, "edgecolor": COLOURS[2], "linewidth": 1.4}
+        axes.add_patch(mpl.patches.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, **box))
+
+
 def readable_on(colour: tuple[float, ...]) -> str:
     """Black or white, whichever stands out: contrast by the relative luminance of sRGB (WCAG)."""
     red, green, blue = (
