@@ -109,6 +109,8 @@ def test_the_examples_of_run_are_cells(workplace, capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out.partition("examples:\n")[2].replace("\\\n", " ")
+    assert "--study STUDY" in text
+    text = text.replace("STUDY", "jain2018")  # one that has the example's hash
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert len(lines) >= 3
     for _, *arguments in lines:

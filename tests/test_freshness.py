@@ -165,9 +165,10 @@ def test_nothing_that_draws_words_or_plans_makes_a_result_out_of_date(module):
 
 def test_a_study_is_of_the_problems_that_its_tables_and_figures_load():
     plan = Plan.load({"preset": "smoke"}, ROOT / "config")
-    assert "problems/least_squares.py" in names(plan.code("mishchenko2022", "tables"))
-    assert "problems/large_cnn.py" in names(plan.code("lamour2023", "figures"))  # by spec_class
-    assert "problems/large_cnn.py" not in names(plan.code("lamour2023", "tables", "claims"))
+    problems = PACKAGE / "problems"
+    assert problems / "least_squares.py" in plan.code("mishchenko2022", "tables")
+    assert problems / "large_cnn.py" in plan.code("lamour2023", "figures")  # by spec_class
+    assert problems / "large_cnn.py" not in plan.code("lamour2023", "tables", "claims")
 
 
 # ---- finished files ----
