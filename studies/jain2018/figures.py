@@ -45,7 +45,6 @@ def fig2(results: StudyResults) -> Figure:
     cells = over_seeds(runs, ["delay", "batch_size", "lr"])
     delays = sorted(cells["delay"].unique())
     figure, axes = _delay_panels(delays)
-    image = None
     for ax, delay in zip(axes.flat, delays, strict=False):
         image = style.heatmap(
             ax, _rate_by_batch(cells[cells["delay"] == delay]), cmap=style.ACCURACY_MAP,
@@ -63,7 +62,6 @@ def fig2_difference(results: StudyResults) -> Figure:
     both["mean"] = both["mean"] - both["published"]
     delays = sorted(both["delay"].unique())
     figure, axes = _delay_panels(delays)
-    image = None
     for ax, delay in zip(axes.flat, delays, strict=False):
         here = both[both["delay"] == delay]
         unreadable = here.assign(mean=here["legibility"] == "missing")
