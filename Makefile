@@ -32,6 +32,7 @@ reproduce: .venv/complete
 test: .venv/complete
 	$(ACTIVATE) ruff check .
 	$(ACTIVATE) ruff format --check .
+	$(ACTIVATE) mypy
 	$(ACTIVATE) snakefmt --check Snakefile workflow
 	$(ACTIVATE) snakemake --lint
 	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal -m "not alone"

@@ -70,7 +70,7 @@ class Schedule:
     epoch_ends: np.ndarray
     arrivals_per_update: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         arrivals = len(self.worker)
         columns = (self.time, self.read_version, self.stream, self.batch)
         if any(len(column) != arrivals for column in columns):

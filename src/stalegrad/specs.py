@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, cast, dataclass_transform, get_args
 
 import pydantic
 import pydantic.dataclasses
@@ -20,12 +20,19 @@ from pydantic_core import ArgsKwargs
 
 from stalegrad.io.errors import ConfigError
 
+T = TypeVar("T")
 STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def spec(cls):
+@dataclass_transform(
+    kw_only_default=True,
+    frozen_default=True,
+    field_specifiers=(dataclasses.field, pydantic.Field),
+)
+def spec(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass that validates its fields and refuses unknown keys."""
-    return pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+    return cast("type[T]", made)  # whose type forgets what class it was made of
 
 
 def names(kind: str) -> list[str]:
@@ -35,7 +42,7 @@ def names(kind: str) -> list[str]:
 
 
 @functools.cache
-def spec_class(kind: str, name: str) -> type:
+def spec_class(kind: str, name: str) -> type[Any]:
     """The class that the module `stalegrad.<kind>.<name>` defines. Raises LookupError where it is
     none of the `names`."""
     if name not in names(kind):
@@ -91,7 +98,7 @@ def validate(cls: type, values: Any, *, where: str, key: str = "") -> Any:
 
 def describe(value: Any) -> dict[str, Any]:
     """A spec as a plain mapping with its name first; the inverse of `parse`."""
-    return {"name": name_of(value), **_serializer(type(value)).dump_python(value)}
+    return {"name": name_of(value), **_serializer(value.__class__).dump_python(value)}
 
 
 def files(value: Any) -> tuple[Path, ...]:

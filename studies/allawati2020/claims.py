@@ -323,7 +323,7 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
     lower, higher = at["low"] > 1, at["high"] < 1
     # Errors differ by factors, so it is their logarithms that are paired.
     paired = curves[curves["time"].isin(chosen)]
-    logs = (np.log(by_seed(paired, ["lr", "time"], case)) for case in ("case_2", "case_1"))
+    log_2, log_1 = (np.log(by_seed(paired, ["lr", "time"], case)) for case in ("case_2", "case_1"))
     best = tuned(curves).iloc[-1]
     return Finding(
         share_verdict(lower.mean()),
@@ -333,5 +333,5 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
         f"Case 1 is ahead in {lower.sum()} of {len(at)}, Case 2 in {higher.sum()}; the ratio is "
         f"{at['ratio'].min():.2g} to {at['ratio'].max():.2g}. Each at its best step, the errors at "
         f"the end are {best['case_1']:.2g} and {best['case_2']:.2g}.",
-        paired=compare(*logs, ("the log error of Case 2", "that of Case 1")),
+        paired=compare(log_2, log_1, ("the log error of Case 2", "that of Case 1")),
     )

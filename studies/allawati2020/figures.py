@@ -127,7 +127,7 @@ def distributions(results: StudyResults) -> Figure:
     """Relative error of the theorem over distributions, staleness against T_c with constant compute
     times (a staircase), and the gradients until heavy tails have come close to the theorem."""
     figure = pyplot.figure(figsize=(style.WIDTH, 3.6))
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))
     _by_distribution(left.subplots(), simulated(results, "distributions"))
     top, bottom = right.subplots(2, 1)
     _staircase(top, simulated(results, "communication"))

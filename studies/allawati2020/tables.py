@@ -55,7 +55,8 @@ def simulated(results: StudyResults, simulation: str) -> pd.DataFrame:
     errors = by_cluster[measured].sem().add_suffix("_error")
     table = pd.concat([table, errors], axis=1)
     for index, row in table.iterrows():
-        n, k, t_c, mean = *row[CLUSTER], row["compute_time"].mean
+        n, k, t_c = row[CLUSTER]
+        mean = row["compute_time"].mean
         table.loc[index, "theorem"] = renewal.expected_staleness(n, k, t_c, mean)
         table.loc[index, "rate"] = renewal.update_rate(n, k, mean)
         own = own_renewals(row["compute_time"], t_c)

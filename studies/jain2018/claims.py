@@ -197,7 +197,7 @@ def rises_with_rate_then_drops(results: StudyResults) -> Finding:
         for _, curve in fig2_cells(results).groupby(["delay", "batch_size"])
     ]
     return Finding(
-        share_verdict(np.mean(holds)),
+        share_verdict(float(np.mean(holds))),
         "share of curves that rise and then drop",
         float(np.mean(holds)),
         "at least 0.9 (partly from 0.5)",
@@ -318,12 +318,11 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
     for key in ("lr", "batch_size"):
         given = set(adam[key]) & set(sgd[key])
         adam, sgd = adam[adam[key].isin(given)], sgd[sgd[key].isin(given)]
-    shares = _shares_that_train(pd.concat([adam, sgd]))
+    both = pd.concat([adam, sgd])
+    shares = _shares_that_train(both)
     more = shares["adam"] - shares["sgd"]
-    seeds = [
-        _each_seed(pd.concat([adam, sgd]), lambda runs, rule=rule: _shares_that_train(runs)[rule])
-        for rule in ("adam", "sgd")
-    ]
+    with_adam = _each_seed(both, lambda runs: _shares_that_train(runs)["adam"])
+    with_sgd = _each_seed(both, lambda runs: _shares_that_train(runs)["sgd"])
     return Finding(
         verdict_of(list(more > 0)),
         "share of runs that reach 0.9, Adam less SGD, mean over delays",
@@ -334,8 +333,8 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
             for d in more.index
         )
         + ".",
-        *mean_interval((seeds[0] - seeds[1]).mean()),
-        compare(*seeds, ("the share that trains with Adam", "that with SGD")),
+        *mean_interval((with_adam - with_sgd).mean()),
+        compare(with_adam, with_sgd, ("the share that trains with Adam", "that with SGD")),
     )
 
 
@@ -463,7 +462,7 @@ def adam_drops_off_at_larger_rates(results: StudyResults) -> Finding:
         for _, curve in cells.groupby(["delay", "batch_size"])
     ]
     return Finding(
-        share_verdict(np.mean(holds)),
+        share_verdict(float(np.mean(holds))),
         "share of Adam's curves that drop sharply past their best rate",
         float(np.mean(holds)),
         "at least 0.9 (partly from 0.5)",
@@ -482,10 +481,10 @@ def sgd_takes_longer(results: StudyResults) -> Finding:
     curves = {rule: _delayed(results.curves(f"fig3_{rule}")) for rule in ("adam", "sgd")}
     adam, sgd = (_epochs_to(here, 0.95) for here in curves.values())
     trained = max(here["epoch"].max() for here in curves.values())
-    seeds = [
+    of_adam, of_sgd = (
         _each_seed(here, lambda runs: _epochs_to(runs, 0.95).fillna(trained))
         for here in curves.values()
-    ]
+    )
     ratio = sgd.fillna(trained) / adam.fillna(trained)
     return Finding(
         verdict_of(list((ratio >= 2) | (sgd.isna() & adam.notna()))),
@@ -495,7 +494,7 @@ def sgd_takes_longer(results: StudyResults) -> Finding:
         "Epochs needed: "
         + "; ".join(f"delay {d}: Adam {_count(adam[d])}, SGD {_count(sgd[d])}" for d in adam.index)
         + ".",
-        paired=compare(*reversed(seeds), ("SGD's number of epochs", "Adam's")),
+        paired=compare(of_sgd, of_adam, ("SGD's number of epochs", "Adam's")),
     )
 
 

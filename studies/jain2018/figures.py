@@ -46,7 +46,6 @@ def fig2(results: StudyResults) -> Figure:
     delays = sorted(cells["delay"].unique())
     by_rounding = rounding_cells(results.home).query("other_side > 0")
     figure, axes = _delay_panels(delays)
-    image = None
     for ax, delay in zip(axes.flat, delays, strict=False):
         table = _rate_by_batch(cells[cells["delay"] == delay])
         image = style.heatmap(ax, table, cmap=style.ACCURACY_MAP, limits=(0, 1))
@@ -64,7 +63,6 @@ def fig2_difference(results: StudyResults) -> Figure:
     both["mean"] = both["mean"] - both["published"]
     delays = sorted(both["delay"].unique())
     figure, axes = _delay_panels(delays)
-    image = None
     for ax, delay in zip(axes.flat, delays, strict=False):
         here = both[both["delay"] == delay]
         unreadable = here.assign(mean=here["legibility"] == "missing")

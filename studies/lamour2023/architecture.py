@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot
@@ -115,7 +116,7 @@ def _draw_block(ax: Axes, x: float, block: tuple[float, float, float], colour: s
     width, side, depth = block
     front = np.array([[x, -side / 2], [x + width, -side / 2], [x + width, side / 2], [x, side / 2]])
     behind = front + depth * SLANT
-    look = {"edgecolor": colour, "linewidth": 0.8}
+    look: dict[str, Any] = {"edgecolor": colour, "linewidth": 0.8}
     for corners, alpha in (
         (front, 0.25),
         ([front[3], front[2], behind[2], behind[3]], 0.12),

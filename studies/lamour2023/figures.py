@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from stalegrad.analysis import style
 from stalegrad.analysis.results import StudyResults, over_seeds
@@ -60,7 +61,7 @@ def fig2(results: StudyResults) -> Figure:
     ax.set_ylabel(_component(grid, 2))
     bar = figure.colorbar(filled, label="test loss", ticks=style.log_ticks(low, high))
     bar.minorticks_off()
-    bar.formatter = "{x:g}"
+    bar.formatter = StrMethodFormatter("{x:g}")
     figure.legend(loc="outside lower center", ncol=2)
     return figure
 
@@ -88,6 +89,7 @@ def _component(grid: dict, number: int) -> str:
 def _surface(grid: dict, points: pd.DataFrame, height: float) -> Figure:
     figure = pyplot.figure(figsize=(style.HALF, height), layout="none")  # it knows no 3-D
     legend = 0.18 * -(-points["run"].nunique() // 2) + 0.28  # inches
+    ax: Any  # of axes in three dimensions matplotlib has no types
     ax = figure.add_axes((0.06, legend / height, 0.8, 1 - legend / height), projection="3d")
     ax.set_box_aspect(None, zoom=0.92)
     ax.tick_params(pad=-1, labelsize=7)
@@ -105,7 +107,7 @@ def _surface(grid: dict, points: pd.DataFrame, height: float) -> Figure:
     ax.set_zticks(ticks, [f"$10^{{{tick:g}}}$" for tick in ticks])
     # Seen over the lowest corner, so that nothing stands in the way.
     corners = {-120: loss[0, 0], -60: loss[0, -1], 60: loss[-1, -1], 120: loss[-1, 0]}
-    ax.view_init(elev=35, azim=min(corners, key=corners.get))
+    ax.view_init(elev=35, azim=min(corners, key=corners.__getitem__))
     figure.legend(loc="lower center", ncol=2)
     return figure
 

@@ -132,7 +132,7 @@ def _delays(results: StudyResults, ax: Axes) -> None:
     delays = np.repeat(np.arange(len(counts)) + 1, np.minimum(counts, 1))
     longest = delays.max()
     edges = np.unique(np.round(np.geomspace(1, longest + 1, 40)).astype(int))
-    ax.hist(np.arange(len(counts)) + 1, bins=edges, weights=counts, color=style.COLOURS[0],
+    ax.hist(np.arange(len(counts)) + 1, bins=edges.tolist(), weights=counts, color=style.COLOURS[0],
             alpha=0.6)  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")

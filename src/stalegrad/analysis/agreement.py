@@ -132,6 +132,8 @@ def _allowed(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.S
     return np.maximum(rule.share * (seeds.max() - seeds.min()), least)
 
 
-def _by_epoch(history: pd.DataFrame, groups: dict[str, str], column: str):
+def _by_epoch(
+    history: pd.DataFrame, groups: dict[str, str], column: str
+) -> "pd.api.typing.SeriesGroupBy":
     rows = history[history["run"].isin(groups)]
     return rows.assign(group=rows["run"].map(groups)).groupby(["group", "epoch"])[column]

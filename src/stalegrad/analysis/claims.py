@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -60,12 +61,18 @@ def cannot_tell(reason: str) -> Finding:
     return Finding(CANNOT_TELL, "", np.nan, "", reason)
 
 
-Claim = Callable[[StudyResults], Finding]
+class Claim(Protocol):
+    """A function that `claim` has marked: beside what it computes, what it needs."""
+
+    __name__: str
+    claim: dict[str, Any]
+
+    def __call__(self, results: StudyResults, /) -> Finding: ...
 
 
 def claim(
     *, where: str, full_grid: bool = False, seeds: int = 1, exact: Sequence[str] = ()
-) -> Callable[[Claim], Claim]:
+) -> Callable[[Callable[[StudyResults], Finding]], Claim]:
     """Mark a function as a claim.
 
     where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: how many it
@@ -75,15 +82,16 @@ def claim(
     Raises ConfigError, when the module is imported, for a function without a quotation.
     """
 
-    def mark(function: Claim) -> Claim:
-        function.claim = {
+    def mark(function: Callable[[StudyResults], Finding]) -> Claim:
+        marked = cast(Claim, function)
+        marked.claim = {
             "quote": quotation(inspect.getdoc(function), function.__module__, function.__name__),
             "where": where,
             "full_grid": full_grid,
             "seeds": seeds,
             "exact": frozenset(exact),
         }
-        return function
+        return marked
 
     return mark
 
@@ -195,11 +203,11 @@ def share_interval(holds: Sequence[bool]) -> tuple[float, float]:
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student 95 % interval of a mean; NaN for fewer than two values."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
+    found = np.asarray(values, float)
+    if len(found) < 2:
         return np.nan, np.nan
-    half = student_half(values.std(ddof=1) / np.sqrt(len(values)), len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    half = student_half(found.std(ddof=1) / np.sqrt(len(found)), len(found))
+    return float(found.mean() - half), float(found.mean() + half)
 
 
 def seed_interval(
@@ -304,7 +312,7 @@ def compare_runs(
 
 
 def compare_kinds(
-    runs: pd.DataFrame, column: str, kinds: Mapping[object, str], cell: Sequence[str], value: str
+    runs: pd.DataFrame, column: str, kinds: Mapping[Any, str], cell: Sequence[str], value: str
 ) -> str:
     """`compare` for `value` of runs with one and with another entry of `column`, all else alike.
 
@@ -313,4 +321,5 @@ def compare_kinds(
     """
     cell = [key for key in cell if key != column]
     first, second = (runs[runs[column] == kind] for kind in kinds)
-    return compare_runs(first, second, tuple(kinds.values()), cell=cell, value=value)
+    name, other = kinds.values()
+    return compare_runs(first, second, (name, other), cell=cell, value=value)

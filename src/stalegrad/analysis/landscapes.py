@@ -112,8 +112,8 @@ def lay_out(cell: LandscapeCell, history: pd.DataFrame, weights: np.ndarray) -> 
     position = np.linspace(0, 1, LINE_POINTS)
 
     surface = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    blocks = [_on_plane(points, 3 + len(last)) for points in (surface, projected[finite])]
-    blocks.append(_between(pairs, position, len(last)))
+    on_grid, on_runs = (_on_plane(points, 3 + len(last)) for points in (surface, projected[finite]))
+    on_lines = _between(pairs, position, len(last))
     runs = history["run"].iloc[last].to_numpy()
     ends = np.repeat(np.array(pairs, int).reshape(-1, 2), LINE_POINTS, axis=0)
     lines = pd.DataFrame(
@@ -131,8 +131,8 @@ def lay_out(cell: LandscapeCell, history: pd.DataFrame, weights: np.ndarray) -> 
         fitted=fitted,
         lines=lines,
         basis=np.concatenate([plane.origin[None], plane.axes, weights[last]]),
-        coefficients=np.concatenate(blocks),
-        blocks=tuple(map(len, blocks)),
+        coefficients=np.concatenate([on_grid, on_runs, on_lines]),
+        blocks=(len(on_grid), len(on_runs), len(on_lines)),
     )
 
 
@@ -320,7 +320,7 @@ def make_landscape(
         metrics = evaluate(layout.coefficients, layout.basis, backend, like, store, threads, report)
     found = assemble(cell, history, weights, layout, metrics)
     with replaced(outputs[0]) as beside, open(beside, "wb") as file:
-        np.savez_compressed(file, **found.grid)
+        np.savez_compressed(file, allow_pickle=False, **found.grid)
     write_atomically(outputs[1], csv_text(found.points))
     write_atomically(outputs[2], csv_text(found.lines))
     provenance = describe_machine(device) | {

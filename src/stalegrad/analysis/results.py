@@ -53,7 +53,8 @@ def collect(
 
 
 def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, "Cell"]) -> pd.DataFrame:
-    found, there = [], set()
+    found: list[pd.DataFrame] = []
+    there: set[str] = set()
     for frame in histories:
         # A run that stands in two places (an archive and a bundle) counts as in the first: on
         # another machine it may have diverged at another epoch, so they must not be mixed.

@@ -18,20 +18,24 @@ Arrays = dict[str, np.ndarray]
 
 def simulate_all(name: str, cells: list[SimulationCell]) -> tuple[pd.DataFrame, bytes]:
     """All cells of a simulation: their rows, and the npz with `<array>_<index>` of each."""
-    tables, arrays = [], {}
+    tables: list[pd.DataFrame] = []
+    arrays: Arrays = {}
     for index, cell in enumerate(cells):
         rows, kept = simulate(cell, index)
         columns = {"simulation": name, "index": index, **_columns(cell)}
         tables.append(rows.assign(**columns)[[*columns, *rows.columns]])
         arrays |= {f"{key}_{index}": value for key, value in kept.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return pd.concat(tables, ignore_index=True), buffer.getvalue()
 
 
 def simulate(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
     """Staleness of `cell.cluster`, the `index`-th of its simulation: rows, and arrays to keep."""
-    rows, arrays = (_first_updates if cell.updates else _long_run)(cell, index)
+    if cell.updates:
+        rows, arrays = _first_updates(cell, cell.updates, index)
+    else:
+        rows, arrays = _long_run(cell, index)
     if cell.schedule:
         arrays |= _first_schedule(cell, index)
     return rows, arrays
@@ -65,12 +69,12 @@ def _sample(cell: SimulationCell, random: np.random.Generator) -> StalenessSampl
     bins = 16 * cell.cluster.streams() + 64
     if isinstance(cell.cluster, HubAndSpoke):
         return simulate_staleness(
-            cell.cluster, cell.arrivals, cell.replicates, random, skip=cell.skipped, bins=bins
+            cell.cluster, cell.workload.total, cell.replicates, random, skip=cell.skipped, bins=bins
         )
     return sample_schedules(cell.cluster, cell.workload, cell.replicates, random, bins)
 
 
-def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
+def _first_updates(cell: SimulationCell, updates: int, index: int) -> tuple[pd.DataFrame, Arrays]:
     """One row with means over all replicates, and of each update, over replicates, the mean and
     the standard deviation of its gradients' mean staleness just before it: `by_update` and
     `by_update_deviation`, both [updates]."""
@@ -79,7 +83,7 @@ def _first_updates(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arra
         cell.workload.total,
         cell.replicates,
         generator(0, CLUSTER, index),
-        updates=cell.updates,
+        updates=updates,
         bins=1,
     )
     row = {

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -12,8 +13,13 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.rcsetup import cycler
 
 from stalegrad.io.files import replaced
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 WIDTH = 6.3  # inches; the text of the report is 6.5 wide
 HALF = 3.05  # of two figures side by side
@@ -21,14 +27,14 @@ HALF = 3.05  # of two figures side by side
 # Okabe and Ito's colours, distinguishable with any colour vision; one of them for PUBLISHED alone.
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", ":", "-.")
+LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 PUBLISHED = "#D55E00"  # the papers' own numbers and formulas, and nothing of ours
 GREY = "#7f7f7f"
 
 ACCURACY_MAP = "cividis"
 DIFFERENCE_MAP = "RdBu"
 
-_RC = {
+_RC: "dict[RcKeyType, Any]" = {
     "font.family": "serif",
     "font.serif": ["STIXGeneral"],
     "mathtext.fontset": "stix",
@@ -41,7 +47,7 @@ _RC = {
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "hatch.linewidth": 0.4,
@@ -69,7 +75,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def panels(
-    rows: int, columns: int, height: float, width: float = WIDTH, **options
+    rows: int, columns: int, height: float, width: float = WIDTH, **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure of the text's width with `rows` x `columns` axes, each `height` inches high."""
     return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
@@ -105,8 +111,10 @@ def heatmap(
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(values.to_numpy(dtype=float)):
         if hatch is not None and hatch.iloc[row, column]:
-            box = {"fill": False, "hatch": "/////", "edgecolor": GREY, "linewidth": 0}
-            axes.add_patch(mpl.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(
+                Rectangle(corner, 1, 1, fill=False, hatch="/////", edgecolor=GREY, linewidth=0)
+            )
         if np.isfinite(value):
             colour = readable_on(image.cmap(image.norm(value)))
             text = digits.format(value).replace("-", "\N{MINUS SIGN}")
@@ -122,7 +130,7 @@ def ring(axes: Axes, values: pd.DataFrame, marked: pd.DataFrame) -> None:
         axes.add_patch(mpl.patches.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, **box))
 
 
-def readable_on(colour: tuple[float, ...]) -> str:
+def readable_on(colour: tuple[float, ...] | np.ndarray) -> str:
     """Black or white, whichever stands out: contrast by the relative luminance of sRGB (WCAG)."""
     red, green, blue = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
@@ -131,7 +139,9 @@ def readable_on(colour: tuple[float, ...]) -> str:
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
-def band(axes: Axes, frame: pd.DataFrame, x: str, *, colour: str, label: str, **options) -> None:
+def band(
+    axes: Axes, frame: pd.DataFrame, x: str, *, colour: str, label: str, **options: Any
+) -> None:
     """Mean over seeds as a line, smallest to largest as a band; `frame` is of `over_seeds`."""
     axes.plot(frame[x], frame["mean"], color=colour, label=label, **options)
     axes.fill_between(frame[x], frame["min"], frame["max"], color=colour, alpha=0.2, linewidth=0)

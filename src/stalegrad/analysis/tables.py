@@ -100,8 +100,10 @@ def _number(text: str) -> str:
     return f"${number}$" if exponent or number[0] in "+-\\" else number
 
 
-_LATEX = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"} | {c: f"\\{c}" for c in "_%&#${}"}
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", **{c: f"\\{c}" for c in "_%&#${}"}}
+)
 
 
 def _escape(text: str) -> str:
-    return text.translate(str.maketrans(_LATEX))
+    return text.translate(_LATEX)

@@ -89,8 +89,10 @@ def trace(task: Task, run: Run) -> Trace:
     flying = [k + np.flatnonzero(read[k:] < k) for k in range(schedule.updates + 1)]
     in_flight = np.stack([promised[terms].sum(axis=0) for terms in flying])
     lengths = np.square(promised).sum(axis=1), np.square(steps)
-    squares = (np.array([each[terms].sum() for terms in flying]) for each in lengths)
-    return Trace(weights, virtual, in_flight, *squares, steps, gradients)
+    promised_squares, step_squares = (
+        np.array([each[terms].sum() for terms in flying]) for each in lengths
+    )
+    return Trace(weights, virtual, in_flight, promised_squares, step_squares, steps, gradients)
 
 
 def _reason_against(rule: Rule) -> str | None:
@@ -98,7 +100,7 @@ def _reason_against(rule: Rule) -> str | None:
 
     A step must be the gradient as it was computed, times a number that its arrival alone decides.
     """
-    if not rule.steps_like(SGD):
+    if not isinstance(rule, SGD) or not rule.steps_like(SGD):
         return "makes other steps"
     if rule.momentum:
         return f"has momentum {rule.momentum:g}"

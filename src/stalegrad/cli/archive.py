@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from stalegrad.cli.flags import (
+    Commands,
     add_archive_flag,
     add_config_flag,
     add_grid_flag,
@@ -16,7 +17,7 @@ from stalegrad.cli.flags import (
 from stalegrad.io.errors import ConfigError, ResultError
 
 
-def add_archive(commands) -> None:
+def add_archive(commands: Commands) -> None:
     parser = commands.add_parser(
         "archive",
         help="keep trained bundles, so that the paper preset need not train them again",
@@ -92,7 +93,7 @@ def _archive_products(options: argparse.Namespace) -> None:
         print(f"{first}: {'kept in' if keep(folder, paths) else 'was already in'} {folder}")
 
 
-def add_gather(commands) -> None:
+def add_gather(commands: Commands) -> None:
     parser = commands.add_parser(
         "gather",
         help="tables of what the archive holds of a study",

@@ -3,9 +3,10 @@
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stalegrad.cli.flags import (
+    Commands,
     add_archive_flag,
     add_grid_flag,
     add_place_flags,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal for a bar
 
 
-def add_bundles(commands) -> None:
+def add_bundles(commands: Commands) -> None:
     parser = commands.add_parser(
         "bundles",
         help="write a study's runs to bundle files, to be trained anywhere",
@@ -100,7 +101,7 @@ def _lasting(bundles: list["Bundle"]) -> str:
     return f": about {duration(seconds)} on one core (measured: {speed.described(name, speeds)})"
 
 
-def add_run_bundle(commands) -> None:
+def add_run_bundle(commands: Commands) -> None:
     parser = commands.add_parser(
         "run-bundle",
         help="train bundle files to CSV",
@@ -173,10 +174,10 @@ class _BundleProgress:
             bar_format="{percentage:3.0f}%|{bar}| {desc}",
         )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def report(self, progress: "Progress") -> None:

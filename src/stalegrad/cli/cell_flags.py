@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from stalegrad.cli.flags import distinct, grids_of, named_by_flag
+from stalegrad.cli.flags import Flags, distinct, grids_of, named_by_flag
 from stalegrad.io.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def add_cell_flags(parser: argparse.ArgumentParser, chosen: Mapping[str, Any]) -
     )
 
 
-def _add_fields(group, cls: type, prefix: str, skip: Iterable[str] = ()) -> None:
+def _add_fields(group: Flags, cls: type[Any], prefix: str, skip: Iterable[str] = ()) -> None:
     texts = field_texts(cls)
     for field in dataclasses.fields(cls):
         if field.name in skip:

@@ -5,10 +5,10 @@ import csv
 import sys
 from typing import Any
 
-from stalegrad.cli.flags import add_grid_flag, add_study_flags, examples, grids_of
+from stalegrad.cli.flags import Commands, add_grid_flag, add_study_flags, examples, grids_of
 
 
-def add_cells(commands) -> None:
+def add_cells(commands: Commands) -> None:
     parser = commands.add_parser(
         "cells",
         help="list the cells of a study",

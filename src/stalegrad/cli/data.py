@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from stalegrad.cli.flags import add_data_flag, examples
+from stalegrad.cli.flags import Commands, add_data_flag, examples
 
 
-def add_data(commands) -> None:
+def add_data(commands: Commands) -> None:
     parser = commands.add_parser(
         "data",
         help="fetch and verify the data sets",

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from stalegrad.io.errors import ConfigError
 
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from stalegrad.training.bundles import Place
 
 
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Flags: TypeAlias = argparse._ActionsContainer  # a parser, or a group of its flags
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses with one sentence in place of a page of usage."""
 
-    def __init__(self, **keywords):
+    def __init__(self, **keywords: Any) -> None:
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **keywords
         )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `{self.prog} --help` shows what there is.")
 
 
@@ -41,7 +45,7 @@ def counts(text: str) -> set[int]:
     return {count(part) for part in text.split(",")}
 
 
-def add_study_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_study_flags(parser: Flags, required: bool = True) -> None:
     parser.add_argument("--study", required=required, metavar="NAME", help="the name of its folder")
     parser.add_argument(
         "--preset", default="quick", metavar="NAME", help="smoke, quick (default) or paper"
@@ -49,13 +53,13 @@ def add_study_flags(parser: argparse.ArgumentParser, required: bool = True) -> N
     add_config_flag(parser)
 
 
-def add_config_flag(parser: argparse.ArgumentParser) -> None:
+def add_config_flag(parser: Flags) -> None:
     parser.add_argument(
         "--config-folder", type=Path, default=Path("config"), metavar="DIR", help="default: config"
     )
 
 
-def add_grid_flag(parser: argparse.ArgumentParser) -> None:
+def add_grid_flag(parser: Flags) -> None:
     parser.add_argument(
         "--grid", action="append", metavar="NAME", help="this grid only; may be given again"
     )
@@ -107,7 +111,7 @@ def distinct(grids: Mapping[str, list["Cell"]]) -> dict[str, "Cell"]:
     return {cell.hash: cell for cells in grids.values() for cell in cells}
 
 
-def add_archive_flag(parser: argparse.ArgumentParser) -> None:
+def add_archive_flag(parser: Flags) -> None:
     parser.add_argument(
         "--archive-folder",
         type=Path,
@@ -116,7 +120,7 @@ def add_archive_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_flag(parser: argparse.ArgumentParser) -> None:
+def add_data_flag(parser: Flags) -> None:
     parser.add_argument(
         "--data-folder",
         type=Path,

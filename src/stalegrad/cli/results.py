@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from stalegrad.cli.flags import add_config_flag, examples, study_homes
+from stalegrad.cli.flags import Commands, add_config_flag, examples, study_homes
 from stalegrad.io.errors import ConfigError
 
 
-def add_figure(commands) -> None:
+def add_figure(commands: Commands) -> None:
     parser = commands.add_parser(
         "figure",
         help="draw one figure again from results",
@@ -50,7 +50,7 @@ def _draw(options: argparse.Namespace) -> None:
 COLOURS = {"reproduced": 32, "partly": 33, "not reproduced": 31, "cannot tell": 90}
 
 
-def add_verdicts(commands) -> None:
+def add_verdicts(commands: Commands) -> None:
     parser = commands.add_parser(
         "verdicts",
         help="did it hold? every claim on a line",

@@ -4,11 +4,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from stalegrad.cli.cell_flags import add_cell_flags, add_choices, cell_of
 from stalegrad.cli.cells import as_text
 from stalegrad.cli.flags import (
+    Commands,
     Parser,
     add_place_flags,
     add_study_flags,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def add_run(commands, arguments: Sequence[str] | None) -> None:
+def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
     """arguments: those after `run`, or None where another command was called."""
     choice = Parser(prog="stalegrad run", add_help=False)
     listed = choice.add_argument_group("a cell of a study", "Other flags then change it.")
@@ -89,11 +90,11 @@ class _EpochLines:
         self._bar = tqdm(total=epochs, unit="epoch", disable=None, leave=False)
         self._epochs = epochs
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._shown = 0
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def show(self, history: "pd.DataFrame") -> None:

@@ -100,20 +100,20 @@ def arrivals(
 
 @compiled
 def _merge(
-    finish,
-    reading,
-    left,
-    updates,
-    made,
-    served,
-    per_update,
-    communication_time,
-    compute_times,
-    slowness,
-    worker_out,
-    finish_out,
-    version_out,
-):
+    finish: np.ndarray,
+    reading: np.ndarray,
+    left: np.ndarray,
+    updates: np.ndarray,
+    made: int,
+    served: int,
+    per_update: int,
+    communication_time: float,
+    compute_times: np.ndarray,
+    slowness: np.ndarray,
+    worker_out: np.ndarray,
+    finish_out: np.ndarray,
+    version_out: np.ndarray,
+) -> tuple[int, int]:
     """One arrival for each of `compute_times`; `served` were before.
 
     finish, reading, left [n]: end and version of each worker's current round, and the rounds it

@@ -11,6 +11,9 @@ from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
 from stalegrad.staleness.compute_times import ComputeTime, Constant
 
+# Their worker, time and read_version.
+_Arrivals = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @spec
 class Heterogeneous:
@@ -95,7 +98,7 @@ class Heterogeneous:
             arrivals_per_update=self.arrivals_per_update(),
         )
 
-    def _never_waiting(self, total: int, generator: np.random.Generator):
+    def _never_waiting(self, total: int, generator: np.random.Generator) -> _Arrivals:
         served = total - self.answers_once
         (block,) = _merge.arrivals(
             np.full(self.workers, _merge.ENDLESS),
@@ -115,7 +118,7 @@ class Heterogeneous:
             np.append(block.read_version, 0),
         )
 
-    def _waiting(self, total: int, generator: np.random.Generator):
+    def _waiting(self, total: int, generator: np.random.Generator) -> _Arrivals:
         rounds = -(-total // self.workers)
         times = self.compute_time.sample(generator, rounds * self.workers)
         times = times.reshape(rounds, self.workers) * self.seconds()

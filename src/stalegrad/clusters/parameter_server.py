@@ -135,20 +135,20 @@ _TO_WORKER, _COMPUTING, _TO_SERVER, _IN_SERVICE, _STOPPED = range(5)
 
 @compiled
 def _simulate(
-    rounds,
-    total,
-    work,
-    machine,
-    jitter,
-    delayed,
-    delay,
-    deviations,
-    network,
-    service,
-    pull_after,
-    start,
-    synchronous,
-):
+    rounds: np.ndarray,
+    total: int,
+    work: np.ndarray,
+    machine: float,
+    jitter: np.ndarray,
+    delayed: np.ndarray,
+    delay: float,
+    deviations: np.ndarray,
+    network: float,
+    service: float,
+    pull_after: bool,
+    start: np.ndarray,
+    synchronous: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Worker, time and version read of the first `total` gradients served; times in milliseconds.
 
     rounds [n]: gradients each worker computes before it stops. work [n]: mean milliseconds of a

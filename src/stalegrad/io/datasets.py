@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -276,7 +277,7 @@ def import_torchvision_datasets() -> ModuleType:
 
     register_fake = torch.library.register_fake
 
-    def register_but_torchvision(op, *arguments, **keywords):
+    def register_but_torchvision(op: Any, *arguments: Any, **keywords: Any) -> Any:
         if isinstance(op, str) and op.startswith("torchvision::"):
             return lambda function: function
         return register_fake(op, *arguments, **keywords)
@@ -336,7 +337,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return self.ALLOWED[module, name]
         except KeyError:
@@ -428,7 +429,9 @@ def gunzip(packed: bytes, what: str, max_bytes: int = MAX_BYTES) -> bytes:
         return _read_bounded(stream, what, max_bytes)
 
 
-def _read_bounded(stream, what: str, max_bytes: int = MAX_BYTES) -> bytes:
+def _read_bounded(
+    stream: IO[bytes] | io.BufferedIOBase, what: str, max_bytes: int = MAX_BYTES
+) -> bytes:
     data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise DataError(f"{what} is larger than {max_bytes:,} bytes.")

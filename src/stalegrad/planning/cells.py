@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -16,7 +16,6 @@ from stalegrad import specs
 from stalegrad.data_order import Partition, check_labels
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning.config import (
-    Cases,
     Count,
     Grid,
     Landscape,
@@ -45,6 +44,8 @@ class Cell:
     epochs: passes over the training set. partition: how samples are dealt to workers. seed: of
     initial weights, data order, partition and compute times.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # for type checkers
 
     problem: Any
     rule: Any
@@ -202,6 +203,10 @@ class Bundle:
         calls = steps / min(runs_in_step(parameters), len(self.cells))
         return samples * parameters + calls * _WORK_OF_A_CALL
 
+    def recordings(self, cell: Cell) -> int:
+        """How often a run of it is recorded, its start included where that is recorded."""
+        return cell.epochs if self.per_epoch is None else cell.epochs * self.per_epoch + 1
+
     def to_json(self) -> str:
         content = {"cells": [cell.as_dict() for cell in self.cells], "per_epoch": self.per_epoch}
         return json.dumps({k: v for k, v in content.items() if v is not None}, indent=1)
@@ -289,7 +294,7 @@ class LandscapeCell:
     def megabytes(self) -> int:
         """Memory a job that computes it may take: PyTorch and the data, all weights recorded a few
         times over in float64, and the images of a chunk of points going through the network."""
-        recorded = sum(c.epochs * self.runs.per_epoch + 1 for c in self.runs.cells)
+        recorded = sum(map(self.runs.recordings, self.runs.cells))
         weights = recorded * self.runs.cells[0].problem.parameters() * 8 / 1e6
         return math.ceil(2_000 + 5 * weights)
 
@@ -318,7 +323,7 @@ def _landscape(landscape: Landscape, preset_name: str, preset: Preset, where: st
     ):
         if wrong:
             raise ConfigError(f"{where}: 'left_out' is {merged['left_out']!r}, which {said}.")
-    fitted = sum(c.epochs * runs.per_epoch + 1 for c in runs.cells if c not in left_out)
+    fitted = sum(runs.recordings(c) for c in runs.cells if c not in left_out)
     if fitted < 3:
         raise ConfigError(
             f"{where}: 'per_epoch' is {runs.per_epoch}, which leaves {fitted} weight vectors to "
@@ -335,7 +340,9 @@ def _matches(cell: Cell, keys: Mapping[str, Any]) -> bool:
     return bool(keys) and all((values | found).get(key) == value for key, value in keys.items())
 
 
-def _grid_cells(grid: Cases, preset_name: str, preset: Preset, where: str) -> Iterator[Cell]:
+def _grid_cells(
+    grid: Grid | Trajectory | Landscape, preset_name: str, preset: Preset, where: str
+) -> Iterator[Cell]:
     merged = at_preset(grid, preset_name)
     seeds = merged["seeds"] or preset.seeds
     runs = seeds * len(merged["cases"]) * math.prod(map(len, merged["axes"].values()))
@@ -449,7 +456,7 @@ class SimulationCell:
 
     @property
     def skipped(self) -> int:
-        if self.updates:
+        if self.arrivals is None:
             return 0
         return self.arrivals // 10 if self.skip is None else self.skip
 

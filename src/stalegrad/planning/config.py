@@ -223,7 +223,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML's readers silently take the last."""
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

@@ -32,8 +32,11 @@ UNDECIDING = frozenset(
 class Trained(Protocol):
     """What is asked here of a `planning.cells.Bundle`."""
 
-    hash: str
-    cells: tuple[Any, ...]
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def cells(self) -> tuple[Any, ...]: ...
 
 
 def closure(*starts: Path) -> frozenset[Path]:

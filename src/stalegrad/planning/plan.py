@@ -215,7 +215,7 @@ class Plan:
         gathered of it (`outputs`), the code that makes that, and their own."""
         trajectories, landscapes = self.trajectories[study], self.landscapes[study]
         traces = {name: Bundle(tuple(cells)) for name, cells in self.traces[study].items()}
-        beside = [trajectories, landscapes, traces]
+        beside: list[Mapping[str, Bundle | LandscapeCell]] = [trajectories, landscapes, traces]
         hashes = [{name: each.hash for name, each in of.items()} for of in beside]
         recorded = [*trajectories.values(), *(each.runs for each in landscapes.values())]
         code = {

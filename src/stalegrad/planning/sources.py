@@ -58,8 +58,10 @@ def check_imports(file: Path) -> None:
 def check_claims(file: Path) -> None:
     """Raises ConfigError where a claim of a module has no quotation."""
     for node in parsed(file).body:
-        marks = getattr(node, "decorator_list", ())
-        if any(isinstance(m, ast.Call) and _named(m.func) == "claim" for m in marks):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        marks = (m.func for m in node.decorator_list if isinstance(m, ast.Call))
+        if any(_named(mark) == "claim" for mark in marks):
             quotation(ast.get_docstring(node), f"{file}, line {node.lineno}", node.name)
 
 
@@ -189,9 +191,12 @@ def _specs_loaded(node: ast.AST, file: Path) -> set[Path]:
     if not isinstance(node, ast.Call) or _named(node.func) != "spec_class":
         return set()
     kind, name = node.args
-    if not isinstance(kind, ast.Constant):
+    if not isinstance(kind, ast.Constant) or not isinstance(kind.value, str):
         return set()
-    names = [name.value] if isinstance(name, ast.Constant) else specs.names(kind.value)
+    if isinstance(name, ast.Constant) and isinstance(name.value, str):
+        names = [name.value]
+    else:
+        names = specs.names(kind.value)
     return {path for each in names for path in _files_of(f"stalegrad.{kind.value}.{each}", file)}
 
 

@@ -11,6 +11,7 @@ from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -75,7 +76,9 @@ class ImageProblem:
             mean, deviation = data.train_images.mean(), data.train_images.std()
             scale, shift = float(1 / deviation), float(-mean / deviation)
 
-        def part(images, labels, count):
+        def part(
+            images: "np.ndarray", labels: "np.ndarray", count: int
+        ) -> tuple["Tensor", "Tensor"]:
             inputs = torch.tensor(images[:count], device=device)
             return inputs, torch.tensor(labels[:count], dtype=torch.int64, device=device)
 
@@ -93,7 +96,9 @@ class ImageProblem:
             losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
             return self.metrics_of(weights, losses, outputs.argmax(dim=1), labels)
 
-        def together(weights: "Tensor", images: "Tensor", labels: "Tensor"):
+        def together(
+            weights: "Tensor", images: "Tensor", labels: "Tensor"
+        ) -> tuple["Tensor", "Tensor"]:
             """Losses and predicted classes [R, B], of images and labels [R or 1, B, ...]."""
             x = images.to(weights.dtype) * scale + shift
             outputs = self.network.together(weights, x.unsqueeze(2))
@@ -106,7 +111,9 @@ class ImageProblem:
         def many_losses(weights: "Tensor", images: "Tensor", labels: "Tensor") -> "Tensor":
             return together(weights, images, labels)[0].mean(dim=1)
 
-        def many_metrics(weights: "Tensor", images: "Tensor", labels: "Tensor"):
+        def many_metrics(
+            weights: "Tensor", images: "Tensor", labels: "Tensor"
+        ) -> dict[str, "Tensor"]:
             losses, classes = together(weights, images[None], labels[None])
             return self.metrics_of(weights, losses, classes, labels)
 

@@ -65,18 +65,20 @@ class Convolution(Layer):
     def weights(self, shape: Shape) -> tuple[Shape, ...]:
         return (self.channels, shape[0], self.kernel, self.kernel), (self.channels,)
 
-    def apply(self, x, weights, noise):
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         from torch.nn.functional import conv2d
 
-        return conv2d(x, *weights, padding=self.padding)
+        kernels, biases = weights
+        return conv2d(x, kernels, biases, padding=self.padding)
 
-    def together(self, x, weights):
+    def together(self, x: "Tensor", weights: list["Tensor"]) -> "Tensor":
         from torch.nn.functional import pad
 
+        kernels, biases = weights
         k, around = self.kernel, (self.padding,) * 4
         patches = pad(x, around).unfold(3, k, 1).unfold(4, k, 1)  # [R, C, B, H, W, k, k]
         columns = patches.permute(0, 1, 5, 6, 2, 3, 4).flatten(1, 3).flatten(2)
-        return _product(*weights, columns).unflatten(2, patches.shape[2:5])
+        return _product(kernels, biases, columns).unflatten(2, patches.shape[2:5])
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,18 @@ class MaxPooling(Layer):
     def output(self, shape: Shape) -> Shape:
         return (shape[0], *(side // self.side for side in shape[1:]))
 
-    def apply(self, x, weights, noise):
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         from torch.nn.functional import max_pool2d
 
         return max_pool2d(x, self.side)
 
-    def together(self, x, weights):
+    def together(self, x: "Tensor", weights: list["Tensor"]) -> "Tensor":
         return self.apply(x.flatten(0, 1), weights, None).unflatten(0, x.shape[:2])
 
 
 @dataclass(frozen=True)
 class ReLU(Layer):
-    def apply(self, x, weights, noise):
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         return x.relu()
 
 
@@ -113,7 +115,7 @@ class Dropout(Layer):
     def noise(self, shape: Shape) -> int:
         return math.prod(shape)
 
-    def apply(self, x, weights, noise):
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         if noise is None:
             return x
         kept = (noise >= round(256 * self.share)).view(x.shape)
@@ -132,13 +134,14 @@ class Connected(Layer):
     def weights(self, shape: Shape) -> tuple[Shape, ...]:
         return (self.units, math.prod(shape)), (self.units,)
 
-    def apply(self, x, weights, noise):
+    def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         from torch.nn.functional import linear
 
         return linear(x.flatten(1), *weights)
 
-    def together(self, x, weights):
-        return _product(*weights, x.movedim(2, -1).flatten(1, -2))
+    def together(self, x: "Tensor", weights: list["Tensor"]) -> "Tensor":
+        factors, biases = weights
+        return _product(factors, biases, x.movedim(2, -1).flatten(1, -2))
 
 
 def _product(weights: "Tensor", biases: "Tensor", columns: "Tensor") -> "Tensor":

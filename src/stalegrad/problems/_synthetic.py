@@ -52,7 +52,7 @@ def synthetic_task(
         loss=loss,
         metrics=metrics,
         train=train,
-        test=test or tuple(part[:1] for part in train),
+        test=test or (train[0][:1], train[1][:1]),
         options=options or {},
         gradients=gradients,
     )

@@ -48,7 +48,7 @@ class Chain(SyntheticProblem):
     data_seed: Annotated[int, Field(ge=0)] = 1
     epoch_samples: Annotated[int, Field(ge=1)] = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.strong_convexity > (0 if self.penalty != "square" else self.smoothness):
             raise ValueError(
                 "strong_convexity must be at most smoothness, and 0 with a penalty that is not "
@@ -134,7 +134,9 @@ class Chain(SyntheticProblem):
         def loss(weights: "Tensor", inputs: "Tensor", targets: "Tensor") -> "Tensor":
             return value(weights, links(weights)) + inputs.mean(dim=0) @ weights
 
-        def gradients(weights: "Tensor", inputs: "Tensor", targets: "Tensor"):
+        def gradients(
+            weights: "Tensor", inputs: "Tensor", targets: "Tensor"
+        ) -> tuple["Tensor", "Tensor"]:
             noise, r = inputs.mean(dim=-2).unsqueeze(-2), links(weights)
             return slope(weights, r) + noise, value(weights, r) + (noise * weights).sum(dim=-1)
 

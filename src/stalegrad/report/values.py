@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,7 @@ def collect_values(plan: Plan, published: Grids, results_folder: Path) -> dict[s
 class _Values:
     """Keys with their LaTeX; fractions also as per cent, under `<key>%`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.latex: dict[str, str] = {}
 
     def put(self, key: str, value: Any) -> None:
@@ -70,7 +70,7 @@ class _Values:
         if text is None:
             return
         self.latex[key] = text
-        if isinstance(value, float | np.floating) and abs(value) <= 1:
+        if isinstance(value, float | np.floating) and -1 <= value <= 1:
             self.latex[f"{key}%"] = _signed(f"{100 * value:.2f}")
 
     def put_row(self, prefix: str, row: Mapping[str, Any]) -> None:
@@ -113,6 +113,10 @@ def _key(part: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", str(part), flags=re.ASCII)
 
 
+@overload
+def shown(value: int | str) -> str: ...
+@overload
+def shown(value: object) -> str | None: ...
 def shown(value: Any) -> str | None:
     """A value as the text shows it, in LaTeX; None for what is not there."""
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):

@@ -7,7 +7,7 @@ methods alone and imports no torch, so that configuration is read without it.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 State = dict[str, "Tensor"]
-# Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans.
-Numbers = Mapping[str, "Tensor | bool"]
+# Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans. A rule
+# knows which of its fields are which.
+Numbers = Mapping[str, Any]
 # The rule as a kernel takes it: fields of `training.kernels.calls.Stretch`.
 KernelForm = Mapping[str, "float | Tensor | None"]
 # What a step is made of beside the learning rate of each arrival, which is data to a kernel.
@@ -35,6 +36,8 @@ class Rule:
     warmup_epochs: epochs over which the learning rate grows linearly to `lr` (Goyal et al. 2017).
     clip_norm: gradients longer than this are scaled down to it; null leaves them.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # for type checkers
 
     lr: Annotated[float, Field(gt=0)]
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0

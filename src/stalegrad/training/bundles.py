@@ -280,13 +280,14 @@ class Part:
         return [p for p, alive in zip(self.planned, self.alive, strict=True) if alive]
 
 
-def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
-    """The part before its first arrival, recorded where the bundle says so."""
-    part = replace(part, state=replay.start(task, [p.run for p in part.planned]))
+def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> tuple[Part, State]:
+    """The part before its first arrival, recorded where the bundle says so, and its state."""
+    state = replay.start(task, [p.run for p in part.planned])
+    part = replace(part, state=state)
     if bundle.per_epoch is None:
-        return part
+        return part, state
     runs = len(part.planned)
-    return _recorded(part, part.state, [math.nan] * runs, [True] * runs, backend)
+    return _recorded(part, state, [math.nan] * runs, [True] * runs, backend), state
 
 
 def _plan_parts(
@@ -339,10 +340,11 @@ def _in_memory(parts: list[Part], needs: list[memory.Need], room: float, threads
 
 def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     """The part one epoch on; runs that are no longer finite have left it."""
-    if part.state is None:
-        part = _begin(task, backend, bundle, part)
+    state = part.state
+    if state is None:
+        part, state = _begin(task, backend, bundle, part)
     here = part.running
-    state, losses = stepping.advance(task, [p.run for p in here], part.state, backend)
+    state, losses = stepping.advance(task, [p.run for p in here], state, backend)
     finite = torch.isfinite(state.weights).all(dim=1).tolist()
     # A run that no gradient has reached in this epoch has no loss, and has not diverged.
     survives = [
@@ -406,13 +408,13 @@ def _history(bundle: Bundle, parts: list[Part]) -> pd.DataFrame:
     return history[["run"]].merge(cells, on="run").join(history.drop(columns="run"))
 
 
-def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], np.ndarray | None]]:
-    """The rows of the history, each with the weights kept of it."""
+def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """The rows of the history, each with the weights kept of it: [0] where none are."""
     place = {cell.hash: i for i, cell in enumerate(bundle.cells)}
     found = [
         pair
         for part in parts
-        for pair in zip(part.rows, part.kept or itertools.repeat(None), strict=False)
+        for pair in zip(part.rows, part.kept or itertools.repeat(np.empty(0)), strict=False)
     ]
     return sorted(found, key=lambda pair: (place[pair[0]["run"]], pair[0]["epoch"]))
 

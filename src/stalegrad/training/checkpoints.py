@@ -21,7 +21,7 @@ def save_checkpoint(
     """
     text = json.dumps({**about, "identity": identity})
     with replaced(path) as beside, open(beside, "wb") as file:
-        np.savez(file, about=np.array(text), **arrays)
+        np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
 
 
 def load_checkpoint(

@@ -88,14 +88,14 @@ class _Epoch:
         state, rule = self._state, self._rule
         active, updated = self._now(self._active), self._now(self._updated)
         read = self._weights_read()
-        samples = self._now(self._samples)
+        samples = self._row(self._samples)
         inputs, targets = (replay.take(part, samples) for part in self._task.train)
         gradient, losses = self._backend.gradients(read, inputs, targets)
         losses = losses.double()
         self._total += losses if active is None else torch.where(active, losses, 0)
         numbers = self._numbers
         if self._factors is not None:
-            factors = self._now(self._factors)[:, None]
+            factors = self._row(self._factors)[:, None]
             numbers = {**numbers, "lr": numbers["lr"] * factors}
         if "clip_norm" in numbers:
             gradient = replay.clip(gradient, numbers["clip_norm"])
@@ -119,9 +119,12 @@ class _Epoch:
         made = State(state.weights, state.rule, state.saved, state.pending, state.epoch + 1)
         return made, self._total / arrivals
 
+    def _row(self, table: Tensor) -> Tensor:
+        """That of this step."""
+        return table.index_select(0, self._step)[0]
+
     def _now(self, table: Tensor | None) -> Tensor | None:
-        """The row of this step."""
-        return None if table is None else table.index_select(0, self._step)[0]
+        return None if table is None else self._row(table)
 
     def _weights_read(self) -> Tensor:
         weights, slots = self._state.weights, self._now(self._read)

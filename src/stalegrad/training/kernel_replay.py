@@ -40,8 +40,8 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
         group = runs[rows]
         run, per_update = group[0], group[0].schedule.arrivals_per_update
         first, stop = run.stretch(state.epoch)
-        factors = run.rule.step_factors(run.schedule)
-        factors = None if factors is None else weights.new_tensor(factors)
+        steps = run.rule.step_factors(run.schedule)
+        factors = None if steps is None else weights.new_tensor(steps)
         stretch = Stretch(
             batch=run.order.batch_size,
             per_update=per_update,
@@ -67,8 +67,8 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
                 waiting=here.start % per_update,
             )
             backend.replay(stretch, weights.dtype)
-    arrivals = [stop - first for first, stop in (run.stretch(state.epoch) for run in runs)]
-    means = losses / torch.tensor(arrivals, dtype=torch.float64)
+    lengths = [stop - first for first, stop in (run.stretch(state.epoch) for run in runs)]
+    means = losses / torch.tensor(lengths, dtype=torch.float64)
     return State(weights, rule, saved, pending, state.epoch + 1), means
 
 

@@ -25,7 +25,8 @@ def settled_torch(device: torch.device) -> Iterator[None]:
     float32 is float32: left alone, cuDNN rounds what it convolves to TF32, and cuBLAS what it
     multiplies, where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers.
     """
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    # PyTorch makes the first of these when it is imported, where no type checker sees it.
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     threads, precisions = torch.get_num_threads(), [kind.fp32_precision for kind in kinds]
     if device.type == "cpu":
         torch.set_num_threads(1)

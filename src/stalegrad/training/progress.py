@@ -9,7 +9,7 @@ the jobs, so nothing is left behind when they are stopped.
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,11 +54,13 @@ def overview(plan: Plan, results: Path, now: float) -> Overview:
     """How far the bundles of `plan` in the folder `results` are, at the time `now`."""
     every = [bundle for bundles in plan.bundles.values() for bundle in bundles.values()]
     speeds = speed.read(plan.settings)
-    measured = speeds is not None and speeds.covers(every)
+    if speeds is not None and not speeds.covers(every):
+        speeds = None
+    threads = plan.settings.threads
     total = done = rate = 0.0
     for study, bundles in plan.bundles.items():
         for bundle in bundles.values():
-            work = speeds.seconds(bundle) / plan.settings.threads if measured else bundle.work()
+            work = bundle.work() if speeds is None else speeds.seconds(bundle) / threads
             output = _output(results, study, bundle)
             total += work
             if output.exists():
@@ -71,7 +73,7 @@ def overview(plan: Plan, results: Path, now: float) -> Overview:
                 if now - note.stat().st_mtime < SECONDS_SILENT:
                     if share and seconds:
                         rate += share * work / seconds
-                    elif measured:
+                    elif speeds is not None:
                         rate += 1.0
     return Overview(total, done, rate)
 
@@ -95,16 +97,16 @@ def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
     if speeds is None or speeds.cuda:
         where = "on a GPU" if speeds else "on a machine whose speed is not known"
         return [f"{runs} {where}; how long they take is told once some of them are under way"]
-    seconds = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for bundle in every:
         seconds[speed.problem_of(bundle)] += speeds.seconds(bundle)
     if cores is None:
-        took = f"about {duration(seconds.total())} of one core like this machine's"
+        took = f"about {duration(sum(seconds.values()))} of one core like this machine's"
     else:
         threads = plan.settings.threads
         took = duration(speed.lasting(_jobs(plan, left, speeds), max(1, cores // threads)))
         took = f"about {took} on {cores} core{'' if cores == 1 else 's'}"
-    by_time = [name for name, _ in seconds.most_common()]
+    by_time = sorted(seconds, key=seconds.__getitem__, reverse=True)
     return [
         f"{runs}, {took} (measured: {speed.described(by_time[0], speeds)})",
         *(f"note: {said}" for said in speed.slowed(by_time, speeds, seconds)),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stalegrad.data_order import Order, minibatch_noise
 from stalegrad.problems import Task
-from stalegrad.rules import Rule
+from stalegrad.rules import Numbers, Rule
 from stalegrad.schedule import Schedule
 from stalegrad.training.backends import Backend
 from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
@@ -246,9 +246,9 @@ def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
         read=read,
         write=write,
         schedule_index=index,
-        ragged=~active.all(axis=0),
-        some_update=~updated.all(axis=0),
-        no_update=~updated.any(axis=0),
+        ragged=~np.all(active, axis=0),
+        some_update=~np.all(updated, axis=0),
+        no_update=~np.any(updated, axis=0),
     )
 
 
@@ -320,7 +320,7 @@ def _noise(task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int
     return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
 
 
-def stack_numbers(rules: list[Rule], weights: Tensor) -> dict[str, Tensor | bool]:
+def stack_numbers(rules: list[Rule], weights: Tensor) -> Numbers:
     """Each number of the rules as a column [R, 1]; switches, which all share, as they are."""
     by_run = [rule.numbers() for rule in rules]
     switches = [{k: v if isinstance(v, bool) else None for k, v in n.items()} for n in by_run]

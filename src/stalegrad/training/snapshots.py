@@ -36,7 +36,9 @@ def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
 
 
 @compiled
-def _assign(read_version, stale, last_reader, per_update):
+def _assign(
+    read_version: np.ndarray, stale: np.ndarray, last_reader: np.ndarray, per_update: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """read, write and slots of the plan.
 
     last_reader [updates + 1]: the last arrival that reads each version when it is stale, or -1.

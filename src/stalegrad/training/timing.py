@@ -179,7 +179,7 @@ def main(arguments: list[str]) -> None:
     """Measure the problems named and add them to what is kept."""
     device, asked, *names = arguments
     start = time.process_time()
-    settings = Settings(device=device, backend=asked)
+    settings = Settings.model_validate({"device": device, "backend": asked})
     with suppress(StalegradError, KernelUnavailable):  # said again, as an error, by what trains
         cuda = resolve_device(device).type == "cuda"
         known = speed.read(settings)

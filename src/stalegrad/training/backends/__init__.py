@@ -1,7 +1,7 @@
 """Gradients of a bundle: interchangeable ways to compute the same numbers."""
 
 import sys
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from stalegrad.problems import Task
 from stalegrad.training.kernels.calls import Stretch
 
 
-class Backend(Protocol):
-    """How the gradients of R runs are computed.
+class Backend(ABC):
+    """How the gradients of R runs are computed; a backend is a subclass.
 
     runs_at_once: how many runs replay should step together; None for all of a bundle.
     fetches: it fetches the samples of a minibatch itself, and replay calls `gradients_of`.
@@ -27,6 +27,7 @@ class Backend(Protocol):
     static: bool
     noise: int
 
+    @abstractmethod
     def gradients(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -42,14 +43,18 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """The same at samples [G, B] of the training set, those of group g for the runs from
         bounds[g] to bounds[g + 1]; only where `fetches`."""
+        raise NotImplementedError
 
+    @abstractmethod
     def steps_alone(self, batch_size: int) -> bool:
         """Whether it has a kernel that takes a run through many arrivals alone, with `replay`, and
         that is the fastest way for minibatches of this size (see `training.kernel_replay`)."""
 
     def replay(self, stretch: Stretch, dtype: torch.dtype) -> None:
         """Change what `stretch` points at, of this precision; only where `steps_alone`."""
+        raise NotImplementedError
 
+    @abstractmethod
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         """weights [R, P] -> metrics over the test set, each [R] in float64."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.problems import Task
+from stalegrad.training.backends import Backend
 from stalegrad.training.backends.vmap import mean_metrics
 
 EVALUATED_ON_GPU = 1 << 14  # test samples times runs at once: patches take about a gigabyte
@@ -27,7 +28,7 @@ def reason_against(task: Task) -> str | None:
     return None
 
 
-class BatchedBackend:
+class BatchedBackend(Backend):
     """tf32: products of float32 matrices may be rounded to TF32, on GPUs that have it."""
 
     fetches = False
@@ -37,16 +38,18 @@ class BatchedBackend:
 
     def __init__(self, task: Task, tf32: bool = False):
         self.name = "batched_tf32" if tf32 else "batched"
-        self._task, self._tf32 = task, tf32
+        if task.together is None:
+            raise ValueError(reason_against(task))
+        self._task, self._together, self._tf32 = task, task.together, tf32
         on_cpu = task.train[0].device.type == "cpu"
         self._evaluated = task.test_chunk if on_cpu else EVALUATED_ON_GPU
 
     def gradients(
-        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: None = None
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         weights = weights.detach().requires_grad_()
         with torch.enable_grad(), _products_in(self._tf32):
-            losses = self._task.together.losses(weights, inputs, targets)
+            losses = self._together.losses(weights, inputs, targets)
             (gradients,) = torch.autograd.grad(losses.sum(), weights)
         return gradients, losses.detach()
 
@@ -56,7 +59,7 @@ class BatchedBackend:
     @torch.no_grad()
     def metrics(self, weights: Tensor) -> dict[str, Tensor]:
         chunk = max(1, self._evaluated // len(weights))
-        return mean_metrics(self._task.together.metrics, weights, self._task.test, chunk)
+        return mean_metrics(self._together.metrics, weights, self._task.test, chunk)
 
 
 @contextlib.contextmanager

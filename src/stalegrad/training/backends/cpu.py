@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stalegrad.problems import Task
 from stalegrad.training import kernels
+from stalegrad.training.backends import Backend
 from stalegrad.training.kernels.calls import Kernel, Stretch
 
 # Networks on images, each with a kernel of its own; and the kernel of each problem that has one.
@@ -32,7 +33,7 @@ def reason_against(task: Task) -> str | None:
     return None
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     name = "cpu"
     # One run's weights and state fit the second-level cache, or fill the third.
     runs_at_once = 1
@@ -40,6 +41,8 @@ class CpuBackend:
     static = False
 
     def __init__(self, task: Task):
+        if task.metrics_of is None:
+            raise ValueError(f"The targets of the problem '{task.name}' are not labels.")
         self._kernel = Kernel(KERNELS[task.name])
         self._metrics_of, self.noise = task.metrics_of, task.noise
         self._options = torch.tensor(list(task.options.values()), dtype=torch.float64)

@@ -34,7 +34,7 @@ class SyntheticBackend(VmapBackend):
         self._train = self._laid_out(*task.train)
 
     def gradients(
-        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: None = None
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         rows = torch.arange(targets.numel()).view(targets.shape)  # where they lie in `flat`
         bounds = [0, len(weights)] if len(inputs) == 1 else range(len(weights) + 1)

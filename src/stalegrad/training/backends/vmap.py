@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from stalegrad.problems import Task, runs_in_step
+from stalegrad.training.backends import Backend
 
 
-class VmapBackend:
+class VmapBackend(Backend):
     name = "torch"
     fetches = False
     static = False

@@ -24,12 +24,15 @@ class _Call(ctypes.Structure):
         self.set(**fields)
 
     def set(self, **fields: int | float | Array | None) -> None:
-        kinds = dict(self._fields_)
+        pointers = {name for name, kind, *_ in self._fields_ if kind is _pointer}
         for name, value in fields.items():
-            if kinds[name] is _pointer:
+            if name not in pointers:
+                setattr(self, name, value)
+            elif value is None or isinstance(value, Array):
                 self.arrays[name] = value
-                value = None if value is None else address(value)
-            setattr(self, name, value)
+                setattr(self, name, None if value is None else address(value))
+            else:
+                raise TypeError(f"The field {name} is an array or None, not {value!r}.")
 
 
 class Minibatches(_Call):
@@ -90,7 +93,7 @@ def check_layout(library: ctypes.CDLL, structure: type[_Call]) -> None:
     there = [(field.name.decode(), field.offset, field.size) for field in fields]
     here = [
         (name, getattr(structure, name).offset, getattr(structure, name).size)
-        for name, _ in structure._fields_
+        for name, *_ in structure._fields_
     ]
     there.append(("the end", told()[len(fields)].offset, 0))
     here.append(("the end", ctypes.sizeof(structure), 0))
