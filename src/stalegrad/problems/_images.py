@@ -124,6 +124,7 @@ class ImageProblem:
             test_chunk=self.test_chunk,
             activations=self.network.activations,
             together=Together(many_losses, many_metrics),
+            shapes=self.network.shapes,
         )
 
 
