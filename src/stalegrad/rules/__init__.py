@@ -3,10 +3,15 @@
 A rule sees flat weights stacked `[runs, parameters]` and its own numbers as columns `[runs, 1]`, so
 that one call serves a whole bundle in which every run has its own. It is written with tensor
 methods alone and imports no torch, so that configuration is read without it.
+
+A rule that treats a layer as a matrix asks for the shapes of the layers: see `steps_on`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 State = dict[str, "Tensor"]
+# Shapes of the layers' weights, in the order in which they lie in the flat weights.
+Shapes = tuple[tuple[int, ...], ...]
 # Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans. A rule
 # knows which of its fields are which.
 Numbers = Mapping[str, Any]
@@ -110,3 +117,38 @@ class Rule:
     ) -> tuple["Tensor", State]:
         """New weights and state from the (mean) gradient of one update; changes no argument."""
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """`init`, `correct` and `update` of a rule, as replay calls them."""
+
+    init: Callable[["Tensor"], State]
+    correct: Callable[..., tuple["Tensor", State]]
+    update: Callable[..., tuple["Tensor", State]]
+
+
+def steps_on(rule: type[Rule], shapes: Shapes) -> Steps:
+    """The steps of a rule on weights whose layers have these shapes.
+
+    Any of `init`, `correct` and `update` that has a parameter `shapes` is given them by that name.
+    """
+
+    def bound(step: Callable[..., Any]) -> Callable[..., Any]:
+        wants = "shapes" in inspect.signature(step).parameters
+        return functools.partial(step, shapes=shapes) if wants else step
+
+    return Steps(bound(rule.init), bound(rule.correct), bound(rule.update))
+
+
+def split_layers(flat: "Tensor", shapes: Shapes) -> list["Tensor"]:
+    """The layers [runs, *shape] of flat weights [runs, parameters]; views, in their order."""
+    parts = flat.split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.view(len(flat), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def join_layers(layers: Sequence["Tensor"]) -> "Tensor":
+    """Flat weights [runs, parameters] of layers [runs, *shape]; the inverse of `split_layers`."""
+    import torch
+
+    return torch.cat([layer.reshape(len(layer), -1) for layer in layers], dim=1)

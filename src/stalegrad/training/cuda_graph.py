@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.problems import Task
+from stalegrad.rules import steps_on
 from stalegrad.training import replay
 from stalegrad.training.backends import Backend
 from stalegrad.training.replay import Run, State
@@ -56,7 +57,7 @@ class _Epoch:
     def __init__(self, task: Task, runs: list[Run], state: State, backend: Backend):
         steps = replay.align(runs, state.epoch, task.train[0], fetched=False)
         self._task, self._backend, self._state, self._steps = task, backend, state, steps
-        self._rule = type(runs[0].rule)
+        self._rule = steps_on(type(runs[0].rule), task.layers)
         self._numbers = replay.stack_numbers([run.rule for run in runs], state.weights)
         self._per_update = runs[0].schedule.arrivals_per_update
         self._total = state.weights.new_zeros(len(runs), dtype=torch.float64)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from stalegrad.problems import Task
+from stalegrad.rules import steps_on
 from stalegrad.training.replay import Run
 
 # Of what is free, so much may be taken: other jobs grow too, and an allocator cuts with waste.
@@ -40,7 +41,8 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
     run = max(runs, key=lambda run: run.snapshots.slots)  # all have as many slots as any
     one = torch.empty((1, task.parameters), device="meta")
     grouped = run.schedule.arrivals_per_update > 1
-    rule = sum(state.nbytes for state in type(run.rule).init(one).values())
+    state = steps_on(type(run.rule), task.layers).init(one)
+    rule = sum(tensor.nbytes for tensor in state.values())
     snapshots = run.snapshots.slots * one.nbytes
     held = (1 + grouped) * one.nbytes + rule + snapshots
     # Twice: in training what a layer makes, and the gradient with respect to it. As matrix

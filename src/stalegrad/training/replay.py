@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stalegrad.data_order import Order, minibatch_noise
 from stalegrad.problems import Task
-from stalegrad.rules import Numbers, Rule
+from stalegrad.rules import Numbers, Rule, steps_on
 from stalegrad.schedule import Schedule
 from stalegrad.training.backends import Backend
 from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
@@ -114,7 +114,8 @@ def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> St
     saved = weights.new_zeros((slots, *weights.shape))
     grouped = runs[0].schedule.arrivals_per_update > 1
     pending = torch.zeros_like(weights) if grouped else None
-    return State(weights, type(runs[0].rule).init(weights), saved, pending, epoch=0)
+    rule_state = steps_on(type(runs[0].rule), task.layers).init(weights)
+    return State(weights, rule_state, saved, pending, epoch=0)
 
 
 def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
@@ -128,7 +129,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
     the number of arrivals, those with fewer start later, so that all end together.
     """
     steps = align(runs, state.epoch, task.train[0], backend.fetches)
-    rule = type(runs[0].rule)
+    rule = steps_on(type(runs[0].rule), task.layers)
     numbers = stack_numbers([run.rule for run in runs], state.weights)
     factors = stack_factors(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
