@@ -10,12 +10,11 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.files import provenance_path
-from stalegrad.training import speed
 from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.planning.config import Settings
-from stalegrad.training.speed import Speed, Speeds
-from stalegrad.training import kernels
+from stalegrad.training import kernels, speed
 from stalegrad.training.progress import announcement
+from stalegrad.training.speed import Speed, Speeds
 
 SETTINGS = Settings()
 PARAMETERS = 61_706

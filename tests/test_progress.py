@@ -9,12 +9,11 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.wording import duration
-from stalegrad.training import speed
 from stalegrad.planning.cells import Bundle
 from stalegrad.planning.config import Settings
-from stalegrad.training.speed import Speed, Speeds
-from stalegrad.training import progress
+from stalegrad.training import progress, speed
 from stalegrad.training.progress import Overview, Reporter, overview
+from stalegrad.training.speed import Speed, Speeds
 
 # Of equal cost.
 BUNDLES = [Bundle((small_cell(seed=seed),)) for seed in range(4)]

@@ -18,7 +18,7 @@ from stalegrad.specs import spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-State = dict[str, "Tensor"]
+RuleState = dict[str, "Tensor"]
 # Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans.
 Numbers = Mapping[str, "Tensor | bool"]
 # The rule as a kernel takes it: fields of `training.kernels.calls.Stretch`.
@@ -59,7 +59,7 @@ class Rule:
         warmup = self.warmup_epochs * per_epoch / schedule.arrivals_per_update
         return np.minimum(1.0, (schedule.version + 1) / warmup)
 
-    def kernel_form(self, state: State) -> KernelForm:
+    def kernel_form(self, state: RuleState) -> KernelForm:
         """This rule as the kernels know it, with the tensors of its state that they change.
 
         Only a rule whose steps kernels/replay.h has (SGD, DC-ASGD, Adam) defines it; all others are
@@ -83,7 +83,7 @@ class Rule:
         return not any(step in vars(each) for each in newer for step in STEPS)
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         """The state before the first update; tensors whose first axis is the run."""
         return {}
 
@@ -92,9 +92,9 @@ class Rule:
         gradient: "Tensor",
         read_weights: "Tensor",
         weights: "Tensor",
-        state: State,
+        state: RuleState,
         numbers: Numbers,
-    ) -> tuple["Tensor", State]:
+    ) -> tuple["Tensor", RuleState]:
         """What the server makes of a gradient that arrives; delay compensation goes here.
 
         read_weights: those the gradient was computed at; weights: the server's now.
@@ -103,7 +103,7 @@ class Rule:
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         """New weights and state from the (mean) gradient of one update; changes no argument."""
         raise NotImplementedError
