@@ -34,7 +34,7 @@ from stalegrad.training import memory
 from stalegrad.training.backends import make_backend  # noqa: E402
 from stalegrad.training.bundles import plan_runs  # noqa: E402
 from stalegrad.training.machine import describe_machine  # noqa: E402
-from stalegrad.training.replay import State, start  # noqa: E402
+from stalegrad.training.replay import ReplayState, start  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Bundle:
         size = self._backend.runs_at_once or point.runs
         self._parts = [planned[i : i + size] for i in range(0, point.runs, size)]
 
-    def _states(self) -> list[State]:
+    def _states(self) -> list[ReplayState]:
         return [start(self._task, part) for part in self._parts]
 
     def microseconds(self) -> float:

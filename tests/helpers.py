@@ -91,11 +91,11 @@ def trajectory(
     Computed in all the ways there are, as replay steps, as a GPU is made to and inside a kernel,
     and all must agree to rounding.
     """
-    ways = [replay.advance]
+    ways = [replay.advance_in_steps]
     if not backend.fetches and not task.noise:  # which no step that is captured can draw
-        ways.append(cuda_graph.advance)
+        ways.append(cuda_graph.advance_captured)
     if kernel_replay.can_advance(runs, backend):
-        ways.append(lambda task, *arguments: kernel_replay.advance(*arguments))
+        ways.append(lambda task, *arguments: kernel_replay.advance_in_kernel(*arguments))
     loop, *others = (_trajectory(task, runs, backend, dtype, way) for way in ways)
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     for other in others:

@@ -160,8 +160,8 @@ def test_the_static_step_is_the_step_of_the_loop(rule, per_update, seed):
     static.static = True
     one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
     for _ in range(2):
-        one, losses = replay.advance(task, runs, one, loop)
-        other, same_losses = cuda_graph.advance(task, runs, other, static)
+        one, losses = replay.advance_in_steps(task, runs, one, loop)
+        other, same_losses = cuda_graph.advance_captured(task, runs, other, static)
         assert torch.equal(losses, same_losses)
         for name, value in one.tensors().items():
             assert torch.equal(value, other.tensors()[name]), name

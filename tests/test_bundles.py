@@ -391,13 +391,13 @@ def test_bundle_that_does_not_fit_is_trained_piece_by_piece(tmp_path, place, mon
 def test_runs_stepped_together_are_cut_to_what_fits(tmp_path, place, monkeypatch, lockstep):
     whole = pd.read_csv(_written(trained(MIXED, tmp_path / "whole", place), tmp_path))
     together = []
-    real = replay.advance
+    real = replay.advance_in_steps
 
     def counting(task, runs, state, backend):
         together.append(len(runs))
         return real(task, runs, state, backend)
 
-    monkeypatch.setattr(replay, "advance", counting)
+    monkeypatch.setattr(replay, "advance_in_steps", counting)
     with_free(monkeypatch, 2.5 * max(peaks(place.data_folder)))
     cut = pd.read_csv(_written(trained(MIXED, tmp_path / "cut", place), tmp_path))
     assert max(together) == 2

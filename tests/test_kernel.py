@@ -319,8 +319,8 @@ def assert_steps_are_those_of_the_loop(task, rule, per_update, batch_size=17):
     assert kernel_replay.can_advance(runs, backend)
     one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
     for _ in range(2):
-        one, wanted = replay.advance(task, runs, one, backend)
-        other, losses = kernel_replay.advance(runs, other, backend)
+        one, wanted = replay.advance_in_steps(task, runs, one, backend)
+        other, losses = kernel_replay.advance_in_kernel(runs, other, backend)
         torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0)
         for name, value in one.tensors().items():
             torch.testing.assert_close(other.tensors()[name], value, rtol=1e-11, atol=1e-13)
@@ -334,6 +334,6 @@ def test_compensation_as_published_changes_no_bit(lenet):
     backend, found = cpu.CpuBackend(lenet), []
     for rule in (off, on):
         runs = [plan(rule, schedule, InOrder(16))]
-        state, losses = kernel_replay.advance(runs, replay.start(lenet, runs), backend)
+        state, losses = kernel_replay.advance_in_kernel(runs, replay.start(lenet, runs), backend)
         found.append((state.weights, losses))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

@@ -168,7 +168,7 @@ def test_build_replays_as_the_reference_does(compiler, problem, dtype, tolerance
     assert_close(torch.from_numpy(gradients.astype(float)).view(wanted.shape), wanted, tolerance)
     assert losses == pytest.approx(wanted_losses.numpy(), rel=10 * tolerance)
     state = replace(replay.start(task, runs, torch.float64), weights=exact.clone())
-    state, means = replay.advance(task, runs, state, reference)
+    state, means = replay.advance_in_steps(task, runs, state, reference)
     assert_close(
         torch.from_numpy(weights.astype(float)).view(state.weights.shape), state.weights, tolerance
     )

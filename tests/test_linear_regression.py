@@ -112,9 +112,10 @@ def test_together_is_the_same_as_alone():
         together = replay.start(made, runs, torch.float64)
         alone = [replay.start(made, [run], torch.float64) for run in runs]
         for _ in range(6):
-            together, losses = replay.advance(made, runs, together, backend)
+            together, losses = replay.advance_in_steps(made, runs, together, backend)
             pairs = [
-                replay.advance(made, [r], s, backend) for r, s in zip(runs, alone, strict=True)
+                replay.advance_in_steps(made, [r], s, backend)
+                for r, s in zip(runs, alone, strict=True)
             ]
             alone = [state for state, _ in pairs]
             for row, (state, loss) in enumerate(pairs):

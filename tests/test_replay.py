@@ -25,7 +25,7 @@ from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
 from stalegrad.training.backends.cpu import CpuBackend, reason_against
 from stalegrad.training.backends.vmap import VmapBackend
-from stalegrad.training.replay import State, advance, start
+from stalegrad.training.replay import ReplayState, advance_in_steps, start
 
 HAND_TASK = quadratic_task([1, 1, 1, 1, 1, 1, 2, 1, 3, 1], lambda seed: [1.0, -2.0])
 SHIFTED = {"batch": np.arange(5, 10)}  # the minibatches of curvature 1, 2, 1, 3, 1
@@ -110,12 +110,12 @@ def test_state_survives_a_checkpoint():
     backend = in_lockstep(HAND_TASK)
     state = start(HAND_TASK, [run], torch.float64)
     for _ in range(3):
-        state, _ = advance(HAND_TASK, [run], state, backend)
+        state, _ = advance_in_steps(HAND_TASK, [run], state, backend)
     stored = {name: tensor.clone() for name, tensor in state.tensors().items()}
-    again = State.from_tensors(stored, state.epoch)
+    again = ReplayState.from_tensors(stored, state.epoch)
     for _ in range(4):
-        state, _ = advance(HAND_TASK, [run], state, backend)
-        again, _ = advance(HAND_TASK, [run], again, backend)
+        state, _ = advance_in_steps(HAND_TASK, [run], state, backend)
+        again, _ = advance_in_steps(HAND_TASK, [run], again, backend)
     assert torch.equal(state.weights, again.weights)
 
 
@@ -212,10 +212,10 @@ def test_ragged_bundle_that_loses_a_run_goes_on_unchanged(runs):
     backend = in_lockstep(RAGGED_TASK)
     whole, _ = trajectory(RAGGED_TASK, runs, backend)
     rows = list(range(1, len(runs)))
-    state, _ = advance(RAGGED_TASK, runs, start(RAGGED_TASK, runs, torch.float64), backend)
+    state, _ = advance_in_steps(RAGGED_TASK, runs, start(RAGGED_TASK, runs, torch.float64), backend)
     state = state.keep(rows)
     for epoch in range(1, len(whole)):
-        state, _ = advance(RAGGED_TASK, runs[1:], state, backend)
+        state, _ = advance_in_steps(RAGGED_TASK, runs[1:], state, backend)
         torch.testing.assert_close(state.weights, whole[epoch][1:], rtol=1e-13, atol=1e-15)
 
 

@@ -167,8 +167,8 @@ def test_whole_stretches_are_the_steps_of_the_loop(small, rule, per_update, batc
     assert kernel_replay.can_advance(runs, backend)
     one, other = (replay.start(small, runs, torch.float64) for _ in range(2))
     for epoch in range(3):
-        one, wanted = replay.advance(small, runs, one, reference)
-        other, losses = kernel_replay.advance(runs, other, backend)
+        one, wanted = replay.advance_in_steps(small, runs, one, reference)
+        other, losses = kernel_replay.advance_in_kernel(runs, other, backend)
         torch.testing.assert_close(losses, wanted, rtol=1e-12, atol=0, equal_nan=True)
         assert losses.isnan().all() == (epoch == 1)
         for name, value in one.tensors().items():

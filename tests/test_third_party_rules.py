@@ -13,7 +13,7 @@ from pydantic import Field
 from stalegrad.data_order import IndependentOrder
 from stalegrad.planning.cells import Bundle
 from stalegrad.problems.least_squares import LeastSquares
-from stalegrad.rules import Numbers, Rule, State
+from stalegrad.rules import Numbers, Rule, RuleState
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
@@ -36,11 +36,11 @@ class Power(Rule):
     exponent: Annotated[int, Field(ge=1)] = 3
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         return {"mean": weights.new_zeros(weights.shape)}
 
     @staticmethod
-    def update(gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers):
+    def update(gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers):
         mean = state["mean"] * numbers["decay"] + gradient * (1 - numbers["decay"])
         step = mean.sign() * mean.abs().pow(numbers["exponent"])
         return weights - numbers["lr"] * step, {"mean": mean}
@@ -64,7 +64,7 @@ class HalfInKernels(Half):
     def step_factors(self, schedule):
         return torch.full((schedule.arrivals,), 0.5).numpy()
 
-    def kernel_form(self, state: State):
+    def kernel_form(self, state: RuleState):
         return super().kernel_form(state)
 
 
@@ -78,7 +78,7 @@ class Corrected(SGD):
 @spec
 class Started(Adam):
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         state = Adam.init(weights)
         return {**state, "square": torch.ones_like(state["square"])}
 
@@ -86,7 +86,7 @@ class Started(Adam):
 @spec
 class Backwards(DelayCompensation):
     @staticmethod
-    def update(gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers):
+    def update(gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers):
         return DelayCompensation.update(-gradient, weights, state, numbers)
 
 

@@ -5,10 +5,10 @@ learns, training forgets these; at the edge of collapse they decide what becomes
 seed does. Rounding is one more seed, so which cells are steady is told by the seeds:
 
 - A cell is steady where at least `SEEDS` seeds of it are archived, none of them diverged, and at
-  every epoch of the whole history the seeds lie within `Rule.steady` of each other, in each measure
-  of how well they do.
-- What is recorded of a run of a steady cell, trained again, agrees where it lies within
-  `Rule.share` of the seeds' spread at that epoch from what is archived, or within `Rule.least`.
+  every epoch of the whole history the seeds lie within `Tolerance.steady` of each other, in each
+  measure of how well they do.
+- What is recorded of a run of a steady cell, trained again, agrees where it differs from what is
+  archived by at most `Tolerance.share` of the seeds' spread at that epoch, or `Tolerance.least`.
   So a run may be what another seed could have been, and no more.
 - Of the other cells only the schedule is compared: arrivals, clock and staleness, which no rounding
   of gradients reaches.
@@ -31,7 +31,7 @@ DIGITS = 1e-8  # of a CSV, which has nine
 
 
 @dataclass(frozen=True)
-class Rule:
+class Tolerance:
     """What a column of the history is held to; shares of its archived mean over seeds.
 
     steady: the most that seeds of a steady cell differ by; None where it is not asked. share: of
@@ -48,13 +48,13 @@ class Rule:
 # spread (the median), and by 0.92 at the most. 0.005 of accuracy is twice the deviation of a share
 # of 0.95 of 10,000 images. On problems with one minimiser every step shrinks roundings, and
 # 0.001 is far more than they come to.
-RULES = {
-    "test_accuracy": Rule(steady=0.05, share=1.0, least=0.005),
-    "test_loss": Rule(steady=None, share=1.0, least=0.03),
-    "train_loss": Rule(steady=None, share=1.0, least=0.02),
-    "error": Rule(steady=1.0, share=0.0, least=0.001),
-    "loss": Rule(steady=1.0, share=0.0, least=0.001),
-    "excess_loss": Rule(steady=1.0, share=0.0, least=0.001),
+TOLERANCES = {
+    "test_accuracy": Tolerance(steady=0.05, share=1.0, least=0.005),
+    "test_loss": Tolerance(steady=None, share=1.0, least=0.03),
+    "train_loss": Tolerance(steady=None, share=1.0, least=0.02),
+    "error": Tolerance(steady=1.0, share=0.0, least=0.001),
+    "loss": Tolerance(steady=1.0, share=0.0, least=0.001),
+    "excess_loss": Tolerance(steady=1.0, share=0.0, least=0.001),
 }
 
 
@@ -74,7 +74,7 @@ def steady_cells(history: pd.DataFrame, cells: Iterable[Cell]) -> set[str]:
     steady = (by_seed["run"].nunique() >= SEEDS) & ~by_seed["diverged"].any()
     seen = pd.Series(False, index=steady.index)
     for column in _columns(rows):
-        if (most := RULES[column].steady) is not None:
+        if (most := TOLERANCES[column].steady) is not None:
             spread = _spread(rows, groups, column).groupby("group").max()
             told = spread.reindex(steady.index)
             steady &= told.isna() | (told <= most)
@@ -115,8 +115,8 @@ def agreement(
 
 
 def _columns(history: pd.DataFrame) -> list[str]:
-    """Those that a rule is made for."""
-    return [column for column in RULES if column in history]
+    """Those that have a tolerance."""
+    return [column for column in TOLERANCES if column in history]
 
 
 def _spread(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.Series:
@@ -127,9 +127,9 @@ def _spread(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.Se
 
 def _allowed(history: pd.DataFrame, groups: dict[str, str], column: str) -> pd.Series:
     """By group and epoch, how far a run may lie from what is archived."""
-    rule, seeds = RULES[column], _by_epoch(history, groups, column)
-    least = rule.least * seeds.mean().abs()
-    return np.maximum(rule.share * (seeds.max() - seeds.min()), least)
+    tolerance, seeds = TOLERANCES[column], _by_epoch(history, groups, column)
+    least = tolerance.least * seeds.mean().abs()
+    return np.maximum(tolerance.share * (seeds.max() - seeds.min()), least)
 
 
 def _by_epoch(

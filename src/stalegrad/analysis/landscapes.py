@@ -159,7 +159,7 @@ def _between(pairs: list[tuple[int, int]], position: np.ndarray, runs: int) -> n
 
 
 @dataclass(frozen=True)
-class Landscape:
+class ComputedLandscape:
     """The outputs of one landscape.
 
     grid: x, y [n], of each metric its values [n, n] with rows along y, and of the plane
@@ -182,7 +182,7 @@ def assemble(
     weights: np.ndarray,
     layout: Layout,
     metrics: dict[str, np.ndarray],
-) -> Landscape:
+) -> ComputedLandscape:
     """metrics: each [N], at the points of the layout."""
     plane, projected = layout.plane, layout.projected
     bounds = np.cumsum([0, *layout.blocks])
@@ -205,7 +205,7 @@ def assemble(
     finite = np.isfinite(projected).all(axis=1)
     for name, values in at_points.items():
         points.loc[finite, f"projected_{name}"] = values
-    return Landscape(grid, points, layout.lines.assign(**on_lines))
+    return ComputedLandscape(grid, points, layout.lines.assign(**on_lines))
 
 
 class Store:
@@ -295,7 +295,7 @@ def make_landscape(
     """Compute a landscape and write it.
 
     recorded: the history (CSV) and weights (npz) of `cell.runs`, as `train_bundle` writes them.
-    outputs: `Landscape.grid` (npz), `points` and `lines` (CSV). Beside the first stands its
+    outputs: `ComputedLandscape.grid` (npz), `points` and `lines` (CSV). Beside the first stands its
     provenance, and until it is there the points that are done; a call that finds them computes only
     the others.
     """

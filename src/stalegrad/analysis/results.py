@@ -160,7 +160,7 @@ class StudyResults:
         return read_csv(self.folder / "trajectories" / f"{name}.csv")
 
     def landscape(self, name: str) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFrame]:
-        """Grid, points and lines of a landscape, as `analysis.landscapes.Landscape` has them."""
+        """Grid, points and lines of a landscape: see `analysis.landscapes.ComputedLandscape`."""
         path = self.folder / "landscapes" / f"{name}.npz"
         points, lines = path.with_suffix(".csv"), path.with_name(f"{name}_lines.csv")
         return read_arrays(path), read_csv(points), read_csv(lines)

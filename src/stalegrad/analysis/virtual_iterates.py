@@ -113,7 +113,7 @@ def _every_version(task: Task, run: Run) -> np.ndarray:
     backend, state = VmapBackend(task), replay.start(task, [stopping], torch.float64)
     versions = [state.weights[0].clone()]
     for _ in range(one_by_one.arrivals):
-        state, _ = replay.advance(task, [stopping], state, backend)
+        state, _ = replay.advance_in_steps(task, [stopping], state, backend)
         versions.append(state.weights[0].clone())
     return torch.stack(versions).cpu().numpy()
 

@@ -23,7 +23,7 @@ from stalegrad.specs import spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-State = dict[str, "Tensor"]
+RuleState = dict[str, "Tensor"]
 # Shapes of the layers' weights, in the order in which they lie in the flat weights.
 Shapes = tuple[tuple[int, ...], ...]
 # Numbers become columns [runs, 1] of the weights' precision; switches stay plain booleans. A rule
@@ -69,7 +69,7 @@ class Rule:
         warmup = self.warmup_epochs * per_epoch / schedule.arrivals_per_update
         return np.minimum(1.0, (schedule.version + 1) / warmup)
 
-    def kernel_form(self, state: State) -> KernelForm:
+    def kernel_form(self, state: RuleState) -> KernelForm:
         """This rule as the kernels know it, with the tensors of its state that they change.
 
         Only a rule whose steps kernels/replay.h has (SGD, DC-ASGD, Adam) defines it; all others are
@@ -93,7 +93,7 @@ class Rule:
         return not any(step in vars(each) for each in newer for step in STEPS)
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         """The state before the first update; tensors whose first axis is the run."""
         return {}
 
@@ -102,9 +102,9 @@ class Rule:
         gradient: "Tensor",
         read_weights: "Tensor",
         weights: "Tensor",
-        state: State,
+        state: RuleState,
         numbers: Numbers,
-    ) -> tuple["Tensor", State]:
+    ) -> tuple["Tensor", RuleState]:
         """What the server makes of a gradient that arrives; delay compensation goes here.
 
         read_weights: those the gradient was computed at; weights: the server's now.
@@ -113,8 +113,8 @@ class Rule:
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         """New weights and state from the (mean) gradient of one update; changes no argument."""
         raise NotImplementedError
 
@@ -123,9 +123,9 @@ class Rule:
 class Steps:
     """`init`, `correct` and `update` of a rule, as replay calls them."""
 
-    init: Callable[["Tensor"], State]
-    correct: Callable[..., tuple["Tensor", State]]
-    update: Callable[..., tuple["Tensor", State]]
+    init: Callable[["Tensor"], RuleState]
+    correct: Callable[..., tuple["Tensor", RuleState]]
+    update: Callable[..., tuple["Tensor", RuleState]]
 
 
 def steps_on(rule: type[Rule], shapes: Shapes) -> Steps:

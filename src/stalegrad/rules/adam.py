@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import KernelForm, Numbers, Rule, State
+from stalegrad.rules import KernelForm, Numbers, Rule, RuleState
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Adam(Rule):
         rest = {"rest1": 1 - self.beta1, "rest2": 1 - self.beta2}
         return super().numbers() | rest
 
-    def kernel_form(self, state: State) -> KernelForm:
+    def kernel_form(self, state: RuleState) -> KernelForm:
         numbers = self.numbers()
         return {name: numbers[name] for name in ("beta1", "beta2", "rest1", "rest2", "epsilon")} | {
             "adam": True,
@@ -38,7 +38,7 @@ class Adam(Rule):
         }
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         return {
             "mean": weights.new_zeros(weights.shape),
             "square": weights.new_zeros(weights.shape),
@@ -49,8 +49,8 @@ class Adam(Rule):
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         rest1, rest2 = numbers["rest1"], numbers["rest2"]
         mean = (state["mean"] * numbers["beta1"]).addcmul_(gradient, rest1)
         square = (state["square"] * numbers["beta2"]).addcmul_(gradient * gradient, rest2)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import KernelForm, Numbers, State
+from stalegrad.rules import KernelForm, Numbers, RuleState
 from stalegrad.rules.sgd import SGD
 from stalegrad.specs import spec
 
@@ -32,7 +32,7 @@ class DelayCompensation(SGD):
     epsilon: Annotated[float, Field(gt=0)] = 1e-7
     as_published: bool = False
 
-    def kernel_form(self, state: State) -> KernelForm:
+    def kernel_form(self, state: RuleState) -> KernelForm:
         return {
             **super().kernel_form(state),
             "compensates": True,
@@ -45,7 +45,7 @@ class DelayCompensation(SGD):
         }
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         return SGD.init(weights) | {"mean_square": weights.new_zeros(weights.shape)}
 
     @staticmethod
@@ -53,9 +53,9 @@ class DelayCompensation(SGD):
         gradient: "Tensor",
         read_weights: "Tensor",
         weights: "Tensor",
-        state: State,
+        state: RuleState,
         numbers: Numbers,
-    ) -> tuple["Tensor", State]:
+    ) -> tuple["Tensor", RuleState]:
         square = gradient * gradient
         strength = numbers["compensation"]
         if numbers["adaptive"]:
@@ -68,7 +68,7 @@ class DelayCompensation(SGD):
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         new_weights, new_state = SGD.update(gradient, weights, state, numbers)
         return new_weights, {**state, **new_state}

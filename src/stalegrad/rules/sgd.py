@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import KernelForm, Numbers, Rule, State
+from stalegrad.rules import KernelForm, Numbers, Rule, RuleState
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ class SGD(Rule):
     def numbers(self) -> dict[str, float | bool]:
         return super().numbers() | {"plain": self.momentum == 0}
 
-    def kernel_form(self, state: State) -> KernelForm:
+    def kernel_form(self, state: RuleState) -> KernelForm:
         velocity = None if self.momentum == 0 else state["velocity"]
         return {"momentum": self.momentum, "nesterov": self.nesterov, "velocity": velocity}
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         return {"velocity": weights.new_zeros(weights.shape)}
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         if numbers["plain"]:
             return weights.addcmul(gradient, numbers["lr"], value=-1), state
         momentum = numbers["momentum"]

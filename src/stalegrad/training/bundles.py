@@ -38,7 +38,7 @@ from stalegrad.training import memory, replay, stepping
 from stalegrad.training.backends import Backend, make_backend, resolve_device
 from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.training.machine import describe_machine, settled_torch, vector_instructions
-from stalegrad.training.replay import Run, State
+from stalegrad.training.replay import ReplayState, Run
 
 if TYPE_CHECKING:
     from stalegrad.planning.config import Settings
@@ -256,7 +256,7 @@ class Part:
     """
 
     planned: tuple[Planned, ...]
-    state: State | None
+    state: ReplayState | None
     alive: tuple[bool, ...]
     rows: tuple[dict[str, Any], ...]
     kept: tuple[np.ndarray, ...] | None = None
@@ -268,10 +268,10 @@ class Part:
 
     @property
     def done(self) -> bool:
-        return not any(self.alive) or self.stops == len(self.planned[0].run.stops)
+        return not any(self.alive) or self.stops_done == len(self.planned[0].run.stops)
 
     @property
-    def stops(self) -> int:
+    def stops_done(self) -> int:
         """Epochs (or stretches of one) done."""
         return self.state.epoch if self.state else 0
 
@@ -362,7 +362,7 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
 
 
 def _recorded(
-    part: Part, state: State, losses: list[float], survives: list[bool], backend: Backend
+    part: Part, state: ReplayState, losses: list[float], survives: list[bool], backend: Backend
 ) -> Part:
     """The part with a row of history for each of its runs, at the stop that `state` is of."""
     metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
@@ -420,7 +420,7 @@ def _in_order(bundle: Bundle, parts: list[Part]) -> list[tuple[dict[str, Any], n
 
 
 def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
-    done = sum(part.stops * len(part.planned) for part in parts if not part.done)
+    done = sum(part.stops_done * len(part.planned) for part in parts if not part.done)
     done += sum(len(p.run.stops) for part in parts if part.done for p in part.planned)
     total = sum(len(p.run.stops) for part in parts for p in part.planned)
     at_start = [p for part in parts if bundle.per_epoch and part.state for p in part.planned]
@@ -469,7 +469,7 @@ class Checkpoint:
     def write(self, parts: list[Part], seconds: float) -> None:
         about = {
             "seconds": seconds,
-            "epochs": [part.stops for part in parts],
+            "epochs": [part.stops_done for part in parts],
             "alive": [part.alive for part in parts],
             "rows": [part.rows for part in parts],
         }
@@ -508,7 +508,7 @@ class Checkpoint:
 
 def _state(
     arrays: dict[str, np.ndarray], prefix: str, epoch: int, device: torch.device
-) -> State | None:
+) -> ReplayState | None:
     """The state whose tensors are the arrays called `prefix`...; None before the first epoch."""
     if not epoch:
         return None
@@ -520,7 +520,7 @@ def _state(
     if not tensors:  # a part that is done needs no state but its epoch
         empty = torch.empty(0, device=device)
         tensors = {"weights": empty, "saved": empty}
-    return State.from_tensors(tensors, epoch)
+    return ReplayState.from_tensors(tensors, epoch)
 
 
 class _Saving:

@@ -5,7 +5,7 @@ and branches depend on the schedule. On a GPU launching the kernels of such a st
 running them. Here what differs from step to step is looked up in tables on the device, in place and
 without a branch, so that the step can be captured as a CUDA graph and replayed for the rest of the
 epoch; nothing is read back before the end. On a CPU the same step is called once an arrival, which
-is how it is held to `replay.advance`, of which it computes the same numbers.
+is how it is held to `replay.advance_in_steps`, of which it computes the same numbers.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,16 @@ from stalegrad.problems import Task
 from stalegrad.rules import steps_on
 from stalegrad.training import replay
 from stalegrad.training.backends import Backend
-from stalegrad.training.replay import Run, State
+from stalegrad.training.replay import ReplayState, Run
 from stalegrad.training.snapshots import CURRENT
 
 WARM_UP = 3  # steps before the capture, in which libraries allocate what they need
 
 
-def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
-    """`replay.advance` with a backend that is `static`, as a step that a GPU captures."""
+def advance_captured(
+    task: Task, runs: list[Run], state: ReplayState, backend: Backend
+) -> tuple[ReplayState, Tensor]:
+    """`replay.advance_in_steps` with a backend that is `static`, as a step that a GPU captures."""
     epoch = _Epoch(task, runs, state, backend)
     repeat(epoch.step, epoch.count, state.weights.device)
     return epoch.outcome()
@@ -54,7 +56,7 @@ def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
 class _Epoch:
     """The state of R runs, changed in place, and tables [n, R] of what each of n steps does."""
 
-    def __init__(self, task: Task, runs: list[Run], state: State, backend: Backend):
+    def __init__(self, task: Task, runs: list[Run], state: ReplayState, backend: Backend):
         steps = replay.align(runs, state.epoch, task.train[0], fetched=False)
         self._task, self._backend, self._state, self._steps = task, backend, state, steps
         self._rule = steps_on(type(runs[0].rule), task.layers)
@@ -85,7 +87,7 @@ class _Epoch:
         return self._steps.count
 
     def step(self) -> None:
-        """One arrival of every run; see `replay.advance`, which says it at more length."""
+        """One arrival of every run; see `replay.advance_in_steps`, which says it at more length."""
         state, rule = self._state, self._rule
         active, updated = self._now(self._active), self._now(self._updated)
         read = self._weights_read()
@@ -114,10 +116,10 @@ class _Epoch:
             _overwrite({"": state.pending}, {"": torch.zeros_like(state.pending)}, updated)
         self._step += 1
 
-    def outcome(self) -> tuple[State, Tensor]:
+    def outcome(self) -> tuple[ReplayState, Tensor]:
         state = self._state
         arrivals = torch.from_numpy(self._steps.arrivals).to(self._total)
-        made = State(state.weights, state.rule, state.saved, state.pending, state.epoch + 1)
+        made = ReplayState(state.weights, state.rule, state.saved, state.pending, state.epoch + 1)
         return made, self._total / arrivals
 
     def _row(self, table: Tensor) -> Tensor:

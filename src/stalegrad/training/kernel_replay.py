@@ -4,7 +4,8 @@ A step of a small problem takes less time than one call of PyTorch, of which `tr
 makes dozens; and steps of a large one, on several threads, wait for each other at every call.
 Where the backend has a kernel for the problem and the rule a form for kernels, a run goes through
 its arrivals inside the kernel, alone: nothing is aligned with other runs, so that neither their
-number nor what they do changes a byte. It is held to `replay.advance`, whose numbers it computes.
+number nor what they do changes a byte. The tests hold it to the numbers of
+`replay.advance_in_steps`.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import torch
 from stalegrad.rules import Rule
 from stalegrad.training.backends import Backend
 from stalegrad.training.kernels.calls import Stretch
-from stalegrad.training.replay import Run, State, minibatches
+from stalegrad.training.replay import ReplayState, Run, minibatches
 
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
@@ -28,8 +29,10 @@ def can_advance(runs: list[Run], backend: Backend) -> bool:
     )
 
 
-def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, torch.Tensor]:
-    """`replay.advance` of runs for which `can_advance` is true."""
+def advance_in_kernel(
+    runs: list[Run], state: ReplayState, backend: Backend
+) -> tuple[ReplayState, torch.Tensor]:
+    """`replay.advance_in_steps` of runs for which `can_advance` is true."""
     weights, saved = state.weights.contiguous(), state.saved.contiguous()
     pending = None if state.pending is None else state.pending.contiguous()
     rule = {name: value.contiguous() for name, value in state.rule.items()}
@@ -69,7 +72,7 @@ def advance(runs: list[Run], state: State, backend: Backend) -> tuple[State, tor
             backend.replay(stretch, weights.dtype)
     lengths = [stop - first for first, stop in (run.stretch(state.epoch) for run in runs)]
     means = losses / torch.tensor(lengths, dtype=torch.float64)
-    return State(weights, rule, saved, pending, state.epoch + 1), means
+    return ReplayState(weights, rule, saved, pending, state.epoch + 1), means
 
 
 _NOISE_AT_ONCE = 1 << 22  # bytes

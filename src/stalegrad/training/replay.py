@@ -68,7 +68,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class State:
+class ReplayState:
     """Everything replay carries from one arrival to the next, for R runs.
 
     weights [R, P]; rule: the update rule's state; saved [slots, R, P]: old weights that gradients
@@ -82,7 +82,7 @@ class State:
     pending: Tensor | None
     epoch: int
 
-    def keep(self, rows: list[int]) -> "State":
+    def keep(self, rows: list[int]) -> "ReplayState":
         """The state of some of the runs."""
         return replace(
             self,
@@ -99,13 +99,13 @@ class State:
         return tensors if self.pending is None else tensors | {"pending": self.pending}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], epoch: int) -> "State":
+    def from_tensors(cls, tensors: dict[str, Tensor], epoch: int) -> "ReplayState":
         rule = {k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")}
         pending = tensors.get("pending")
         return cls(tensors["weights"], rule, tensors["saved"], pending, epoch)
 
 
-def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> State:
+def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> ReplayState:
     """The state before the first arrival, on the device of the task's data."""
     device = task.train[0].device
     weights = torch.stack([task.initial_weights(run.seed) for run in runs])
@@ -115,10 +115,12 @@ def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> St
     grouped = runs[0].schedule.arrivals_per_update > 1
     pending = torch.zeros_like(weights) if grouped else None
     rule_state = steps_on(type(runs[0].rule), task.layers).init(weights)
-    return State(weights, rule_state, saved, pending, epoch=0)
+    return ReplayState(weights, rule_state, saved, pending, epoch=0)
 
 
-def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
+def advance_in_steps(
+    task: Task, runs: list[Run], state: ReplayState, backend: Backend
+) -> tuple[ReplayState, Tensor]:
     """Replay one epoch of every run, or up to its next stop where it stops more often.
 
     Returns the state after it and the mean loss [R] (float64) of its minibatches, each at the
@@ -169,7 +171,7 @@ def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tupl
                 pending = torch.zeros_like(pending)
 
     arrivals = torch.tensor(steps.arrivals, dtype=torch.float64, device=total.device)
-    return State(weights, rule_state, saved, pending, state.epoch + 1), total / arrivals
+    return ReplayState(weights, rule_state, saved, pending, state.epoch + 1), total / arrivals
 
 
 def clip(gradient: Tensor, longest: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
 
 
 def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
-    """The steps of stretch `epoch` of all runs, which end together: see `advance`.
+    """The steps of stretch `epoch` of all runs, which end together: see `advance_in_steps`.
 
     inputs: those of the training set, for their device and size. fetched: the backend fetches
     minibatches itself, so that runs are grouped however little that saves.

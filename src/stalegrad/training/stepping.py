@@ -5,13 +5,18 @@ from torch import Tensor
 from stalegrad.problems import Task
 from stalegrad.training import cuda_graph, kernel_replay, replay
 from stalegrad.training.backends import Backend
-from stalegrad.training.replay import Run, State
+from stalegrad.training.replay import ReplayState, Run
 
 
-def advance(task: Task, runs: list[Run], state: State, backend: Backend) -> tuple[State, Tensor]:
-    """`replay.advance`, inside a kernel or as a step that is captured where these can do it."""
+def advance(
+    task: Task, runs: list[Run], state: ReplayState, backend: Backend
+) -> tuple[ReplayState, Tensor]:
+    """One epoch (or stretch) of every run, in the fastest of the three ways that can do it.
+
+    All three take and return what `replay.advance_in_steps` does.
+    """
     if kernel_replay.can_advance(runs, backend):
-        return kernel_replay.advance(runs, state, backend)
+        return kernel_replay.advance_in_kernel(runs, state, backend)
     if backend.static:
-        return cuda_graph.advance(task, runs, state, backend)
-    return replay.advance(task, runs, state, backend)
+        return cuda_graph.advance_captured(task, runs, state, backend)
+    return replay.advance_in_steps(task, runs, state, backend)

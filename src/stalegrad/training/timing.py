@@ -83,7 +83,9 @@ def _network(name: str, asked: str) -> Speed:
 def _synthetic(name: str, asked: str) -> Speed:
     sizes = [_Size(name, asked, *size) for size in SYNTHETIC]
     first = sizes[0]
-    call = first.step(replay.advance)  # at the smallest size, all the time goes to the calls
+    call = first.step(
+        replay.advance_in_steps
+    )  # at the smallest size, all the time goes to the calls
     a_step = [size.step() / TOGETHER for size in sizes]
     own = [
         seconds if size.alone else max(seconds - call / TOGETHER, 0.0)
