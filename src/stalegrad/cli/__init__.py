@@ -15,6 +15,7 @@ from stalegrad.cli.bundles import add_bundles, add_run_bundle
 from stalegrad.cli.cells import add_cells
 from stalegrad.cli.data import add_data
 from stalegrad.cli.flags import Parser, examples
+from stalegrad.cli.new_study import add_new_study
 from stalegrad.cli.results import add_figure, add_verdicts
 from stalegrad.cli.run import add_run
 from stalegrad.io.errors import ConfigError, StalegradError
@@ -75,4 +76,5 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add_gather(commands)
     add_figure(commands)
     add_verdicts(commands)
+    add_new_study(commands)
     return parser

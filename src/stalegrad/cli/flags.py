@@ -11,6 +11,7 @@ from stalegrad.io.errors import ConfigError
 
 if TYPE_CHECKING:
     from stalegrad.planning.cells import Cell
+    from stalegrad.planning.config import Settings
     from stalegrad.training.bundles import Place
 
 
@@ -87,11 +88,17 @@ def study_homes(options: argparse.Namespace, *studies: str) -> dict[str, Path]:
     them."""
     from stalegrad.planning import config
 
-    folder = options.config_folder
-    file = folder / "config.yaml"
+    settings = settings_of(options, studies=list(studies) or None)
+    return config.study_homes(settings, options.config_folder)
+
+
+def settings_of(options: argparse.Namespace, **changes: object) -> "Settings":
+    """The settings of `config.yaml` with changes; the defaults where it is not there."""
+    from stalegrad.planning import config
+
+    file = options.config_folder / "config.yaml"
     values = config.read_yaml(file) if file.exists() else {}
-    settings = config.load_settings(values | {"studies": list(studies) or None}, str(file))
-    return config.study_homes(settings, folder)
+    return config.load_settings(values | changes, str(file))
 
 
 def study_home(options: argparse.Namespace, study: str) -> Path:
