@@ -126,8 +126,9 @@ def ring(axes: Axes, values: pd.DataFrame, marked: pd.DataFrame) -> None:
     """Frame those cells of the heat map of `values` that are in the table `marked`, and not NaN."""
     there = marked.reindex(index=values.index, columns=values.columns)
     for row, column in np.argwhere(there.notna().to_numpy()):
-        box = {"fill": False, "edgecolor": COLOURS[2], "linewidth": 1.4}
-        axes.add_patch(mpl.patches.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, **box))
+        corner, side = (column - 0.46, row - 0.46), 0.92
+        frame = Rectangle(corner, side, side, fill=False, edgecolor=COLOURS[2], linewidth=1.4)
+        axes.add_patch(frame)
 
 
 def readable_on(colour: tuple[float, ...] | np.ndarray) -> str:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from stalegrad.cli.flags import add_config_flag, examples, settings_of
+from stalegrad.cli.flags import Commands, add_config_flag, examples, settings_of
 from stalegrad.io.errors import ConfigError
 from stalegrad.io.files import write_atomically
 
@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).parent / "study_template"
 TAKEN = ("figures", "logs", "notebooks", "report", "tables")
 
 
-def add_new_study(commands) -> None:
+def add_new_study(commands: Commands) -> None:
     parser = commands.add_parser(
         "new-study",
         help="write a small study that runs, to start your own from",

@@ -320,8 +320,12 @@ def _cifar10_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     images = content.get("data") if isinstance(content, dict) else None
     labels = content.get("labels") if isinstance(content, dict) else None
     pixels = int(np.prod(CIFAR10_IMAGE))
-    shaped = isinstance(images, np.ndarray) and images.dtype == np.uint8
-    if not shaped or images.shape[1:] != (pixels,) or not isinstance(labels, list):
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.shape[1:] != (pixels,)
+        or not isinstance(labels, list)
+    ):
         raise DataError(
             f"{path} is no batch of CIFAR-10: it must hold 'data', an array of bytes [n, {pixels}],"
             f" and 'labels', a list."

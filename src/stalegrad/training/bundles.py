@@ -280,7 +280,7 @@ class Part:
         return [p for p, alive in zip(self.planned, self.alive, strict=True) if alive]
 
 
-def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> tuple[Part, State]:
+def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> tuple[Part, ReplayState]:
     """The part before its first arrival, recorded where the bundle says so, and its state."""
     state = replay.start(task, [p.run for p in part.planned])
     part = replace(part, state=state)
