@@ -1,6 +1,5 @@
 """The frame around claims: quotes, verdicts, intervals, and what keeps a claim from an answer."""
 
-import importlib
 import sys
 from types import ModuleType
 
@@ -31,6 +30,7 @@ from stalegrad.analysis.claims import (
 )
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ConfigError, ResultError
+from stalegrad.planning.studies import study_module
 
 
 @claim(where="section 1")
@@ -57,7 +57,9 @@ def needs_seeds(results):
 
 def judged(monkeypatch, results, *claims):
     """Verdicts on a made-up study of these claims, by name."""
-    module = ModuleType("stalegrad.analysis.claims.made_up")
+    results.home.mkdir(exist_ok=True)
+    (results.home / "claims.py").touch()
+    module = ModuleType(study_module(results.home, "claims").__name__)
     for function in claims or (always, needs_grid, needs_seeds):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -67,7 +69,7 @@ def judged(monkeypatch, results, *claims):
 def results_of(folder, preset="paper", seeds=3):
     runs = pd.DataFrame({"grid": "g", "run": [f"{i}" for i in range(seeds)]})
     runs.assign(seed=range(1, seeds + 1)).to_csv(folder / "runs.csv", index=False)
-    return StudyResults("made_up", preset, folder)
+    return StudyResults(folder / "made_up", preset, folder)
 
 
 def test_a_verdict_has_every_column(monkeypatch, tmp_path):
@@ -133,7 +135,7 @@ def test_seeds_are_those_of_the_grids_that_are_read(monkeypatch, tmp_path):
 
     table = judged(
         monkeypatch,
-        StudyResults("made_up", "paper", tmp_path),
+        StudyResults(tmp_path / "made_up", "paper", tmp_path),
         *(reads("of_many", "many"), reads("of_few", "few"), reads("of_both", "many", "few")),
     )
     assert list(table["verdict"]) == [REPRODUCED, CANNOT_TELL, CANNOT_TELL]
@@ -188,7 +190,7 @@ def test_a_claim_without_a_quotation_is_refused_by_name(text):
 
 def test_without_runs_nothing_is_told(monkeypatch, tmp_path):
     """Not even by a claim that looked at none: seeds cannot be counted."""
-    table = judged(monkeypatch, StudyResults("made_up", "paper", tmp_path))
+    table = judged(monkeypatch, StudyResults(tmp_path / "made_up", "paper", tmp_path))
     assert (table["verdict"] == CANNOT_TELL).all()
     assert table["reason"].str.contains("staleness.csv is not there").all()
 
@@ -200,24 +202,21 @@ def test_replicates_stand_for_seeds_in_a_study_of_simulations(
 ):
     rows = {"replicate": range(replicates)} if each else {"replicates": [replicates]}
     pd.DataFrame(rows).to_csv(tmp_path / "staleness.csv", index=False)
-    results = StudyResults("made_up", "paper", tmp_path)
+    results = StudyResults(tmp_path / "made_up", "paper", tmp_path)
     assert judged(monkeypatch, results, needs_seeds).loc["needs_seeds", "verdict"] == verdict
 
 
 def test_a_study_without_claims_has_none(tmp_path):
-    assert claims_of("no_such_study") == {}
-    table = judge(StudyResults("no_such_study", "paper", tmp_path))
+    assert claims_of(tmp_path / "no_such_study") == {}
+    table = judge(StudyResults(tmp_path / "no_such_study", "paper", tmp_path))
     assert table.empty
     assert tuple(table.columns) == COLUMNS
 
 
-def test_a_module_that_cannot_be_imported_is_not_taken_for_none(monkeypatch):
-    def broken(name):
-        raise ModuleNotFoundError("No module named 'absent'", name="absent")
-
-    monkeypatch.setattr(importlib, "import_module", broken)
+def test_a_module_that_cannot_be_imported_is_not_taken_for_none(tmp_path):
+    (tmp_path / "claims.py").write_text("import absent\n")
     with pytest.raises(ModuleNotFoundError, match="absent"):
-        claims_of("made_up")
+        claims_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """How long training will take: measured on this machine, kept, and said before it begins."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from helpers import small_cell
 from stalegrad.io.files import provenance_path
 from stalegrad.planning.cells import Bundle, parse_cell
 from stalegrad.planning.config import Settings
+from stalegrad.planning.freshness import training_code
 from stalegrad.training import kernels, speed
 from stalegrad.training.progress import announcement
 from stalegrad.training.speed import Speed, Speeds
@@ -195,7 +197,8 @@ def test_what_is_trained_is_not_counted(tmp_path):
         output = tmp_path / study / "bundles" / f"{bundle.hash}.csv"
         output.parent.mkdir(parents=True)
         output.touch()
-        provenance_path(output).touch()
+        made = {"bundle": bundle.hash, "code": training_code(bundle.cells)}
+        provenance_path(output).write_text(json.dumps(made))
         left = announcement(PLAN, tmp_path, 2)
         assert left == [] or left[0].startswith("training: 1 runs, about 4 s on 2 cores")
     assert left == []
