@@ -8,6 +8,7 @@ import pandas as pd
 from stalegrad.analysis.archive import archived_history
 from stalegrad.analysis.results import StudyResults, over_seeds
 from stalegrad.analysis.tables import Table
+from stalegrad.io.errors import ResultError
 from stalegrad.planning.cells import study_cells
 from stalegrad.planning.config import Preset, load_study
 from stalegrad.planning.studies import archive_of
@@ -132,6 +133,11 @@ def rounding_cells(home: Path) -> pd.DataFrame:
         for c in runs
     ]
     archive = archive_of(home)
+    if not (archive / "avx2").exists():
+        raise ResultError(
+            f"{archive / 'avx2'} is not there; it is part of the repository (`git checkout -- "
+            f"{archive}` brings it back)."
+        )
     one, other = (
         archived_history(folder).groupby("run").tail(1)[["run", "test_accuracy"]]
         for folder in (archive, archive / "avx2")
