@@ -1,6 +1,7 @@
 """Use from Python: what `import stalegrad as sg` offers.
 
 Everything here is made of what the workflow is made of: the same cells, hashes, backends and files.
+PyTorch and pandas are imported by the functions that need them.
 """
 
 import itertools
@@ -8,13 +9,9 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from stalegrad import specs
-from stalegrad.analysis.archive import gather, restore
-from stalegrad.analysis.results import StudyResults, read_csv
 from stalegrad.clusters import Cluster
 from stalegrad.data_order import CLUSTER, Partition, generator
 from stalegrad.io.errors import ConfigError, ResultError
@@ -24,8 +21,12 @@ from stalegrad.planning.plan import Plan
 from stalegrad.problems import Problem
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule
-from stalegrad.training.bundles import Place, Progress, train_bundle
-from stalegrad.training.machine import cores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stalegrad.analysis.results import StudyResults
+    from stalegrad.training.bundles import Place, Progress
 
 # A part of a cell: made already, or as configuration has it, `{"name": "sgd", "lr": 0.1}`.
 Part = Any | Mapping[str, Any]
@@ -116,8 +117,8 @@ def train(
     device: str = "auto",
     backend: str = "auto",
     threads: int | None = None,
-    report: Callable[[Progress], None] | None = None,
-) -> pd.DataFrame:
+    report: "Callable[[Progress], None] | None" = None,
+) -> "pd.DataFrame":
     """Train runs; one row a run and epoch, in the order given.
 
     Columns: `run`, the hash; the fields of the cell and its parts; `epoch`, `updates`,
@@ -132,6 +133,11 @@ def train(
 
     Raises ConfigError where two cells that differ would have one hash.
     """
+    import pandas as pd
+
+    from stalegrad.training.bundles import Place
+    from stalegrad.training.machine import cores
+
     distinct = _distinct([cells] if isinstance(cells, Cell) else list(cells))
     place = Place(Path(data_folder), device, backend, threads or cores())
     with tempfile.TemporaryDirectory() as temporary:
@@ -150,13 +156,16 @@ def results(
     preset: str = "paper",
     results_folder: str | Path = "results",
     config: str | Path = "config",
-) -> StudyResults:
+) -> "StudyResults":
     """The results of a study: its tables `runs` and `history`, and `grid`, `curves`, `published`.
 
     They are those that the workflow has gathered in `results_folder`, or, of the preset `paper`,
     those that the study's archive holds of grids that are measured in full. config: the folder with
     the configuration, seen from which studies are found. Raises ResultError where there are none.
     """
+    from stalegrad.analysis.archive import gather, restore
+    from stalegrad.analysis.results import StudyResults
+
     archived = {"measured_only": True} if preset == "paper" else {}
     plan = Plan.load({"preset": preset, "studies": [study], **archived}, Path(config))
     gathered = Path(results_folder) / preset / study
@@ -210,8 +219,11 @@ def _bundles(cells: Iterable[Cell]) -> list[Bundle]:
 
 
 def _trained(
-    bundle: Bundle, folder: Path, place: Place, report: Callable[[Progress], None] | None
-) -> pd.DataFrame:
+    bundle: Bundle, folder: Path, place: "Place", report: "Callable[[Progress], None] | None"
+) -> "pd.DataFrame":
+    from stalegrad.analysis.results import read_csv
+    from stalegrad.training.bundles import train_bundle
+
     output = folder / f"{bundle.hash}.csv"
     if not can_take(output, bundle):
         train_bundle(bundle, output, place, report)
