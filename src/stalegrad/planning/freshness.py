@@ -9,6 +9,7 @@ imported: the workflow asks for it at the start of every job.
 import dataclasses
 import hashlib
 import json
+import secrets
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -71,8 +72,10 @@ def training_code(cells: Iterable[Any]) -> str:
     notebook. Another one each time where the source of that cannot be had."""
     cells = list(cells)
     files = digest(code_of("training.bundles", cells))
-    typed = own_code(*(part for cell in cells for part in _parts(cell))).digest
-    return files if typed is None else f"{files}-{typed}"
+    own = own_code(*(part for cell in cells for part in _parts(cell)))
+    if own.unknown:
+        return f"{files}-{secrets.token_hex(8)}"
+    return files if own.digest is None else f"{files}-{own.digest}"
 
 
 def own_code(*parts: Any) -> interactive.Written:
@@ -105,8 +108,9 @@ def can_take(output: Path, bundle: Trained) -> bool:
     fresh = is_fresh(output, bundle)
     if made is not None and not fresh:
         unknown = own_code(*(part for cell in bundle.cells for part in _parts(cell))).unknown
-        other = "was trained by other code than there is now"
-        why = f"may have been trained by other code, for {unknown}" if unknown else other
+        why = "was trained by other code than there is now"
+        if unknown:
+            why = f"is never taken as it is, because {unknown}"
         print(f"note: {output} {why}; it is trained anew.", file=sys.stderr, flush=True)
     return fresh
 

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import inspect
 import linecache
-import secrets
 import sys
 import sysconfig
 import types
@@ -42,12 +41,9 @@ class Written:
 
     @property
     def digest(self) -> str | None:
-        """Changes with `texts`; None where all is in files. Another one each time where something
-        is unknown, so that it equals nothing that was kept."""
-        if self.unknown:
-            return secrets.token_hex(8)
-        joined = "\0".join(self.texts)
-        return hashlib.sha256(joined.encode()).hexdigest()[:16] if self.texts else None
+        """Changes with `texts`, as far as they are known; None where all is in files."""
+        texts = [*self.texts, *([self.unknown] if self.unknown else [])]
+        return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] if texts else None
 
 
 def written(*things: Any) -> Written:
