@@ -61,8 +61,16 @@ def spec_class(kind: str, name: str) -> type[Any]:
 
 
 def name_of(value: Any) -> str:
-    """The name a spec goes by in configuration: that of its module."""
-    return type(value).__module__.rpartition(".")[2]
+    """The name a spec goes by: that of its module, as in configuration, without an underscore in
+    front. Of a class that is none of the package, `module.Class`, which no choice is called."""
+    cls = type(value)
+    module = cls.__module__.rpartition(".")[2]
+    return module.lstrip("_") if is_of_package(cls) else f"{module}.{cls.__qualname__}"
+
+
+def is_of_package(thing: Any) -> bool:
+    """Whether a class or function is defined in a module of this package."""
+    return (getattr(thing, "__module__", None) or "").partition(".")[0] == __package__
 
 
 def parse(kind: str, keys: Any, *, where: str, key: str) -> Any:
@@ -108,6 +116,12 @@ def files(value: Any) -> tuple[Path, ...]:
     cell, and a file that changes makes what was computed of it out of date.
     """
     return tuple(map(Path, value.files())) if hasattr(value, "files") else ()
+
+
+def code(value: Any) -> tuple[Any, ...]:
+    """The classes and functions that decide what a spec computes: its own class, and those that its
+    method `code` gives, where it has one."""
+    return (type(value), *(value.code() if hasattr(value, "code") else ()))
 
 
 @functools.cache

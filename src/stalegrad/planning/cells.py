@@ -15,6 +15,7 @@ from pydantic import Field
 from stalegrad import specs
 from stalegrad.data_order import Partition, check_labels
 from stalegrad.io.errors import ConfigError
+from stalegrad.planning import freshness
 from stalegrad.planning.config import (
     Count,
     Grid,
@@ -25,7 +26,6 @@ from stalegrad.planning.config import (
     Trajectory,
     at_preset,
 )
-from stalegrad.planning.freshness import file_digest
 from stalegrad.problems import runs_in_step
 from stalegrad.schedule import Workload
 
@@ -57,10 +57,13 @@ class Cell:
 
     @functools.cached_property
     def hash(self) -> str:
-        """Names the run: 16 hexadecimal digits over its content, and that of the files it names."""
+        """Names the run: 16 hexadecimal digits over its content, that of the files it names, and
+        the source of what is defined in a notebook."""
         content = self._plain(specs.without_defaults)
+        typed = freshness.own_code(*(getattr(self, part) for part in _PARTS)).digest
+        content |= {"notebook": typed} if typed else {}
         named = [file.absolute() for part in _PARTS for file in specs.files(getattr(self, part))]
-        return _digest(content | ({"files": [*map(file_digest, named)]} if named else {}))
+        return _digest(content | ({"files": [*map(freshness.file_digest, named)]} if named else {}))
 
     def workload(self) -> Workload | None:
         """Its minibatches; None where they are known only once the data are read."""
@@ -126,8 +129,15 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
     for key, kind in _PARTS.items():
         if key in values:
             values[key] = specs.parse(kind, values[key], where=where, key=key)
-            _check_files(values[key], where, key)
     cell = specs.validate(Cell, values, where=where)
+    check_cell(cell, where)
+    return cell
+
+
+def check_cell(cell: Cell, where: str) -> None:
+    """Raises ConfigError naming `where` and the key that does not go with the others."""
+    for part in _PARTS:
+        _check_files(getattr(cell, part), where, part)
     _check_partition(cell, where)
     if cell.batch_size > (most := cell.samples_in_epoch()):
         of = "samples drawn in an epoch" if cell.partition == "independent" else "training samples"
@@ -143,7 +153,6 @@ def parse_cell(values: Mapping[str, Any], where: str) -> Cell:
                 f"{where}: 'cluster' is {specs.describe(cell.cluster)}, which cannot do what "
                 f"'epochs', 'batch_size' and 'partition' ask for: {error}."
             ) from None
-    return cell
 
 
 def _check_files(part: Any, where: str, key: str) -> None:

@@ -8,8 +8,8 @@ imported: the workflow asks for it at the start of every job.
 
 import dataclasses
 import hashlib
-import inspect
 import json
+import secrets
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from stalegrad import specs
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import is_trained, provenance_path
-from stalegrad.planning import sources
+from stalegrad.planning import interactive, sources
 from stalegrad.planning.sources import PACKAGE
 
 # Where a closure stops. What `config` reads ends in the content of cells, which their hashes tell;
@@ -59,10 +59,11 @@ def code_of(module: str, cells: Iterable[Any] = ()) -> list[Path]:
     sorted.
 
     They are its source, that of the problems, rules and clusters of the cells, and the files that
-    these name. cells: of any kind (`Cell`, `SimulationCell`).
+    these name. What is defined in a notebook is in no file: see `training_code`. cells: of any kind
+    (`Cell`, `SimulationCell`).
     """
     parts = {part for cell in cells for part in _parts(cell)}
-    classes = {Path(inspect.getfile(type(part))) for part in parts}
+    classes = interactive.written(*(thing for part in parts for thing in specs.code(part))).files
     named = {file for part in parts for file in specs.files(part)}
     start = PACKAGE.joinpath(*module.split("."))
     start = start / "__init__.py" if start.is_dir() else start.with_suffix(".py")
@@ -70,8 +71,20 @@ def code_of(module: str, cells: Iterable[Any] = ()) -> list[Path]:
 
 
 def training_code(cells: Iterable[Any]) -> str:
-    """The digest of all files that decide what training cells gives."""
-    return digest(code_of("training.bundles", cells))
+    """The digest of all that decides what training cells gives: files, and what is defined in a
+    notebook. Another one each time where the source of that cannot be had."""
+    cells = list(cells)
+    files = digest(code_of("training.bundles", cells))
+    own = own_code(*(part for cell in cells for part in _parts(cell)))
+    if own.unknown:
+        return f"{files}-{secrets.token_hex(8)}"
+    return files if own.digest is None else f"{files}-{own.digest}"
+
+
+def own_code(*parts: Any) -> interactive.Written:
+    """What specs compute by, beside the package: see `interactive.Written`."""
+    things = {id(thing): thing for part in parts for thing in specs.code(part)}.values()
+    return interactive.written(*(thing for thing in things if not specs.is_of_package(thing)))
 
 
 def is_fresh(output: Path, bundle: Trained) -> bool:
@@ -97,8 +110,11 @@ def can_take(output: Path, bundle: Trained) -> bool:
         )
     fresh = is_fresh(output, bundle)
     if made is not None and not fresh:
-        print(f"note: {output} was trained by other code than there is now; it is trained anew.",
-              file=sys.stderr, flush=True)  # fmt: skip
+        unknown = own_code(*(part for cell in bundle.cells for part in _parts(cell))).unknown
+        why = "was trained by other code than there is now"
+        if unknown:
+            why = f"is never taken as it is, because {unknown}"
+        print(f"note: {output} {why}; it is trained anew.", file=sys.stderr, flush=True)
     return fresh
 
 

@@ -6,7 +6,7 @@ gives a `Task`: the data on a device and the functions of flat weights that repl
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,7 +112,9 @@ def load_task(
     Raises ConfigError where parameters, samples or classes are others: memory, minibatches and
     partitions were reckoned with what it says.
     """
-    task = problem.load(data_folder, device, dtype)
+    # By its name a backend knows what it can do: a kernel of the class that a subclass is made of
+    # may not be the subclass's.
+    task = replace(problem.load(data_folder, device, dtype), name=name_of(problem))
     targets = task.train[1]
     wrong = []
     if (laid_out := sum(map(math.prod, task.layers))) != task.parameters:

@@ -302,7 +302,8 @@ def _plan_parts(
     parts = []
     # Side by side by their seed, runs can share minibatches.
     in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
-    for _, cells in itertools.groupby(in_order, lockstep_key):
+    # A notebook may have two classes of one name, as where it has defined one anew.
+    for _, cells in itertools.groupby(in_order, lambda cell: (lockstep_key(cell), type(cell.rule))):
         planned = plan_runs(list(cells), targets, bundle.per_epoch or 1)
         size = min(backend.runs_at_once or len(planned), _fitting(task, planned, room))
         parts += [tuple(planned[i : i + size]) for i in range(0, len(planned), size)]

@@ -17,6 +17,13 @@ from stalegrad.training import kernels
 from stalegrad.training.backends import cpu
 
 
+def cores() -> int:
+    """Those this process may use, where the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
 def settled_torch(device: torch.device) -> Iterator[None]:
     """PyTorch as results need it.
