@@ -86,6 +86,8 @@ def test_what_it_cannot_do_is_refused(data_folder):
         make_backend("batched", dropout)
     with pytest.raises(ConfigError, match="'quadratic' has no form for many runs at once"):
         make_backend("batched_tf32", quadratic_task([1.0], lambda seed: [1.0]))
+    with pytest.raises(ValueError, match="'batched' cannot .* 'quadratic' has no form for many"):
+        BatchedBackend(quadratic_task([1.0], lambda seed: [1.0]))
 
 
 MIXED = Bundle(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,11 @@ def test_metrics_equal_the_reference(task, dtype):
     assert fused["test_loss"].dtype == torch.float64
     tolerance = TOLERANCE[dtype]
     assert fused["test_loss"].tolist() == pytest.approx(wanted["test_loss"].tolist(), rel=tolerance)
+
+
+def test_a_task_without_labels_is_refused(lenet):
+    with pytest.raises(ValueError, match="The targets of the problem 'lenet5' are not labels"):
+        cpu.CpuBackend(replace(lenet, metrics_of=None))
 
 
 def test_predictions_equal_argmax(task, dtype):

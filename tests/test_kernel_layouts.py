@@ -2,6 +2,7 @@
 
 import ctypes
 
+import numpy as np
 import pytest
 
 from stalegrad.training import kernels
@@ -80,3 +81,13 @@ def test_all_structures_are_compared_when_a_kernel_is_made(structure, monkeypatc
     monkeypatch.setattr(calls, structure.__name__, other)
     with pytest.raises(TypeError, match=f"The structure {structure.__name__} differs"):
         Kernel("lenet5")
+
+
+def test_fields_take_what_they_hold_and_no_others():
+    weights = np.arange(3.0)
+    call = Minibatches(batch=2, weights=weights, noise=None)
+    assert (call.batch, call.weights, call.noise) == (2, weights.ctypes.data, None)
+    with pytest.raises(TypeError, match="The field weights is an array or None, not 1.5"):
+        call.set(weights=1.5)
+    with pytest.raises(KeyError, match="weight"):
+        call.set(weight=weights)

@@ -39,7 +39,7 @@ class BatchedBackend(Backend):
     def __init__(self, task: Task, tf32: bool = False):
         self.name = "batched_tf32" if tf32 else "batched"
         if task.together is None:
-            raise ValueError(reason_against(task))
+            raise ValueError(f"The backend '{self.name}' cannot be used: {reason_against(task)}.")
         self._task, self._together, self._tf32 = task, task.together, tf32
         on_cpu = task.train[0].device.type == "cpu"
         self._evaluated = task.test_chunk if on_cpu else EVALUATED_ON_GPU

@@ -24,9 +24,9 @@ class _Call(ctypes.Structure):
         self.set(**fields)
 
     def set(self, **fields: int | float | Array | None) -> None:
-        pointers = {name for name, kind, *_ in self._fields_ if kind is _pointer}
+        kinds = {name: kind for name, kind, *_ in self._fields_}
         for name, value in fields.items():
-            if name not in pointers:
+            if kinds[name] is not _pointer:
                 setattr(self, name, value)
             elif value is None or isinstance(value, Array):
                 self.arrays[name] = value
