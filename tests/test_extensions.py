@@ -67,10 +67,10 @@ def test_a_rule_is_one_file(copy):
 
 def test_a_problem_of_ones_own_module_and_data_is_one_file(copy):
     shutil.copy(EXTENSIONS / "digits.py", copy / "stalegrad" / "problems")
-    code, history = train(
-        copy, problem="digits", units=24, lr=0.2, momentum=0.9, delay=2, batch_size=30, epochs=8
+    _, history = train(
+        copy, problem="digits", units=24, lr=0.03, momentum=0.8, delay=2, batch_size=30, epochs=8
     )
-    assert history["test_accuracy"].iloc[0] < 0.9 < history["test_accuracy"].iloc[-1]
+    assert history["test_accuracy"].iloc[0] < 0.8 < history["test_accuracy"].iloc[-1]
     assert history["updates"].iloc[-1] == 8 * 1_500 // 30 - 2
     provenance = json.loads(provenance_path(copy / "out.csv").read_text())
     assert provenance["backend"] == "torch"

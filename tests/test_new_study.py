@@ -49,12 +49,19 @@ def settings_said(said: str) -> dict:
     return {key: yaml.load(value, yaml.BaseLoader) for key, value in pairs}
 
 
-def test_a_study_of_the_project_is_found_as_it_is(project, capsys):
-    assert call("mine") == 0
+@pytest.mark.parametrize("folder", ["studies", "../project/studies/", "absolute"])
+def test_a_study_of_the_project_is_found_as_it_is(folder, project, capsys):
+    folder = project / "studies" if folder == "absolute" else folder
+    assert call("mine", "--folder", folder) == 0
     assert {path.name for path in (project / "studies" / "mine").iterdir()} == FILES
     said = capsys.readouterr().out
     assert settings_said(said) == {"preset": "smoke", "studies": ["mine"]}
-    assert "pytest studies/mine" in said and "studies_folders" not in said
+    assert f"pytest {Path(folder, 'mine')}" in said and "studies_folders" not in said
+
+
+def test_the_usual_folder_is_that_of_the_project(project):
+    assert call("mine") == 0
+    assert (project / "studies" / "mine" / "study.yaml").exists()
 
 
 @pytest.mark.parametrize("folder", ["../elsewhere", "../else, where: [x]", "absolute"])

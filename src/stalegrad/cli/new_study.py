@@ -43,13 +43,14 @@ def add_new_study(commands: Commands) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
-    folders = settings_of(options).studies_folders
+    named = settings_of(options).studies_folders
+    folders = [options.config_folder.parent / name for name in named]
     home = options.folder / options.name
-    check_name(options.name, [options.config_folder.parent / name for name in folders])
+    check_name(options.name, folders)
     write_study(home, _seen_from_project(home, options))
-    named = _seen_from_project(options.folder, options)
-    known = named in map(os.path.normpath, folders)
-    print(next_steps(home, None if known else [*folders, named]))
+    found = options.folder.resolve() in [folder.resolve() for folder in folders]
+    there = _seen_from_project(options.folder, options)
+    print(next_steps(home, None if found else [*named, there]))
 
 
 def check_name(name: str, folders: Iterable[Path]) -> None:
@@ -59,8 +60,8 @@ def check_name(name: str, folders: Iterable[Path]) -> None:
 
     if not (name.isidentifier() and name.isascii()):
         raise ConfigError(
-            f"'{name}' cannot name a study; use the letters a to z, digits and _, and begin with a "
-            f"letter, such as my_study."
+            f"'{name}' cannot name a study; use the letters a to z, digits and _, and do not begin "
+            f"with a digit, such as my_study."
         )
     if name in TAKEN:
         raise ConfigError(
