@@ -22,8 +22,9 @@ def settled_torch(device: torch.device) -> Iterator[None]:
     """PyTorch set up so that results repeat, for the time of the block.
 
     On a CPU our threads divide the runs; PyTorch's own would compete with them and change
-    roundings. On a GPU float32 stays float32: by default cuDNN rounds convolutions to TF32, and cuBLAS rounds
-    products if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers.
+    roundings. On a GPU float32 stays float32: by default cuDNN rounds convolutions to TF32, and
+    cuBLAS rounds products if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's
+    containers.
     """
     kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     threads, precisions = torch.get_num_threads(), [kind.fp32_precision for kind in kinds]
