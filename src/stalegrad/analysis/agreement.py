@@ -1,8 +1,8 @@
 """Whether runs that are trained again agree with those that are archived.
 
 Vector instructions decide the order of sums, and so the last digits. In a cell that learns,
-training forgets these; at the edge of collapse they decide the outcome of a run, as its seed does. Rounding
-acts like one more seed, so the seeds tell which cells are steady:
+training forgets these; at the edge of collapse they decide the outcome of a run, as its seed does.
+Rounding acts like one more seed, so the seeds tell which cells are steady:
 
 - A cell is steady where at least `SEEDS` seeds of it are archived, none of them diverged, and at
   every epoch of the whole history the seeds lie within `Tolerance.steady` of each other, in each

@@ -41,8 +41,8 @@ def add_to_archive(archive: Path, outputs: list[Path]) -> int:
     """Add the bundles at `outputs` to the archive of a study. Returns how many runs were new.
 
     Runs that are archived already are not changed. The same content gives the same bytes. A lock
-    lets one call at a time add to a study. A run is archived once `runs.txt`, which is written last,
-    names it; so the next call repairs what a killed one has left.
+    lets one call at a time add to a study. A run is archived once `runs.txt`, which is written
+    last, names it; so the next call repairs what a killed one has left.
     """
     if not outputs:
         return 0
@@ -115,8 +115,8 @@ def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
     made = json.loads(outputs["provenance"].read_text())
     if folder.name not in (made.get("bundle"), made.get("landscape")):
         raise ResultError(
-            f"{outputs['provenance']} is of other runs than the paper preset has here now; "
-            f"`snakemake --config preset=paper` makes it anew."
+            f"{outputs['provenance']} belongs to other runs than the paper preset has now; "
+            f"`snakemake --config preset=paper` makes it again."
         )
     for name, path in sorted(outputs.items(), key=lambda output: output[0] == "provenance"):
         content = path.read_bytes()

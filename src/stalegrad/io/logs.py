@@ -24,7 +24,7 @@ def logged(path: str) -> Iterator[None]:
                     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                         yield
                 except StalegradError as error:
-                    with contextlib.suppress(OSError):  # if the disk is full, the terminal has the message
+                    with contextlib.suppress(OSError):  # if it is full, see the terminal
                         print(error, file=log)
                     raise
     except StalegradError as error:

@@ -94,7 +94,7 @@ def can_take(output: Path, bundle: Trained) -> bool:
         )
     fresh = is_fresh(output, bundle)
     if made is not None and not fresh:
-        print(f"note: {output} was trained by other code than there is now; it is trained anew.",
+        print(f"note: {output} was made by other code than the present one; it is trained again.",
               file=sys.stderr, flush=True)  # fmt: skip
     return fresh
 

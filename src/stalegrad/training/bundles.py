@@ -316,8 +316,8 @@ def _fitting(task: Task, planned: list[Planned], room: float) -> int:
         raise ConfigError(
             f"cell {largest.cell.hash} ({json.dumps(largest.cell.columns())}): one run takes about "
             f"{need.peak:,.0f} megabytes, {need.snapshots:,.0f} of them for the weights that its "
-            f"gradients in flight were computed at, and {room:,.0f} can be had; train it where "
-            f"there is more memory, or lower its delay or its minibatch."
+            f"gradients in flight were computed at, and {room:,.0f} are available; train it where "
+            f"there is more memory, or reduce its delay or its minibatch."
         )
     return len(planned) if math.isinf(room) else int(room // need.peak)
 
