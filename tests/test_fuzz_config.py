@@ -153,11 +153,11 @@ def test_any_bytes_in_place_of_a_file_are_refused(content):
 WRONG = [
     ("studies/long/study.yaml", "epochs: 100", "epochs: 0", "grids.one: 'epochs' is 0"),
     ("studies/long/study.yaml", "epochs: 100", "epocs: 100", "'epocs' is not a known key"),
-    ("studies/long/study.yaml", "delay: 2", "delay: 40000", "a delay of 40000 steps with"),
-    ("studies/long/study.yaml", "title: A", "title: B\ntitle: A", "the key 'title' occurs twice"),
+    ("studies/long/study.yaml", "delay: 2", "delay: 40000", "a delay of 40000 steps with 40000 steps"),
+    ("studies/long/study.yaml", "title: A", "title: B\ntitle: A", "the key 'title' stands there twice"),
     ("config/presets/smoke.yaml", "seeds: 1", "seeds: x", "'seeds' is the text 'x'"),
     ("config/config.yaml", "threads: 1", "threads: 0", "'threads' is 0"),
-    ("config/config.yaml", "preset: quick", "threads: 2\npreset: quick", "'threads' occurs twice"),
+    ("config/config.yaml", "preset: quick", "threads: 2\npreset: quick", "'threads' stands there twice"),
 ]  # fmt: skip
 
 

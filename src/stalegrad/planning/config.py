@@ -232,7 +232,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"line {line}: the key '{key.value}' occurs twice")
+                    raise yaml.YAMLError(f"line {line}: the key '{key.value}' stands there twice")
                 seen.add(key.value)
         return node
 
