@@ -289,8 +289,8 @@ class LandscapeCell:
     left_out: tuple[str, ...] = ()
 
     def megabytes(self) -> int:
-        """Memory to request for the job that computes it: PyTorch and the data, a few copies of all
-        recorded weights in float64, and the activations of a chunk of points."""
+        """Memory a job that computes it may take: PyTorch and the data, all weights recorded a few
+        times over in float64, and the images of a chunk of points going through the network."""
         recorded = sum(c.epochs * self.runs.per_epoch + 1 for c in self.runs.cells)
         weights = recorded * self.runs.cells[0].problem.parameters() * 8 / 1e6
         return math.ceil(2_000 + 5 * weights)

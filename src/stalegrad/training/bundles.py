@@ -281,7 +281,7 @@ class Part:
 
 
 def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
-    """The part before its first arrival, recorded if the bundle has `per_epoch`."""
+    """The part before its first arrival, recorded where the bundle says so."""
     part = replace(part, state=replay.start(task, [p.run for p in part.planned]))
     if bundle.per_epoch is None:
         return part
@@ -338,7 +338,7 @@ def _in_memory(parts: list[Part], needs: list[memory.Need], room: float, threads
 
 
 def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
-    """The part after one more epoch, without the runs that are no longer finite."""
+    """The part one epoch on; runs that are no longer finite have left it."""
     if part.state is None:
         part = _begin(task, backend, bundle, part)
     here = part.running
