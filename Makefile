@@ -1,5 +1,6 @@
 ## make reproduce   set everything up, run the pipeline, say where the report is
 ## make test        set everything up, run all that CI runs
+## make docs        build the API reference: build/api/index.html
 ## make lock        resolve pyproject.toml into requirements.lock again (needs uv)
 ##
 ## PRESET=quick     smoke, quick or paper
@@ -15,7 +16,7 @@ TORCH_INDEX ?=
 
 ACTIVATE := . .venv/bin/activate &&
 
-.PHONY: help reproduce test lock system
+.PHONY: help reproduce test docs lock system
 .DELETE_ON_ERROR:
 
 help:
@@ -38,6 +39,11 @@ test: .venv/complete
 	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal -m "not alone"
 	$(ACTIVATE) pytest -m alone
 	$(ACTIVATE) snakemake --cores 2 --config preset=smoke
+
+docs: .venv/complete
+	$(ACTIVATE) python tools/api_reference.py build/api
+	@echo "Reference: build/api/index.html"
+	@echo "With its search: python -m http.server --directory build/api"
 
 # The project itself is built with the locked setuptools, so nothing unpinned is fetched.
 .venv/complete: requirements.lock requirements-torch.lock pyproject.toml | system

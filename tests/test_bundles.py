@@ -436,7 +436,7 @@ def test_run_alone_that_does_not_fit_names_the_cell(tmp_path, place, monkeypatch
     said = str(refused.value)
     assert said.startswith(f"cell {cell.hash} (") and "one run takes about" in said
     snapshots = 7 * PARAMETERS * 4 / 1e6
-    assert f"{snapshots:,.0f} of them for the weights" in said and "3 can be had" in said
+    assert f"{snapshots:,.0f} of them for the weights" in said and "3 are available" in said
     assert list(tmp_path.iterdir()) == []
 
 

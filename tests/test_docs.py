@@ -16,6 +16,8 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} - {
     "build",
 }
 MADE = ("build/", "results/")
+# What a reader is told to write, in documents that say how.
+EXAMPLES = {"studies/mine"}
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 NAME = re.compile(r"\w+(\.\w+)+")
@@ -32,7 +34,7 @@ def named_paths(document: Path) -> list[tuple[str, Path]]:
         if ":" not in target
     ]
     for word in (word for code in CODE.findall(text) for word in code.split()):
-        if word.partition("/")[0] in FOLDERS and "/" in word:
+        if word.partition("/")[0] in FOLDERS and "/" in word and word not in EXAMPLES:
             found.append((word, ROOT / word))
     return [(shown, path) for shown, path in found if path.is_relative_to(ROOT)]
 

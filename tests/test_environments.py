@@ -154,3 +154,13 @@ def test_killed_test_leaves_no_configuration_of_slurm(tmp_path):
 def test_every_environment_is_used_by_a_rule():
     named = {path for rule_file in RULE_FILES for path in named_environments(rule_file)}
     assert not set(ENVIRONMENTS) - named
+
+
+def test_hosted_ci_runs_make_test_from_the_oldest_python_on():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    oldest = PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    assert job["strategy"]["matrix"]["python"][0] == oldest
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test"]
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert actions and all(re.fullmatch(r"actions/[a-z-]+@v\d+", action) for action in actions)

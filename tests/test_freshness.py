@@ -199,7 +199,7 @@ def test_what_other_code_has_trained_is_not_taken_and_said(trained, made, capsys
     said = capsys.readouterr().err
     assert (
         said
-        == f"note: {trained} was trained by other code than there is now; it is trained anew.\n"
+        == f"note: {trained} was made by other code than the present one; it is trained again.\n"
     )
 
 

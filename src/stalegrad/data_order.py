@@ -7,7 +7,7 @@ import numpy as np
 
 from stalegrad.schedule import Workload
 
-# Streams of random numbers drawn from one seed; never renumber, or old results change.
+# What random numbers are drawn for, from one seed; never renumber, or old results change.
 WEIGHTS, ORDER, PARTITION, CLUSTER, DROPOUT, SYNTHETIC = range(6)
 
 

@@ -1,8 +1,8 @@
 """Whether runs that are trained again agree with those that are archived.
 
-Vector instructions decide in which order sums are taken, and so the last digits. In a cell that
-learns, training forgets these; at the edge of collapse they decide what becomes of a run, as its
-seed does. Rounding is one more seed, so which cells are steady is told by the seeds:
+Vector instructions decide the order of sums, and so the last digits. In a cell that learns,
+training forgets these; at the edge of collapse they decide the outcome of a run, as its seed does.
+Rounding acts like one more seed, so the seeds tell which cells are steady:
 
 - A cell is steady where at least `SEEDS` seeds of it are archived, none of them diverged, and at
   every epoch of the whole history the seeds lie within `Tolerance.steady` of each other, in each
@@ -13,8 +13,8 @@ seed does. Rounding is one more seed, so which cells are steady is told by the s
 - Of the other cells only the schedule is compared: arrivals, clock and staleness, which no rounding
   of gradients reaches.
 
-One epoch of one seed cannot tell: at the edge a run may have learned after an epoch, and learn on,
-where another has collapsed.
+One epoch of one seed is not enough: at the edge of collapse one run may learn, and go on learning,
+while another collapses.
 """
 
 from collections.abc import Iterable

@@ -40,9 +40,9 @@ def archived_history(archive: Path) -> pd.DataFrame:
 def add_to_archive(archive: Path, outputs: list[Path]) -> int:
     """Add the bundles at `outputs` to the archive of a study. Returns how many runs were new.
 
-    A run that is there already stays as it is. The same content gives the same bytes. A lock lets
-    one call at a time add to a study. A run counts as archived once `runs.txt`, which is written
-    last, names it: so the next call puts right what one that was killed has left.
+    Runs that are archived already are not changed. The same content gives the same bytes. A lock
+    lets one call at a time add to a study. A run is archived once `runs.txt`, which is written
+    last, names it; so the next call repairs what a killed one has left.
     """
     if not outputs:
         return 0
@@ -86,8 +86,8 @@ def _archived(archive: Path, known: set[str]) -> tuple[pd.DataFrame, pd.DataFram
 def gather(archive: Path, grids: Mapping[str, list[Cell]], folder: Path) -> int:
     """Write `runs.csv` and `history.csv` of the archived runs among `grids` to `folder`.
 
-    What the archive does not hold is left out, so that figures and claims can be made of what has
-    been measured so far. Returns how many runs there are. Raises ResultError where there are none.
+    Runs that are not archived are left out, so that figures and claims can be made from what has
+    been measured so far. Returns the number of runs. Raises ResultError if there are none.
     """
     known = archived_runs(archive)
     there = {name: [cell for cell in cells if cell.hash in known] for name, cells in grids.items()}
@@ -102,11 +102,11 @@ def gather(archive: Path, grids: Mapping[str, list[Cell]], folder: Path) -> int:
 
 
 def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
-    """Put files into a folder of the archive, by name. Returns False where they were there already.
+    """Put files into a folder of the archive, by name. Returns False if they are there already.
 
     The folder is named by the content hash of the trajectory or landscape. Its `provenance`, which
-    must name the same hash, is written last. Raises ResultError where one of the files has not been
-    made, or where the hash is another.
+    must name the same hash, is written last. Raises ResultError if one of the files has not been
+    made, or if the hash differs.
     """
     if is_kept(folder):
         return False
@@ -115,8 +115,8 @@ def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
     made = json.loads(outputs["provenance"].read_text())
     if folder.name not in (made.get("bundle"), made.get("landscape")):
         raise ResultError(
-            f"{outputs['provenance']} is of other runs than the paper preset has here now; "
-            f"`snakemake --config preset=paper` makes it anew."
+            f"{outputs['provenance']} belongs to other runs than the paper preset has now; "
+            f"`snakemake --config preset=paper` makes it again."
         )
     for name, path in sorted(outputs.items(), key=lambda output: output[0] == "provenance"):
         content = path.read_bytes()
@@ -126,7 +126,7 @@ def keep(folder: Path, outputs: Mapping[str, Path]) -> bool:
 
 
 def restore(folder: Path, outputs: Mapping[str, Path]) -> None:
-    """Write the files that `keep` put into a folder of the archive to where they are wanted."""
+    """Copy the files that `keep` put into a folder of the archive to the paths `outputs`."""
     for name, path in outputs.items():
         kept = _kept(folder, name, path)
         content = kept.read_bytes()

@@ -1,10 +1,9 @@
-"""Claims: did it hold? A study has a module of them, one function a claim.
+"""Claims: tests of sentences in a paper, one function a claim, in a study's module `claims`.
 
 A claim's docstring opens with the sentence it tests, in quotation marks. The function takes a
-study's results and returns a `Finding`; what it holds against is written in it, before any numbers
-are seen. A cell that may not be there it asks for with `results.with_all`. `judge` turns findings
-into verdicts and sees to it that a thinned grid, too few seeds or missing data never pass for an
-answer.
+study's results and returns a `Finding`. Its threshold is written in it before any numbers are seen.
+It asks for cells that may be missing with `results.with_all`. `judge` turns findings into verdicts,
+and answers 'cannot tell' where a grid is thinned, seeds are too few or data are missing.
 """
 
 import inspect
@@ -30,9 +29,9 @@ COLUMNS = (
     *("low", "high", "reason", "paired"),
 )
 
-# The share of false ones that is let pass among the differences called beyond chance.
+# The false discovery rate: expected share of false ones among differences called beyond chance.
 FALSE_DISCOVERIES = 0.05
-# Differences that are alike to so much of the largest are one difference, but for rounding.
+# Differences within this share of the largest count as equal: the rest is rounding.
 _ROUNDING = 1e-9
 
 
@@ -40,10 +39,10 @@ _ROUNDING = 1e-9
 class Finding:
     """What a claim found.
 
-    verdict: one of VERDICTS. statistic: what was measured, in words, and its value, with a 95 %
-    interval where there is one. threshold: what it is held against. reason: one sentence. paired:
-    where the claim compares cells whose runs pair, what `compare` says of them. It stands beside
-    the verdict and decides nothing.
+    verdict: one of VERDICTS. statistic: what was measured, in words; value: its value, low and high
+    its 95 % interval if there is one. threshold: what it is compared with. reason: one sentence.
+    paired: what `compare` says, if the claim compares cells whose runs pair; shown beside the
+    verdict, of which it decides nothing.
     """
 
     verdict: str
@@ -57,7 +56,7 @@ class Finding:
 
 
 def cannot_tell(reason: str) -> Finding:
-    """Of a claim that the results leave without a statistic."""
+    """The finding of a claim for which the results give no statistic."""
     return Finding(CANNOT_TELL, "", np.nan, "", reason)
 
 
@@ -75,9 +74,8 @@ def claim(
 ) -> Callable[[Callable[[StudyResults], Finding]], Claim]:
     """Mark a function as a claim.
 
-    where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: how many it
-    needs at least of every grid it reads, but for the `exact` ones: those in which nothing is
-    random, so that all seeds are one.
+    where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: the least it
+    needs of every grid that it reads, except the grids in `exact`, in which nothing is random.
 
     Raises ConfigError, when the module is imported, for a function without a quotation.
     """
@@ -97,8 +95,8 @@ def claim(
 
 
 def claims_of(home: Path) -> dict[str, Claim]:
-    """The claims of the study in `home` by name, in the order they are written; none where it has
-    no module of them."""
+    """The claims of the study in `home` by name, in the order of the module; empty if the study has
+    no module `claims`."""
     if not (home / "claims.py").exists():
         return {}
     module = study_module(home, "claims")
@@ -126,7 +124,7 @@ def judge(results: StudyResults) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Reading(StudyResults):
-    """Results that note which grids are read of them: a claim is as good as their seeds."""
+    """Results that record which grids a claim reads: it needs enough seeds of these."""
 
     read: set[str] = field(default_factory=set)
 
@@ -140,10 +138,10 @@ class _Reading(StudyResults):
 
 
 def _within_reach(function: Claim, results: _Reading) -> Finding:
-    """The claim's own finding, or `cannot tell` where the results could not carry any.
+    """The claim's own finding, or `cannot tell` if the results cannot support one.
 
-    Of errors, only a ResultError says so. Any other is a mistake in the claim, and is raised with
-    its name.
+    Only a ResultError means that results are missing. Any other error is a mistake in the claim,
+    and is raised with the claim's name.
     """
     needs = function.claim
     try:
@@ -169,7 +167,7 @@ def _within_reach(function: Claim, results: _Reading) -> Finding:
 
 
 def _seeds(results: _Reading, exact: frozenset[str]) -> int:
-    """Seeds of the grid, among those that were read and are not exact, that has fewest."""
+    """The least number of seeds among the grids that were read and are not exact."""
     try:
         read = results.read - exact
         runs = results.grid(*read) if read else results.runs
@@ -187,7 +185,7 @@ def verdict_of(holds: Sequence[bool]) -> str:
 
 
 def share_verdict(share: float, *, most: float = 0.9, some: float = 0.5) -> str:
-    """Reproduced where at least `most` of the cases hold, partly from `some` on."""
+    """Reproduced if a share of at least `most` of the cases holds, partly from `some` on."""
     if np.isnan(share):
         return CANNOT_TELL
     return REPRODUCED if share >= most else PARTLY if share >= some else NOT_REPRODUCED
@@ -215,8 +213,8 @@ def seed_interval(
 ) -> tuple[float, float]:
     """95 % interval of a statistic of all runs, over their seeds; NaN for fewer than two.
 
-    Tukey's jackknife: how far it moves as one seed after the other is left out. It lies around the
-    statistic itself, and is `mean_interval` where that is a mean over seeds.
+    Tukey's jackknife: the change as one seed after the other is left out. The interval is centred
+    on the statistic, and equals `mean_interval` if that is a mean over seeds.
     """
     seeds = runs["seed"].unique()
     if (count := len(seeds)) < 2:
@@ -236,9 +234,9 @@ def paired_tests(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
     first, second: one row a cell and one column a seed; runs of one seed are pairs. Columns:
     difference, the mean of first less second; statistic (t) and p, two-sided; adjusted, p with the
-    false discovery rate held over the cells (Benjamini and Hochberg 1995); untested, why a cell has
-    none of these three. There is no test of one pair, nor without spread, be it that all pairs are
-    equal or that all differ by the same.
+    false discovery rate controlled over the cells (Benjamini and Hochberg 1995); untested, why a
+    cell has none of these three. One pair cannot be tested, nor pairs without spread: all equal, or
+    all with the same difference.
     """
     apart = (first - second).astype(float)
     low, high, largest = apart.min(axis=1), apart.max(axis=1), apart.abs().max(axis=1)
@@ -260,7 +258,7 @@ def paired_tests(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str]) -> str:
-    """What `paired_tests` finds beyond chance, in words; names: of first and second."""
+    """The result of `paired_tests` in words; names: what first and second are called."""
     tests = paired_tests(first, second)
     why = tests.loc[tests["untested"] != "", "untested"].value_counts(sort=False)
     untested = ", ".join(f"{reason} ({count})" for reason, count in why.items())
@@ -301,10 +299,10 @@ def compare_runs(
     value: str,
     on: Sequence[str] | None = None,
 ) -> str:
-    """`compare` for `value` of each run beside that of the other of its seed.
+    """`compare` for `value` of each run and of its counterpart in `others` with the same seed.
 
-    cell: the columns that tell the cells of `runs` apart; on: those that a run and the other share
-    (none given: all of `cell`). A cell without another is left out.
+    cell: the columns that identify the cells of `runs`; on: the columns in which counterparts agree
+    (None: all of `cell`). A cell without a counterpart is left out.
     """
     on = [*(cell if on is None else on), "seed"]
     both = runs.merge(others[[*on, value]], on=on, suffixes=("", "_other"))
@@ -314,10 +312,10 @@ def compare_runs(
 def compare_kinds(
     runs: pd.DataFrame, column: str, kinds: Mapping[Any, str], cell: Sequence[str], value: str
 ) -> str:
-    """`compare` for `value` of runs with one and with another entry of `column`, all else alike.
+    """`compare` for `value` of runs that differ in `column` alone.
 
-    kinds: the two entries and what they are called; cell: the columns that tell cells apart, of
-    which `column` is left out.
+    kinds: the two entries of `column` and what they are called; cell: the columns that identify
+    cells; `column` is ignored among them.
     """
     cell = [key for key in cell if key != column]
     first, second = (runs[runs[column] == kind] for kind in kinds)

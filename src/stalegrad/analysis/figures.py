@@ -1,4 +1,4 @@
-"""Figures any study can use by naming them: `make: common.learning_curves`."""
+"""Figures that any study can use by naming them: `make: figures.learning_curves`."""
 
 import pandas as pd
 from matplotlib.figure import Figure

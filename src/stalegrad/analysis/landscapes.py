@@ -1,9 +1,9 @@
-"""Loss landscapes: the loss around runs, in the plane that their weights moved in the most.
+"""Loss landscapes: the loss around runs, in the plane in which their weights moved most.
 
 The plane is that of the first two principal components of all weights recorded (Lamour et al. 2023,
-section II.B, after Li et al. 2018). A point of it is evaluated as any weights are, many at once, on
-the device. What it says of a run is the loss of the run's projection; how far that is from the loss
-of the run itself is recorded beside it.
+section II.B, after Li et al. 2018). Its points are evaluated on the device, many at once, like the
+weights of runs. For a run the plane shows the loss of the run's projection; the loss of the run
+itself is recorded beside it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.training.machine import describe_machine, settled_torch, vector_instructions
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
-_CHUNK = 32  # points evaluated in one go; part of what decides the last digit on a GPU
+_CHUNK = 32  # points evaluated at once; it affects the last digit on a GPU
 _SAVE_EVERY = 5.0  # seconds
 
 Report = Callable[[int, int], None]  # points done and points in all
@@ -209,9 +209,9 @@ def assemble(
 
 
 class Store:
-    """The metrics of N points, as many as are known, in a file that a later call goes on from.
+    """The metrics of N points, as far as they are computed, in a file that a later call resumes.
 
-    seconds: that earlier calls took for those known from the beginning.
+    seconds: what earlier calls took for the points that were read from the file.
     """
 
     def __init__(self, path: Path, identity: str, count: int):
@@ -224,7 +224,7 @@ class Store:
         self._read()
 
     def add(self, points: slice, metrics: dict[str, np.ndarray]) -> None:
-        """Keep the metrics of some points; now and then, on disk."""
+        """Keep the metrics of some points; every few seconds, save all to disk."""
         for name, values in metrics.items():
             self.values.setdefault(name, np.full(len(self.done), np.nan))[points] = values
         self.done[points] = True
@@ -259,8 +259,8 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Metrics [N] of the test set at the weights coefficients [N, B] @ basis [B, P].
 
-    What `store` holds is not computed again. like: a tensor whose type and device the weights take.
-    The points are cut alike whatever the number of threads, which so decides no byte.
+    Points in `store` are not computed again. like: a tensor whose type and device the weights take.
+    The points are cut into the same chunks for any number of threads, so the results are the same.
     """
     count = len(coefficients)
     chunks = [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
@@ -278,7 +278,7 @@ def evaluate(
                 store.add(*each.result())
                 if report:
                     report(int(store.done.sum()), count)
-        except BaseException:  # an interrupt keeps what is there, and waits for nothing more
+        except BaseException:  # an interrupt saves what is computed, and does not wait
             pool.shutdown(wait=False, cancel_futures=True)
             store.save()
             raise
@@ -295,9 +295,9 @@ def make_landscape(
     """Compute a landscape and write it.
 
     recorded: the history (CSV) and weights (npz) of `cell.runs`, as `train_bundle` writes them.
-    outputs: `ComputedLandscape.grid` (npz), `points` and `lines` (CSV). Beside the first stands its
-    provenance, and until it is there the points that are done; a call that finds them computes only
-    the others.
+    outputs: `ComputedLandscape.grid` (npz), `points` and `lines` (CSV). The provenance is written
+    beside the first; until then, a file beside it holds the points that are computed, and a later
+    call computes only the others.
     """
     clock = time.monotonic()
     device = resolve_device(place.device)

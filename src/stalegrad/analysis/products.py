@@ -33,12 +33,12 @@ def make_all(
     """Make all figures or tables of a study, and beside each its caption (.rst).
 
     products: name -> `make` and `caption`, as in the study's configuration. write: called with a
-    path without suffix, `<results>/<kind>/<study>_<name>`, and what was made. stand_in: makes,
-    of the reason, what is written for a product whose results are not there; without it, one that
-    has none has failed.
+    path without suffix, `<results>/<kind>/<study>_<name>`, and the product. stand_in: takes the
+    reason and makes what is written for a product whose results are missing; without it, such a
+    product has failed.
 
-    One that fails does not keep the others from being made: its traceback is printed, and at the
-    end a ResultError names those that failed.
+    A product that fails does not stop the others: its traceback is printed, and at the end a
+    ResultError names those that failed.
     """
     failed = []
     for name, product in products.items():

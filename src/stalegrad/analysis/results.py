@@ -1,4 +1,4 @@
-"""Results on disk: gathering bundles into the tables every figure, table and claim reads."""
+"""Results on disk: the tables that every figure, table and claim reads, made from bundles."""
 
 import gzip
 import zipfile
@@ -30,7 +30,7 @@ def collect(
 
     runs: one row a grid and run: grid, run, the cell's columns, final_<metric> and final_train_loss
         after the last epoch, best_test_accuracy over epochs, diverged, updates, simulated_seconds,
-        mean_staleness, max_staleness. A run that diverged has what it ended with.
+        mean_staleness, max_staleness. A run that diverged has the values of its last epoch.
     history: one row a run and epoch.
 
     Raises ResultError naming the runs that no history holds.
@@ -56,8 +56,8 @@ def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, "Cell"]
     found: list[pd.DataFrame] = []
     there: set[str] = set()
     for frame in histories:
-        # A run that stands in two places (an archive and a bundle) counts as in the first: on
-        # another machine it may have diverged at another epoch, so they must not be mixed.
+        # A run in two places (an archive and a bundle) is taken from the first: on another machine
+        # it may have diverged at another epoch, so the two must not be mixed.
         new = frame[frame["run"].isin(wanted.keys() - there)]
         there |= set(new["run"])
         found += [new] if len(new) else []  # an empty one would decide the types of columns
@@ -73,14 +73,14 @@ def _one_history(histories: Iterable[pd.DataFrame], wanted: Mapping[str, "Cell"]
     return history.sort_values(["_place", "epoch"]).drop(columns="_place").reset_index(drop=True)
 
 
-# What reading a file that was cut short, or is of another kind, ends in.
+# The errors of reading a file that was cut short or is of another kind.
 _UNREADABLE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 def read_csv(path: Path, *columns: str) -> pd.DataFrame:
     """A result CSV (or csv.gz), which must have `columns`.
 
-    Raises ResultError saying what makes it where it is missing, cut short or of another kind.
+    Raises ResultError, which says how to make it, if it is missing, cut short or of another kind.
     """
     with _read(path, "CSV"):
         frame = pd.read_csv(path, dtype={"run": str})
@@ -91,7 +91,7 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All of an npz. Raises ResultError as `read_csv`."""
-    # np.load would leave a file that it opened itself open where it is cut short.
+    # np.load leaves a file open that it opened itself and found cut short.
     with _read(path, "npz"), open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -114,7 +114,7 @@ class StudyResults:
     """What figures, tables and claims of one study read.
 
     home: the study's folder, with the paper's own numbers; folder: `results/<preset>/<study>`;
-    preset: its name, by which a claim knows whether the grid is thinned.
+    preset: its name, which tells whether the grid is thinned.
     """
 
     home: Path
@@ -131,13 +131,13 @@ class StudyResults:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """History with every run's cell columns beside it (one row a grid, run and epoch).
+        """History with the cell columns of every run (one row a grid, run and epoch).
 
-        Updates, simulated seconds and staleness are those by the end of the epoch; `diverged` and
-        `final_...` are the run's.
+        Updates, simulated seconds and staleness are cumulative to the end of the epoch; `diverged`
+        and `final_...` are those of the run.
 
-        A run that diverged stays, up to its last epoch, at what it ended with: means over seeds
-        are of all seeds at every epoch, not of those that are left.
+        A run that diverged keeps its last values up to its planned last epoch, so that means over
+        seeds include all seeds at every epoch.
         """
         history = read_csv(self.folder / "history.csv").drop(columns="diverged")
         history = _carried_on(history, self.runs)
@@ -148,7 +148,7 @@ class StudyResults:
         return read_csv(self.folder / "staleness.csv")
 
     def arrays(self, simulation: str) -> dict[str, np.ndarray]:
-        """What `schedules/<simulation>.npz` holds, as `analysis.simulations` names it."""
+        """The arrays of `schedules/<simulation>.npz`, as `analysis.simulations` names them."""
         return read_arrays(self.folder / "schedules" / f"{simulation}.npz")
 
     def trace(self, name: str) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
     if missing := [grid for grid in grids if grid not in set(frame["grid"])]:
         raise ResultError(f"runs.csv holds no run of {', '.join(missing)}; `snakemake` makes it.")
     frame = frame[frame["grid"].isin(grids)].dropna(axis=1, how="all")
-    # A column that other grids lack was read as floats; whole numbers are whole again.
+    # A column that other grids lack was read as floats; whole numbers become integers again.
     cell = frame.columns[: list(frame.columns).index("seed") + 1]
     floats = frame[cell].select_dtypes("float").dropna(axis=1)
     whole = [name for name in floats if (floats[name] % 1 == 0).all()]
@@ -206,9 +206,9 @@ def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
 
 
 def with_all(runs: pd.DataFrame, column: str, values: Iterable[object]) -> pd.DataFrame:
-    """`runs`, in which every one of `values` must stand in `column`.
+    """`runs`, whose `column` must contain all of `values`.
 
-    Raises ResultError naming those that do not, as where a preset thins the grid.
+    Raises ResultError naming the values that are missing, as when a preset thins the grid.
     """
     there = set(runs[column])
     if lacking := [str(value) for value in values if value not in there]:
@@ -221,14 +221,14 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Mean, deviation, smallest, largest and number of seeds of `value` for each cell.
 
-    keys: the columns that tell the cells apart. The deviation (ddof 1) of one seed is NaN.
+    keys: the columns that identify cells. The deviation (ddof 1) of one seed is NaN.
     """
     grouped = runs.groupby(keys, sort=True)[value]
     return grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
 
 
 def rank_correlation(ours: pd.Series, theirs: pd.Series) -> float:
-    """Spearman's, between -1 and 1; NaN where one of them is the same everywhere."""
+    """Spearman's rank correlation, between -1 and 1; NaN if one of the two is constant."""
     if ours.nunique() < 2 or theirs.nunique() < 2:
         return np.nan
     return float(stats.spearmanr(ours, theirs).statistic)

@@ -1,4 +1,4 @@
-"""Staleness alone: clusters simulated many times over, without a single gradient."""
+"""Staleness alone: clusters simulated many times, without computing a gradient."""
 
 import io
 from typing import Any
@@ -65,7 +65,7 @@ def _long_run(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
 
 
 def _sample(cell: SimulationCell, random: np.random.Generator) -> StalenessSample:
-    """Workers without end are counted after the start; those that stop, from start to end."""
+    """`hub_and_spoke` is counted after `skipped` arrivals; other clusters from start to end."""
     bins = 16 * cell.cluster.streams() + 64
     if isinstance(cell.cluster, HubAndSpoke):
         return simulate_staleness(
@@ -122,7 +122,7 @@ def _columns(cell: SimulationCell) -> dict[str, Any]:
 def shape(counts: np.ndarray) -> dict[str, float]:
     """Deviation, skewness and distance from the normal fit of staleness counted in a histogram.
 
-    All NaN where the last bin, which holds all that is larger, is not empty: there is no telling.
+    All NaN if the last bin, which holds all larger values, is not empty.
     """
     if counts[-1]:
         return dict.fromkeys(("deviation", "skewness", "normal_distance"), np.nan)
@@ -141,8 +141,8 @@ def shape(counts: np.ndarray) -> dict[str, float]:
 def normal_distance(share: np.ndarray, mean: float, deviation: float) -> float:
     """Kolmogorov-Smirnov distance between a distribution on 0, 1, ... and its normal fit.
 
-    The normal distribution is read half way between whole numbers, so that the distance measures
-    shape and not that staleness is whole.
+    The normal distribution is evaluated half way between whole numbers, so that the distance
+    measures shape, and not that staleness is a whole number.
     """
     if not deviation:
         return np.nan

@@ -1,4 +1,4 @@
-"""One look for all figures: sized for the report, in its font, colours everyone can tell apart."""
+"""The style of all figures: sized for the report, in its font, in colours all can tell apart."""
 
 import textwrap
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def panels(
 
 
 def not_measured(reason: str) -> Figure:
-    """What stands for a figure whose results are not there: a sentence that says so."""
+    """The stand-in for a figure whose results are missing: a sentence that says so."""
     figure = pyplot.figure(figsize=(HALF, 0.6), layout="none")
     lines = textwrap.wrap(f"Not measured yet: {reason}", 52)
     figure.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=GREY)

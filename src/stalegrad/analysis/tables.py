@@ -1,4 +1,4 @@
-"""Tables: one module a paper, one function a table, from a study's results to a Table.
+"""Tables: one function a table, in a study's module `tables`, from its results to a Table.
 
 Tables come before figures: a figure may draw a table's numbers, never the other way round.
 """
@@ -57,7 +57,7 @@ class Table:
         return rf"\multicolumn{{2}}{{l}}{{{heading}}}" if column in self.pairs else heading
 
     def _cells(self, column: str, value: object) -> list[str]:
-        """What stands for one entry: as many cells as its column takes."""
+        """The LaTeX cells of one entry, as many as its column takes."""
         if column in self.pairs:
             published, _, ours = str(value).partition(" | ")
             return [_in_colour(_escape(published)), _escape(ours)]
@@ -73,12 +73,12 @@ class Table:
 
 
 def not_measured(reason: str) -> Table:
-    """What stands for a table whose results are not there: a row that says so."""
+    """The stand-in for a table whose results are missing: a row that says so."""
     return Table(pd.DataFrame({"not measured yet": [reason]}))
 
 
 def _in_colour(cell: str) -> str:
-    """A published number in the colour of such, which paper/stalegrad.sty defines."""
+    """A published number in its colour, which paper/stalegrad.sty defines."""
     return cell if cell in ("--", "–") else rf"\textcolor{{published}}{{{cell}}}"
 
 

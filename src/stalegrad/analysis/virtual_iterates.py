@@ -2,10 +2,9 @@
 
 They are those of Mishchenko et al. 2022 ('Main ideas').
 
-The virtual iterate x^_k has made every step that was promised before version k: with each gradient
-applied the moment its computation starts, at the step size that it will have when it arrives. So
-x_k - x^_k is the sum, step sizes in, of the gradients that are being computed. Those that do not
-arrive before the run ends have no step and are not counted.
+The virtual iterate x^_k applies each gradient at the moment its computation starts, with the step
+size that it will have on arrival. So x_k - x^_k is the sum of the gradients being computed at
+version k, times their step sizes. Gradients that do not arrive before the run ends are not counted.
 """
 
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""Files, messages and data sets: what all the rest stands on."""
+"""Files, messages, data sets and compiled loops, which all other packages use."""

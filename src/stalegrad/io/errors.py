@@ -1,8 +1,8 @@
-"""The errors a user can meet. Each message is a whole sentence that says what to do."""
+"""The errors that users see. Each message is a sentence that says what to do."""
 
 
 class StalegradError(Exception):
-    """Something the user can put right; shown without a traceback."""
+    """An error that the user can correct; shown without a traceback."""
 
 
 class ConfigError(StalegradError):
@@ -10,7 +10,7 @@ class ConfigError(StalegradError):
 
 
 class DataError(StalegradError):
-    """A data set that could not be had, or whose bytes are not the published ones."""
+    """A data set that could not be fetched, or whose bytes are not the published ones."""
 
 
 class ResultError(StalegradError):
@@ -22,4 +22,4 @@ class OutputError(StalegradError):
 
 
 class LockedError(StalegradError):
-    """Somebody else is at work on the same results."""
+    """Another process is working on the same results."""

@@ -1,4 +1,4 @@
-"""Writing results: beside their place and renamed, so that a file is there whole or not at all."""
+"""Writing results under a temporary name and renaming them, so that a file is whole or absent."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _HERE = socket.gethostname().partition(".")[0]
-# No space, over quota, over a limit on sizes, read-only, not allowed: what a user can put right.
+# No space, over quota, file too large, read-only, not permitted: errors that a user can correct.
 _UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -26,12 +26,12 @@ _UNWRITABLE = (
 
 
 def provenance_path(output: Path) -> Path:
-    """Where the provenance of the bundle at `output` stands."""
+    """The path of the provenance of the bundle at `output`."""
     return output.with_name(output.name + ".provenance.json")
 
 
 def is_trained(output: Path) -> bool:
-    """Both files of a bundle are there; the provenance is the last thing that training writes."""
+    """Whether both files of a bundle exist; training writes the provenance last."""
     return output.exists() and provenance_path(output).exists()
 
 
@@ -47,21 +47,21 @@ def archived_folder(archive: Path, kind: str, content: str) -> Path:
 
 
 def is_kept(folder: Path) -> bool:
-    """All files of that trajectory or landscape are there: see `analysis.archive.keep`."""
+    """Whether all files of a trajectory or landscape exist: see `analysis.archive.keep`."""
     return (folder / "provenance.json").exists()
 
 
 def csv_text(frame: "pd.DataFrame") -> str:
-    """A result table as every CSV has it: nine digits, so that equal results are equal bytes."""
+    """A result table as CSV with nine digits, so that equal results give equal bytes."""
     return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; takes its place when the block ends without an error.
+    """A temporary path beside `path` to write to; it replaces `path` if the block raises no error.
 
-    What a process that was killed left there is removed. Raises OutputError where the disk is full
-    or may not be written to; `path` is then as it was.
+    Temporary files that killed processes left are removed. Raises OutputError if the disk is full
+    or not writable; `path` is then unchanged.
     """
     beside = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.part")
     with reported(path):
@@ -71,13 +71,13 @@ def replaced(path: Path) -> Iterator[Path]:
             yield beside
             os.replace(beside, path)
         finally:
-            with suppress(OSError):  # the error that led here says more
+            with suppress(OSError):  # the first error says more
                 beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """A full disk, or one that may not be written to, as an OutputError that names `path`."""
+    """Turns the error of a full or read-only disk into an OutputError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -90,7 +90,7 @@ def reported(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove parts of `path` whose writer is gone; of another machine's, those a day old."""
+    """Remove temporary files of `path` whose process ended; of other machines, those a day old."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         host, _, pid = part.name.removeprefix(f".{path.name}.").removesuffix(".part").partition(".")
         with suppress(OSError, ValueError):  # removed by another, or not one of ours
@@ -117,9 +117,9 @@ def _is_older(path: Path, seconds: float) -> bool:
 def held(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock on `path`, so that no other process works on it at the same time.
 
-    The lock is the operating system's, on a file beside `path`: it ends with the process that holds
-    it, however that ends. Where another has it, say so and wait if told to, else raise LockedError;
-    both name that process. On a file system without locks nothing is held.
+    The lock is the operating system's, on a file beside `path`; it is released when its process
+    ends in any way. If another process holds it, this one prints so and waits if `wait`, else
+    raises LockedError; both name that process. A file system without locks locks nothing.
     """
     file = path.with_name(f".{path.name}.lock")
     with reported(path):
@@ -160,7 +160,7 @@ def _locked(file: Path, path: Path, wait: bool) -> IO[str]:
 
 
 def _is_still_there(file: Path, lock: IO[str]) -> bool:
-    """Its last holder may have removed the file between our opening and our locking it."""
+    """Whether `file` is what we locked: its last holder may have removed it after we opened it."""
     try:
         return os.path.samestat(file.stat(), os.fstat(lock.fileno()))
     except FileNotFoundError:
@@ -168,8 +168,8 @@ def _is_still_there(file: Path, lock: IO[str]) -> bool:
 
 
 def bring_to_now(*folders: Path) -> None:
-    """Date the files below `folders` that are of the future, as a clock that was set back leaves
-    them, to just before now, in the order they had; those that may not be changed stay as they are.
+    """Set modification times in the future, which a clock that was set back leaves, to just before
+    now, for all files below `folders`. Their order is kept; files that may not be changed are left.
     """
     now = time.time_ns()
     dates = {}

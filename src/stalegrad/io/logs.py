@@ -1,4 +1,4 @@
-"""What a workflow job says, in its log file."""
+"""Log files of workflow jobs."""
 
 import contextlib
 import sys
@@ -24,7 +24,7 @@ def logged(path: str) -> Iterator[None]:
                     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                         yield
                 except StalegradError as error:
-                    with contextlib.suppress(OSError):  # on a full disk the terminal must do
+                    with contextlib.suppress(OSError):  # if it is full, see the terminal
                         print(error, file=log)
                     raise
     except StalegradError as error:

@@ -1,4 +1,4 @@
-"""Numbers as people say them, wherever they are shown: command, progress line, report."""
+"""Numbers in words, for the command, the progress line and the report."""
 
 
 def duration(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""From configuration to the plan of all that is to be made."""
+"""Configuration, studies, cells, and the plan of what the workflow makes."""

@@ -1,4 +1,4 @@
-"""Cells: one entry of one published table or figure, and the runs and bundles made of them."""
+"""Cells: the entries of published tables and figures, and the bundles they are trained in."""
 
 import dataclasses
 import functools
@@ -32,13 +32,13 @@ from stalegrad.schedule import Workload
 MOST_RUNS = 1_000_000  # of a grid; published ones have thousands
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
-# Weights times samples that weigh as much as the calls around a step of a small problem.
+# The calls around a step of a small problem cost as much as this many weights times samples.
 _WORK_OF_A_CALL = 400_000
 
 
 @specs.spec
 class Cell:
-    """What decides the result of one training run, all of it and nothing else.
+    """Everything that decides the result of one training run, and nothing else.
 
     problem, rule, cluster: specs (see `stalegrad.specs`). batch_size: samples in a minibatch.
     epochs: passes over the training set. partition: how samples are dealt to workers. seed: of
@@ -57,8 +57,8 @@ class Cell:
 
     @functools.cached_property
     def hash(self) -> str:
-        """Names the run: 16 hexadecimal digits over its content, that of the files it names, and
-        the source of what is defined in a notebook."""
+        """The name of the run: 16 hexadecimal digits over the cell, the content of the files that it
+        names, and the source of what is defined in a notebook."""
         content = self._plain(specs.without_defaults)
         typed = freshness.own_code(*(getattr(self, part) for part in _PARTS)).digest
         content |= {"notebook": typed} if typed else {}
@@ -66,7 +66,7 @@ class Cell:
         return _digest(content | ({"files": [*map(freshness.file_digest, named)]} if named else {}))
 
     def workload(self) -> Workload | None:
-        """Its minibatches; None where they are known only once the data are read."""
+        """The minibatches to compute; None where they are known only once the data are read."""
         samples, streams = self.samples_in_epoch(), 1
         if self.partition in ("none", "dataset"):
             streams = self.cluster.streams()
@@ -76,15 +76,15 @@ class Cell:
         return Workload((samples // self.batch_size,) * streams, self.epochs)
 
     def samples_in_epoch(self) -> int:
-        """Rows of the training set; or as many draws as count as an epoch, where minibatches are
-        independent."""
+        """Rows of the training set; with independent minibatches, the draws that count as an
+        epoch."""
         return self.problem.draws() if self.partition == "independent" else self.problem.samples()
 
     def samples(self) -> int:
-        """About how many training samples its epochs go over, as often as they are gone over.
+        """Approximate sample visits over all epochs, repeats included.
 
-        With partition `none` every worker goes over all of them. Those past the last full minibatch
-        are left out; of what a partition cuts off its parts, nothing is.
+        With partition `none` every worker visits all samples. Samples past the last full minibatch
+        are not counted; samples that a partition drops are counted.
         """
         passes = self.cluster.streams() if self.partition == "none" else 1
         whole = self.samples_in_epoch() // self.batch_size * self.batch_size
@@ -182,9 +182,9 @@ def _check_partition(cell: Cell, where: str) -> None:
 class Bundle:
     """Runs of one problem that are trained in one job and written to one file.
 
-    Those that agree in `lockstep_key` can be stepped together, as one batch of models.
-    per_epoch: record each run at its start and so often in each epoch; None records it at the end
-        of every epoch.
+    Runs with the same `lockstep_key` can be stepped together, as one batch of models.
+    per_epoch: record each run at its start and this many times in each epoch; None records it at
+        the end of every epoch.
     """
 
     cells: tuple[Cell, ...]
@@ -196,16 +196,18 @@ class Bundle:
         return _digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
-        """Memory a job with this bundle may take: PyTorch, the data and a step of one run, what
-        each run holds, and all of that once more while a checkpoint is written.
+        """Memory to request for a job with this bundle: PyTorch, the data and a step of one run,
+        and twice what the runs hold, since a checkpoint copies it.
 
-        To be asked for before it starts; what replay then takes is told by `training.memory`.
+        `training.memory` estimates what replay takes once the job runs.
         """
         return math.ceil(1_500 + 2 * sum(map(_megabytes, self.cells)))
 
     def work(self) -> float:
-        """Weights times samples, and a fixed amount for every call that steps runs together: to
-        weigh jobs against each other, equal on every machine. `training.speed` tells seconds."""
+        """Weights times samples, plus a fixed amount for each call that steps runs together.
+
+        It compares jobs, and is the same on every machine. `training.speed` estimates seconds.
+        """
         samples = sum(cell.samples() for cell in self.cells)
         steps = sum(cell.samples() // cell.batch_size for cell in self.cells)
         parameters = self.cells[0].problem.parameters()
@@ -343,7 +345,7 @@ def _landscape(landscape: Landscape, preset_name: str, preset: Preset, where: st
 
 
 def _matches(cell: Cell, keys: Mapping[str, Any]) -> bool:
-    """Whether every one of the dotted `keys` has the value given; false of none."""
+    """Whether each of the dotted `keys` has the value given; false if there are no keys."""
     values = cell.as_dict()
     found = {f"{part}.{key}": v for part in _PARTS for key, v in values[part].items()}
     return bool(keys) and all((values | found).get(key) == value for key, value in keys.items())
@@ -363,10 +365,10 @@ def _grid_cells(
     made = set()
     for keys in combinations(merged["axes"], merged["cases"]):
         values = with_keys(merged["cell"], keys, where)
-        first = parse_cell({"seed": 1} | values, where)  # what is not the seed is checked once
+        first = parse_cell({"seed": 1} | values, where)  # all but the seed is checked once
         for seed in range(1, seeds + 1):
             cell = first if "seed" in values else dataclasses.replace(first, seed=seed)
-            if cell.hash in made:  # which would count twice in every mean
+            if cell.hash in made:  # it would count twice in every mean
                 raise ConfigError(
                     f"{where}: 'axes', 'cases' and 'seeds' make one run twice, that of seed "
                     f"{cell.seed} with {json.dumps(keys)}; leave one of the two out."
@@ -399,11 +401,11 @@ def with_keys(base: Mapping[str, Any], keys: Mapping[str, Any], where: str) -> d
 
 
 def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
-    """Distinct runs cut into bundles, those that can be stepped together side by side.
+    """Distinct runs grouped into bundles; runs that can be stepped together are neighbours.
 
-    A bundle holds runs of one problem, at most `bundle_size` (of small problems, times as many as
-    are stepped at once), and fewer where they would take more than `bundle_memory` megabytes.
-    Raises ConfigError where one run alone does.
+    A bundle holds runs of one problem: at most `bundle_size` times `runs_in_step` of the problem,
+    and fewer where these would take more than `bundle_memory` megabytes. Raises ConfigError if one
+    run alone takes more.
     """
     distinct = list({cell.hash: cell for cell in cells}.values())
     out: list[Bundle] = []
@@ -423,15 +425,15 @@ def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
 
 
 def lockstep_key(cell: Cell) -> str:
-    """Equal for cells whose runs can be stepped together: what may differ is numbers."""
+    """A key that is equal for cells whose runs can be stepped together: only numbers differ."""
     switches = {k: v if isinstance(v, bool) else None for k, v in cell.rule.numbers().items()}
     rule, grouping = specs.name_of(cell.rule), cell.cluster.arrivals_per_update()
     return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
 
 
 def _megabytes(cell: Cell) -> float:
-    """What a run holds: its weights, gradient and rule state (six times the weights at most here),
-    and the weights kept for gradients in flight."""
+    """Megabytes that a run holds: weights, gradient and rule state (at most six times the weights),
+    and the old weights kept for gradients in flight."""
     return (6 + cell.cluster.in_flight()) * cell.problem.parameters() * 4 / 1e6
 
 
@@ -449,10 +451,9 @@ def _check_largest(cell: Cell, preset: Preset) -> None:
 class SimulationCell:
     """A cluster simulated for its staleness alone, in `replicates` independent repetitions.
 
-    Either a long run: `arrivals` gradients each, of which the first `skip` are not counted (a
-        tenth where it is None), so that the start, where all workers read the same weights, does
-        not weigh in.
-    Or the start itself: the first `updates` updates each, one by one.
+    Either a long run: `arrivals` gradients in each repetition. The first `skip` (None: a tenth) are
+        not counted, because all workers read the same weights at the start.
+    Or the start itself: the first `updates` updates of each repetition, one by one.
     schedule: keep the arrivals of the first repetition.
     """
 
@@ -471,8 +472,8 @@ class SimulationCell:
 
     @property
     def workload(self) -> Workload:
-        """The gradients of a repetition: workers of `hub_and_spoke` go on until all have arrived,
-        others stop after an equal share each; what does not divide is left out."""
+        """The gradients of one repetition. Workers of `hub_and_spoke` continue until all gradients
+        have arrived; in other clusters each worker computes an equal share, without remainder."""
         arrivals = self.arrivals or self.updates * self.cluster.arrivals_per_update()
         streams = 1 if specs.name_of(self.cluster) == "hub_and_spoke" else self.cluster.streams()
         return Workload((arrivals // streams,) * streams, 1)

@@ -46,17 +46,17 @@ class _Model(pydantic.BaseModel):
 
 
 class Settings(_Model):
-    """`config/config.yaml`: nothing here changes a result, but which are made and where.
+    """`config/config.yaml`: which results are made, and where; not what a result means.
 
     preset: see `Preset`. studies_folders: where studies are, relative to the folder that holds
-    `config/`. studies: their names; null for all. device, backend: `auto` takes CUDA, and the
-    fastest backend that can do the problem, where there are any (see `training.backends`).
+    `config/`. studies: their names; null for all. device, backend: `auto` takes CUDA if there is
+    any, and the fastest backend that can do the problem (see `training.backends`).
     threads: of a bundle. data_folder: of the data sets; local_data: where to look for them before
-    any network. results_folder: results come into its folder `<preset>`.
-    recompute: train runs again that are archived (see `analysis.archive`).
-    measured_only: make everything of the archived runs, trajectories and landscapes, and train
-    none; of each grid, the seeds that the archive holds for all of its cells. Figures and tables of
-    what it does not hold say that it is not measured yet.
+    any network. results_folder: results are written to its folder `<preset>`.
+    recompute: train archived runs again (see `analysis.archive`).
+    measured_only: train nothing, and use archived runs, trajectories and landscapes alone. Of each
+    grid, those seeds are used that the archive holds for all cells. A figure or table whose results
+    are missing says that it is not measured yet.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
@@ -174,7 +174,7 @@ class Simulation(SimulationCases):
 
 
 class Product(_Model):
-    """A figure or table: the sentence that says what to see, and what draws or makes it.
+    """A figure or table: its caption, and the function that makes it.
 
     make: `<module>.<function>`, of a module of the study or of `stalegrad.analysis`; null is the
     study's own module (`figures` or `tables`) and the product's own name.
@@ -204,8 +204,10 @@ class Study(_Model):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError where it is missing or not one, or where a key
-    stands twice."""
+    """The mapping in a YAML file.
+
+    Raises ConfigError if the file is missing, holds no mapping, or has a key twice.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
@@ -221,7 +223,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's readers silently take the last."""
+    """Refuses duplicate keys, of which YAML readers silently take the last."""
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -238,7 +240,7 @@ class _Loader(yaml.SafeLoader):
 def load_settings(values: Mapping[str, Any], where: str = "config/config.yaml") -> Settings:
     """Settings from plain values, such as Snakemake's merged `config`.
 
-    Of the words of YAML, Snakemake's `--config` leaves those that are no number as text.
+    Snakemake's `--config` passes `true`, `false` and `null` as text; they are read as in YAML.
     """
     words = {"true": True, "false": False, "null": None}
     plain = {k: words.get(v, v) if isinstance(v, str) else v for k, v in values.items()}
@@ -274,7 +276,7 @@ def study_homes(settings: Settings, folder: Path = Path("config")) -> dict[str, 
 
 
 def at_preset(grid: Grid | Simulation | Trajectory | Landscape, preset: str) -> dict[str, Any]:
-    """The grid's keys with those that `preset` changes laid over them.
+    """The grid's keys, with the changes that `preset` makes.
 
     `cell`, `cluster` and `axes` are merged key by key; everything else is replaced. `paper` is the
     grid as written.

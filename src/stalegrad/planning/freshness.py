@@ -1,9 +1,9 @@
-"""Freshness: which source files decide a result, and whether a finished file is still of them.
+"""Freshness: which source files decide a result, and whether a finished file was made by them.
 
 A result is out of date when the code that computes it has changed. That code is the import closure
 of the module that computes and of the modules that the parts of its cells are defined in. The
-closure is read from the source, so that there is no list of modules to keep, and nothing is
-imported: the workflow asks for it at the start of every job.
+closure is read from the source: there is no list of modules to maintain, and nothing is imported,
+which would take long, since the workflow asks at the start of every job.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from stalegrad.io.files import is_trained, provenance_path
 from stalegrad.planning import interactive, sources
 from stalegrad.planning.sources import PACKAGE
 
-# Where a closure stops. What `config` reads ends in the content of cells, which their hashes tell;
-# the package's own docstring and version, and the classes of errors, decide no number.
+# Files where a closure stops. What `config` reads becomes the content of cells, which their hashes
+# cover; the package's docstring and version, and the error classes, decide no number.
 UNDECIDING = frozenset(
     PACKAGE / name for name in ("__init__.py", "planning/config.py", "io/errors.py")
 )
 
 
 class Trained(Protocol):
-    """What is asked here of a `planning.cells.Bundle`."""
+    """The attributes of a `planning.cells.Bundle` that are used here."""
 
     @property
     def hash(self) -> str: ...
@@ -71,8 +71,8 @@ def code_of(module: str, cells: Iterable[Any] = ()) -> list[Path]:
 
 
 def training_code(cells: Iterable[Any]) -> str:
-    """The digest of all that decides what training cells gives: files, and what is defined in a
-    notebook. Another one each time where the source of that cannot be had."""
+    """The digest of all code that decides the result of training these cells: files, and what is
+    defined in a notebook. It is new at each call where the source of that cannot be read."""
     cells = list(cells)
     files = digest(code_of("training.bundles", cells))
     own = own_code(*(part for cell in cells for part in _parts(cell)))
@@ -88,9 +88,9 @@ def own_code(*parts: Any) -> interactive.Written:
 
 
 def is_fresh(output: Path, bundle: Trained) -> bool:
-    """Whether the finished file at `output` holds this bundle, as the code there is now trains it.
+    """Whether the file at `output` is finished, holds this bundle and was made by the present code.
 
-    False where there is none.
+    False if there is no file.
     """
     made = _provenance(output)
     same_run = made is not None and made.get("bundle") == bundle.hash
@@ -98,9 +98,9 @@ def is_fresh(output: Path, bundle: Trained) -> bool:
 
 
 def can_take(output: Path, bundle: Trained) -> bool:
-    """`is_fresh`, for a file that a user asks for: says why a finished file is not taken.
+    """`is_fresh` for a file that a user names; prints why a finished file is not used.
 
-    Raises ResultError where it holds another bundle, which is not to be written over.
+    Raises ResultError if it holds another bundle, which must not be overwritten.
     """
     made = _provenance(output)
     if made is not None and made.get("bundle") != bundle.hash:
@@ -111,25 +111,24 @@ def can_take(output: Path, bundle: Trained) -> bool:
     fresh = is_fresh(output, bundle)
     if made is not None and not fresh:
         unknown = own_code(*(part for cell in bundle.cells for part in _parts(cell))).unknown
-        why = "was trained by other code than there is now"
+        why = "was made by other code than the present one"
         if unknown:
             why = f"is never taken as it is, because {unknown}"
-        print(f"note: {output} {why}; it is trained anew.", file=sys.stderr, flush=True)
+        print(f"note: {output} {why}; it is trained again.", file=sys.stderr, flush=True)
     return fresh
 
 
 def is_of_this_code(output: Path, cells: Iterable[Any]) -> bool:
-    """Whether the finished file at `output`, which holds these cells, is what the code there is now
-    gives."""
+    """Whether the file at `output`, which holds these cells, was made by the present code."""
     made = _provenance(output)
     return made is not None and made.get("code") == training_code(cells)
 
 
 def digest(files: Iterable[str | Path]) -> str:
-    """Changes with what is in files; 16 hexadecimal digits.
+    """A digest of the content of files: 16 hexadecimal digits.
 
-    Snakemake alone would go by their dates, which a clock that was set back, or a copy that keeps
-    dates, makes older than the results of the files before.
+    Snakemake alone compares modification times, which mislead after a clock was set back or a copy
+    kept old times.
     """
     paths = sorted({Path(file).absolute() for file in files})
     return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()[:16]
@@ -137,12 +136,12 @@ def digest(files: Iterable[str | Path]) -> str:
 
 @cache
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as it was when this process first asked."""
+    """SHA-256 of a file, as it was when this process first read it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _provenance(output: Path) -> dict[str, Any] | None:
-    """What stands beside a finished file; None where it is not finished."""
+    """The provenance beside a finished file; None if the file is not finished."""
     if not is_trained(output):
         return None
     try:

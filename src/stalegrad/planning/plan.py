@@ -29,10 +29,10 @@ from stalegrad.planning.sources import PACKAGE
 from stalegrad.planning.studies import CONTENT, archive_of
 
 SOURCE = "src/stalegrad"
-# LeNet-5 through half a million images: some seconds, a job that imports torch taking about three
-# to start. By work and not by measured seconds, since which bundles share a job must be the same in
-# every job and on every node of a cluster, and stay so under results that are there already: else
-# Snakemake would train again what moves from one rule to another.
+# Half a million images through LeNet-5: some seconds, while a job that imports torch takes about
+# three to start. The limit is work, not measured seconds: which bundles share a job must be the
+# same in every job, on every node and in later calls, or Snakemake would train bundles again that
+# move from one rule to another.
 SHORT_WORK = 3.2e10
 
 
@@ -51,8 +51,8 @@ class Plan:
 
     @classmethod
     def load(cls, values: Mapping[str, Any], folder: Path = Path("config")) -> "Plan":
-        """From the settings' plain values. Raises ConfigError for anything that is not right,
-        down to the last cell of the last grid."""
+        """From the settings' plain values. Raises ConfigError for any mistake, down to the last
+        cell of the last grid."""
         settings = load_settings(values)
         homes = study_homes(settings, folder)
         studies = {name: load_study(home) for name, home in homes.items()}
@@ -84,7 +84,7 @@ class Plan:
 
     @cached_property
     def bundles(self) -> dict[str, dict[str, Bundle]]:
-        """Study -> hash -> bundle, of the runs that must be trained."""
+        """Study -> hash -> bundle: the runs to train."""
         out = {}
         for name, grids in self.grids.items():
             known = self.archived(name)
@@ -98,8 +98,8 @@ class Plan:
         return out
 
     def short_bundles(self, study: str) -> dict[str, Bundle]:
-        """Bundles of a study of so little work that a job for each would mostly be starting; they
-        are trained in one job."""
+        """Bundles with so little work that a job for each would spend most of its time starting;
+        they are trained in one job."""
         bundles = self.bundles[study].items()
         return {h: bundle for h, bundle in bundles if bundle.work() < SHORT_WORK}
 
@@ -174,7 +174,7 @@ class Plan:
         }
 
     def outputs(self, study: str) -> list[str]:
-        """What gathering a study leaves in `results/<preset>/<study>/`."""
+        """The files that gathering a study writes to `results/<preset>/<study>/`."""
         content = self.studies[study]
         files = ["runs.csv", "history.csv"] if content.grids else []
         if content.simulations:
@@ -205,14 +205,14 @@ class Plan:
         }
 
     def digest(self, study: str) -> str:
-        """Changes with the runs of a study, the grids they stand in, and the code of training."""
+        """A digest of the runs of a study, the grids they belong to, and the code of training."""
         runs = {name: [cell.hash for cell in grid] for name, grid in self.grids[study].items()}
         code = freshness.digest(self.code_of("training.bundles", *self.bundles[study].values()))
         return _digest(json.dumps([runs, sorted(self.archived(study)), code]))
 
     def products_digest(self, study: str, *kinds: str) -> str:
-        """Changes with all that decides a study's figures, tables or claims (`kinds`): what is
-        gathered of it (`outputs`), the code that makes that, and their own."""
+        """A digest of all that decides a study's figures, tables or claims (`kinds`): the results
+        they read (`outputs`), the code that makes these, and their own code."""
         trajectories, landscapes = self.trajectories[study], self.landscapes[study]
         traces = {name: Bundle(tuple(cells)) for name, cells in self.traces[study].items()}
         beside: list[Mapping[str, Bundle | LandscapeCell]] = [trajectories, landscapes, traces]
@@ -263,8 +263,8 @@ class Plan:
         return sorted(freshness.closure(*(file for file in files if file.exists())))
 
     def check_code(self) -> None:
-        """Raises ConfigError where a function that makes a figure or table is not there, or a
-        module of figures, tables or claims cannot be imported, or a claim has no quotation."""
+        """Raises ConfigError if a function that makes a figure or table does not exist, a module of
+        figures, tables or claims imports what does not exist, or a claim has no quotation."""
         for study, content in self.studies.items():
             for kind in ("figures", "tables"):
                 for name, product in getattr(content, kind).items():
@@ -296,7 +296,7 @@ def _digest(content: str) -> str:
 
 
 def _measured(archive: Path, grids: Mapping[str, list[Cell]]) -> dict[str, list[Cell]]:
-    """Of each grid, the runs of the seeds that the archive has in full; no grid without any."""
+    """Of each grid, the runs of the seeds that the archive holds in full; empty grids left out."""
     held, known = {}, archived_runs(archive)
     for name, grid in grids.items():
         lacking = {cell.seed for cell in grid if cell.hash not in known}

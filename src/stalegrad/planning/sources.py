@@ -1,7 +1,7 @@
 """Source files of the package, read without importing them: what they import and what they define.
 
-So the workflow knows, at no price, which code decides a result, and that a figure, table or claim
-is there before hours of training lead up to it.
+So the workflow knows, without importing anything, which code decides a result, and that every
+figure, table and claim exists before hours of training are spent on it.
 """
 
 import ast
@@ -36,8 +36,8 @@ def find_maker(kind: str, home: Path, name: str, make: str | None) -> tuple[Path
 
 
 def check_imports(file: Path) -> None:
-    """Raises ConfigError where a file of the package is no Python, or takes something from another
-    module of the package that is not there."""
+    """Raises ConfigError if a file is not valid Python, or imports a name that another module of
+    the package, or of its study, does not define."""
     for node in _statements(parsed(file).body):
         if not isinstance(node, ast.ImportFrom):
             continue
@@ -56,7 +56,7 @@ def check_imports(file: Path) -> None:
 
 
 def check_claims(file: Path) -> None:
-    """Raises ConfigError where a claim of a module has no quotation."""
+    """Raises ConfigError if a claim of a module has no quotation."""
     for node in parsed(file).body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
@@ -66,9 +66,9 @@ def check_claims(file: Path) -> None:
 
 
 def quotation(docstring: str | None, where: str, claim: str) -> str:
-    """The sentence that a claim tests: what stands in quotation marks in the first paragraph of its
-    docstring, from the first to the last mark. Raises ConfigError where the docstring does not open
-    with one."""
+    """The sentence that a claim tests: the text in quotation marks in the first paragraph of its
+    docstring, from the first mark to the last. Raises ConfigError if the docstring does not open
+    with a quotation."""
     first_paragraph = " ".join((docstring or "").partition("\n\n")[0].split())
     quoted = re.match("'(.+)'", first_paragraph)
     if quoted is None:
@@ -128,7 +128,7 @@ def _bound(node: ast.stmt) -> set[str]:
 
 
 def _statements(body: Iterable[ast.stmt], inside: bool = True) -> Iterator[ast.stmt]:
-    """All statements, those within others too; none that only a type checker sees.
+    """All statements, nested ones included, without those for type checkers alone.
 
     inside: also those of functions and classes.
     """

@@ -7,7 +7,7 @@
     <study>/notebook.py     its notebook
     <study>/measured/       its archived runs
 
-Only the first must be there. Modules of a study import one another by `from .tables import ...`.
+Only the first is required. Modules of a study import one another by `from .tables import ...`.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ ARCHIVE = "measured"
 def find_studies(folders: Iterable[Path]) -> dict[str, Path]:
     """Name -> folder of every study in `folders`, sorted by name.
 
-    Raises ConfigError where a folder is not there, or where two studies have one name.
+    Raises ConfigError if a folder does not exist, or if two studies have one name.
     """
     found: dict[str, Path] = {}
     for folder in folders:
@@ -61,9 +61,9 @@ def study_module(home: Path, name: str) -> ModuleType:
 
 
 def _package(home: Path) -> str:
-    """The package whose modules are the files in `home`, made if need be.
+    """The package whose modules are the files in `home`, created if need be.
 
-    Its name tells folders apart that are called alike.
+    Its name contains a digest of the path, so that folders of one name stay apart.
     """
     place = str(home.resolve())
     name = f"stalegrad_study_{home.name}_{hashlib.sha256(place.encode()).hexdigest()[:8]}"

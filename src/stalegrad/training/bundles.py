@@ -43,13 +43,13 @@ from stalegrad.training.replay import ReplayState, Run
 if TYPE_CHECKING:
     from stalegrad.planning.config import Settings
 
-# The most that saving may take of the time. What is saved grows with every epoch of every run.
+# The largest share of the time that saving may take. A checkpoint grows with every epoch.
 SAVING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a bundle is trained; none of it is part of what is trained."""
+    """Where and how a bundle is trained; none of it decides what is trained."""
 
     data_folder: Path
     device: str = "auto"
@@ -61,16 +61,16 @@ class Place:
         return cls(Path(settings.data_folder), settings.device, settings.backend, threads)
 
     def threads_on(self, device: torch.device) -> int:
-        """`threads` go over runs on a CPU; a GPU is kept busy by one, which alone can capture."""
+        """`threads` on a CPU, each for runs of its own; one on a GPU, as only one can capture."""
         return self.threads if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a bundle is: told after every epoch, or every stretch of one that is recorded.
+    """How far a bundle is, reported after every epoch or recorded stretch.
 
-    done, total: epochs (or stretches) over all runs; what a diverged run had left counts as done.
-    computed: those that were trained. seconds: since the beginning.
+    done, total: epochs (or stretches) over all runs; the rest of a diverged run counts as done.
+    computed: those that were trained. seconds: since the start.
     """
 
     done: int
@@ -82,7 +82,7 @@ class Progress:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """So far; made when asked for, since it is long after many epochs of many runs."""
+        """The history so far; built on demand, since it is long after many epochs of many runs."""
         return _history(self._bundle, self._parts)
 
 
@@ -99,7 +99,7 @@ def train_bundle(
     `output` (CSV) has one row a run and epoch: run, epoch, updates, simulated_seconds,
     mean_staleness and max_staleness (just before the update, so far), train_loss, the problem's
     metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
-    row and leaves the bundle. Beside it `<output>.provenance.json` says on what and how long.
+    row and leaves the bundle. `<output>.provenance.json` records machine, code and time.
 
     Where the bundle has `per_epoch`, there is a row for the start too, which has no train_loss;
     `epoch` goes up in fractions, train_loss is of the stretch since the row before, and the cells'
@@ -107,13 +107,13 @@ def train_bundle(
 
     weights: write here (npz) the array `weights` [rows, P] (float32), those of each row.
 
-    Runs that do not fit into memory side by side are trained one after another. Raises ConfigError
-    where one run alone does not fit.
+    Runs that do not fit into memory together are trained one after another. Raises ConfigError if
+    one run alone does not fit.
 
-    The state is saved beside `output` after an epoch, where that takes at most SAVING_SHARE of the
-    time; a call that finds it goes on from there. All files are written beside their place and
-    renamed. Where another process is at the same output, this one waits for it, and has nothing
-    left to do when that has finished it.
+    The state is saved beside `output` after an epoch, as long as saving takes at most SAVING_SHARE
+    of the time; a later call resumes from it. All files are written under a temporary name and
+    renamed. If another process works on the same output, this call waits for it, and returns once
+    the other has finished the output.
     """
     device = resolve_device(place.device)
     threads = place.threads_on(device)
@@ -139,7 +139,7 @@ def train_bundle(
                 [Part.of(plan, weights is not None) for plan in plans],
                 0.0,
             )
-            start = time.monotonic() - seconds  # as if there had been no kill
+            start = time.monotonic() - seconds  # time before a kill counts too
             parts, saving = begun, _Saving(checkpoint)
             for parts in _epochs(task, backend, bundle, begun, room, threads):
                 seconds = time.monotonic() - start
@@ -168,7 +168,7 @@ def _write(
     weights: Path | None,
     provenance: dict[str, Any],
 ) -> None:
-    """The files of `train_bundle`; the provenance last, which says that the others are there."""
+    """The files of `train_bundle`; the provenance last, as the sign that the others are whole."""
     if weights:
         with replaced(weights) as beside, open(beside, "wb") as file:
             np.savez(file, weights=np.stack([kept for _, kept in _in_order(bundle, parts)]))
@@ -179,7 +179,7 @@ def _write(
 def _epochs(
     task: Task, backend: Backend, bundle: Bundle, parts: list["Part"], room: float, threads: int
 ) -> Iterator[list["Part"]]:
-    """The parts after each epoch, until all are done; as many at once as `room` megabytes hold."""
+    """The parts after each epoch, until all are done; as many at once as fit into `room` MB."""
     needs = [memory.need(task, [p.run for p in part.planned]) for part in parts]
     with ThreadPoolExecutor(max_workers=threads) as pool:
         while not all(part.done for part in parts):
@@ -189,7 +189,7 @@ def _epochs(
             }
             try:
                 advanced = {i: each.result() for i, each in advancing.items()}
-            except BaseException:  # an interrupt need not wait for what has not begun
+            except BaseException:  # an interrupt does not wait for parts that have not started
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             parts = [advanced.get(i, part) for i, part in enumerate(parts)]
@@ -207,7 +207,7 @@ class Planned:
 def plan_run(cell: Cell, targets: np.ndarray) -> Planned:
     """Simulate the cell's cluster and lay out what replay needs.
 
-    Raises ConfigError where the cluster and the amount of work do not fit together.
+    Raises ConfigError if the cluster cannot do this amount of work.
     """
     return plan_runs([cell], targets)[0]
 
@@ -250,9 +250,9 @@ def _order(cell: Cell, targets: np.ndarray) -> Order:
 class Part:
     """Runs of a bundle that are stepped together, between two epochs.
 
-    planned: all of them; alive: which have not diverged; state: of those alive, None before the
-    beginning; rows: of the history so far; kept: the weights [P] that belong to each row, or None
-    where none are kept.
+    planned: all runs; alive: which of them have not diverged; state: of those alive, None before
+    the start; rows: the history so far; kept: the weights [P] of each row, or None if weights are
+    not kept.
     """
 
     planned: tuple[Planned, ...]
@@ -263,7 +263,7 @@ class Part:
 
     @classmethod
     def of(cls, planned: tuple[Planned, ...], keep: bool) -> "Part":
-        """Not yet begun."""
+        """A part that has not started."""
         return cls(planned, None, (True,) * len(planned), (), () if keep else None)
 
     @property
@@ -296,11 +296,11 @@ def _plan_parts(
     """The bundle cut into parts that are stepped together: runs of one `lockstep_key`, no more than
     the backend takes at once and than fit into `room` megabytes.
 
-    The cut never depends on the number of threads, so that these do not decide a byte.
+    The cut does not depend on the number of threads, so neither do the results.
     """
     targets = task.train[1].cpu().numpy()
     parts = []
-    # Side by side by their seed, runs can share minibatches.
+    # Neighbours of one seed can share minibatches.
     in_order = sorted(bundle.cells, key=lambda cell: (lockstep_key(cell), cell.seed))
     # A notebook may have two classes of one name, as where it has defined one anew.
     for _, cells in itertools.groupby(in_order, lambda cell: (lockstep_key(cell), type(cell.rule))):
@@ -311,21 +311,21 @@ def _plan_parts(
 
 
 def _fitting(task: Task, planned: list[Planned], room: float) -> int:
-    """How many of these runs fit into `room` megabytes together, each taken for the largest."""
+    """How many of these runs fit into `room` megabytes together, each counted as the largest."""
     largest = max(planned, key=lambda p: p.run.snapshots.slots)
     need = memory.need(task, [largest.run])
     if need.peak > room:
         raise ConfigError(
             f"cell {largest.cell.hash} ({json.dumps(largest.cell.columns())}): one run takes about "
             f"{need.peak:,.0f} megabytes, {need.snapshots:,.0f} of them for the weights that its "
-            f"gradients in flight were computed at, and {room:,.0f} can be had; train it where "
-            f"there is more memory, or lower its delay or its minibatch."
+            f"gradients in flight were computed at, and {room:,.0f} are available; train it where "
+            f"there is more memory, or reduce its delay or its minibatch."
         )
     return len(planned) if math.isinf(room) else int(room // need.peak)
 
 
 def _in_memory(parts: list[Part], needs: list[memory.Need], room: float, threads: int) -> list[int]:
-    """Numbers of the parts to advance next: in order, those not done that fit side by side."""
+    """Indices of the parts to advance next: in order, those not done that fit together."""
     chosen: list[int] = []
     held, steps = 0.0, [0.0]
     for i, (part, need) in enumerate(zip(parts, needs, strict=True)):
@@ -358,14 +358,14 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     remaining = iter(survives)
     alive = tuple(alive and next(remaining) for alive in part.alive)
     part = replace(part, state=state, alive=alive)
-    # What is done makes room for others.
+    # A part that is done frees its memory.
     return replace(part, state=state.keep([])) if part.done else part
 
 
 def _recorded(
     part: Part, state: ReplayState, losses: list[float], survives: list[bool], backend: Backend
 ) -> Part:
-    """The part with a row of history for each of its runs, at the stop that `state` is of."""
+    """The part with a row of history for each of its runs, at the stop of `state`."""
     metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
     rows = tuple(
         {
@@ -382,7 +382,7 @@ def _recorded(
 
 
 def _arrivals(run: Run, stop: int) -> int:
-    """Since the stop before."""
+    """Arrivals between the stop before and this one."""
     first, last = run.stretch(stop - 1)
     return last - first
 
@@ -442,9 +442,9 @@ def _samples_trained(parts: list[Part]) -> int:
 class Checkpoint:
     """The state of a bundle between two epochs, in a file beside its output.
 
-    identity: all that must agree for it to be gone on from: the bundle, how it is cut into parts,
-    backend, kind of device and vector instructions, PyTorch, and the code that decides a result.
-    weights: those of each row of the history are kept too.
+    identity: what must match for a checkpoint to be resumed: the bundle, its parts, backend, kind
+    of device, vector instructions, version of PyTorch, and the code that decides a result.
+    weights: whether the weights of each row of the history are kept.
     """
 
     path: Path
@@ -460,7 +460,7 @@ class Checkpoint:
         backend: str,
         keep: bool,
     ) -> "Checkpoint":
-        """backend: its name, the kind of its device, and what orders its sums."""
+        """backend: its name, the kind of its device, and its vector instructions."""
         cut = "+".join(str(len(plan)) for plan in plans)
         identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
         identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
@@ -486,7 +486,7 @@ class Checkpoint:
     def read(
         self, plans: list[tuple[Planned, ...]], device: torch.device
     ) -> tuple[list[Part], float] | None:
-        """What `write` was given, or None where there is nothing that can be gone on from."""
+        """What `write` was given, or None if there is no checkpoint to resume from."""
         otherwise = "the bundle starts from its beginning"
         if (found := load_checkpoint(self.path, self.identity, otherwise)) is None:
             return None
@@ -518,14 +518,14 @@ def _state(
         for name, array in arrays.items()
         if name.startswith(prefix)
     }
-    if not tensors:  # a part that is done needs no state but its epoch
+    if not tensors:  # of a part that is done, only the epoch is needed
         empty = torch.empty(0, device=device)
         tensors = {"weights": empty, "saved": empty}
     return ReplayState.from_tensors(tensors, epoch)
 
 
 class _Saving:
-    """Decides when a checkpoint is worth writing, by what the last one took."""
+    """Decides when to write a checkpoint, by the time that the last one took."""
 
     def __init__(self, checkpoint: Checkpoint):
         self._checkpoint = checkpoint

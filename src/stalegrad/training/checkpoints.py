@@ -1,4 +1,4 @@
-"""Checkpoints: where a long computation stands, in one npz that it can go on from after a kill."""
+"""Checkpoints: the state of a long computation in one npz, to resume from after a kill."""
 
 import json
 import sys
@@ -16,8 +16,8 @@ def save_checkpoint(
 ) -> None:
     """Replace the checkpoint at `path`.
 
-    identity: all that must agree for it to be gone on from; about: plain values; arrays: none of
-    them called `about`.
+    identity: what must match for a checkpoint to be resumed; about: plain values; arrays: none of
+    them may be called `about`.
     """
     text = json.dumps({**about, "identity": identity})
     with replaced(path) as beside, open(beside, "wb") as file:
@@ -27,12 +27,13 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: str, otherwise: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """`about` and `arrays` as they were saved; None where there is nothing to go on from.
+    """`about` and `arrays` as they were saved; None if there is nothing to resume from.
 
-    One that is damaged or of another identity is reported, with what happens `otherwise`.
+    A checkpoint that is damaged or has another identity is reported on the error stream;
+    `otherwise` says there what happens instead.
     """
     try:
-        # np.load would leave a file that it opened itself open where it is cut short.
+        # np.load leaves a file open that it opened itself and found cut short.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = dict(content)
         about = json.loads(str(arrays.pop("about")))

@@ -34,7 +34,7 @@ def advance_captured(
 
 
 def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
-    """Call `step` so many times; on CUDA the calls after the first few are replays of a graph."""
+    """Call `step` this many times; on CUDA the calls after WARM_UP are replays of a graph."""
     if device.type != "cuda" or times <= WARM_UP:
         for _ in range(times):
             step()
@@ -87,7 +87,7 @@ class _Epoch:
         return self._steps.count
 
     def step(self) -> None:
-        """One arrival of every run; see `replay.advance_in_steps`, which says it at more length."""
+        """One arrival of every run, as in the loop of `replay.advance_in_steps`."""
         state, rule = self._state, self._rule
         active, updated = self._now(self._active), self._now(self._updated)
         read = self._weights_read()
@@ -137,8 +137,8 @@ class _Epoch:
         return torch.where((slots == CURRENT)[:, None], weights, saved)
 
     def _save(self) -> None:
-        """Copies of the weights for gradients in flight; a run that needs none writes back what
-        stands in its slot."""
+        """Keep weights for gradients in flight; a run that keeps none writes its slot back
+        unchanged."""
         slots = self._now(self._write)
         if slots is None:
             return

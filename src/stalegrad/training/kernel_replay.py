@@ -79,7 +79,7 @@ _NOISE_AT_ONCE = 1 << 22  # bytes
 
 
 def _pieces(first: int, stop: int, noise: int) -> Iterator[slice]:
-    """The arrivals from first to stop, in pieces of which so many random bytes each can be held."""
+    """The arrivals from first to stop, in pieces; an arrival takes `noise` random bytes."""
     size = max(1, _NOISE_AT_ONCE // noise if noise else stop - first)
     for start in range(first, stop, size):
         yield slice(start, min(start + size, stop))

@@ -1,4 +1,4 @@
-"""The machine that trains: PyTorch set up on it so that results repeat, and what it is."""
+"""The machine that trains: PyTorch set up so that results repeat, and facts for provenance."""
 
 import os
 import platform
@@ -26,11 +26,12 @@ def cores() -> int:
 
 @contextmanager
 def settled_torch(device: torch.device) -> Iterator[None]:
-    """PyTorch as results need it.
+    """PyTorch set up so that results repeat, for the time of the block.
 
-    On a CPU threads go over runs; PyTorch's own would fight them, and change roundings. On a GPU
-    float32 is float32: left alone, cuDNN rounds what it convolves to TF32, and cuBLAS what it
-    multiplies, where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers.
+    On a CPU our threads divide the runs; PyTorch's own would compete with them and change
+    roundings. On a GPU float32 stays float32: by default cuDNN rounds convolutions to TF32, and
+    cuBLAS rounds products if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's
+    containers.
     """
     # PyTorch makes the first of these when it is imported, where no type checker sees it.
     kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
@@ -64,8 +65,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def vector_instructions(backend: str, problem: str, device: torch.device) -> str:
-    """What decides the order of sums where `backend` trains `problem`: the vector instructions that
-    its kernel is built for, or those that PyTorch takes; on a GPU its compute capability."""
+    """What decides the order of sums when `backend` trains `problem`: the vector instructions that
+    its kernel is built for, or that PyTorch uses; on a GPU, its compute capability."""
     if device.type == "cuda":
         return "CUDA {}.{}".format(*torch.cuda.get_device_capability(device))
     if backend == "cpu":

@@ -10,10 +10,10 @@ from stalegrad.problems import Task
 from stalegrad.rules import steps_on
 from stalegrad.training.replay import Run
 
-# Of what is free, so much may be taken: other jobs grow too, and an allocator cuts with waste.
+# The share of free memory that may be used: other jobs grow too, and allocators waste some.
 SHARE = 0.8
-# Beside weights and what is kept of them, a step makes the weights read, gradients (of a minibatch,
-# corrected, clipped) and new weights, and about as many in between.
+# Beside weights and snapshots, a step holds the weights read, gradients (of a minibatch, corrected,
+# clipped) and new weights, and about as many intermediate tensors.
 _STEP_COPIES = 8
 
 
@@ -32,11 +32,11 @@ class Need:
 
 
 def need(task: Task, runs: Sequence[Run]) -> Need:
-    """What replay holds of runs stepped together in float32, to the byte, and about what a step
-    takes beside.
+    """Memory of runs stepped together in float32: what replay holds, exactly, and an estimate of
+    what a step takes in addition.
 
-    A step is that of the backend `torch`, which keeps what the network makes of a minibatch until
-    its gradient is taken; fused kernels take less.
+    The step is that of the backend `torch`, which keeps the activations of a minibatch until its
+    gradient is taken; fused kernels take less.
     """
     run = max(runs, key=lambda run: run.snapshots.slots)  # all have as many slots as any
     one = torch.empty((1, task.parameters), device="meta")
@@ -45,10 +45,9 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
     rule = sum(tensor.nbytes for tensor in state.values())
     snapshots = run.snapshots.slots * one.nbytes
     held = (1 + grouped) * one.nbytes + rule + snapshots
-    # Twice: in training what a layer makes, and the gradient with respect to it. As matrix
-    # products, on a GPU, the patches that layers take come to three times as much. In evaluation
-    # libraries copy what a layer makes, channels filled up to whole vectors: three times and more,
-    # as measured.
+    # Training holds activations and their gradients, so twice. On a GPU, layers as matrix products
+    # also hold patches of three times that size. In evaluation, libraries copy activations with
+    # channels padded to whole vectors: three times and more, as measured.
     times = 8 if task.together and task.train[0].device.type == "cuda" else 2
     samples = max(times * run.order.batch_size, 4 * min(task.test_chunk, len(task.test[1])))
     step = _STEP_COPIES * one.nbytes + samples * task.activations * one.element_size()
@@ -57,8 +56,8 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
 
 
 def free_megabytes(device: torch.device) -> float | None:
-    """Free memory of a device, or what this process may have of the machine's (Linux); None where
-    the system does not say."""
+    """Free megabytes of a GPU, or of the machine and this process's control groups (Linux); None
+    if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e6
     free = [1024 * kilobytes for kilobytes in _numbers(Path("/proc/meminfo"), "MemAvailable:")]
@@ -66,8 +65,8 @@ def free_megabytes(device: torch.device) -> float | None:
     return max(min(free), 0) / 1e6 if free else None
 
 
-# Of a control group, of version 2 and of 1: the files with its limit and its use, and how what of
-# that is cached files, libraries among them, is named, which make room when asked.
+# Of a control group, version 2 and 1: the files with its limit and its use, and the prefix of its
+# counts of cached files (libraries among them), which the kernel can free.
 _OF_GROUP = {
     "": ("memory.max", "memory.current", ""),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -95,7 +94,7 @@ def left_by_groups(groups: Path, root: Path) -> list[int]:
 
 
 def _numbers(path: Path, name: str = "") -> list[int]:
-    """The number in a file, or that behind `name`; none where there is none ('max')."""
+    """The number in a file, or the one after `name`; empty if there is none ('max')."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:

@@ -1,9 +1,9 @@
-"""How far training is, over all jobs of a replication, told by the jobs themselves.
+"""Progress of training over all jobs of a replication, reported by the jobs themselves.
 
-Before the first of them starts, how long it will take is told by what `training.speed` knows of
-this machine. Every job that trains notes after each epoch how far it is, in a file beside its
-output. Now and then one of them adds these notes up and says the sum: there is no process beside
-the jobs, so nothing is left behind when they are stopped.
+Before the first job starts, the time is estimated from what `training.speed` measured on this
+machine. Each training job writes a note after every epoch, in a file beside its output. Now and
+then one of the jobs adds up the notes and prints the sum. No process runs beside the jobs, so
+nothing is left behind when they are stopped.
 """
 
 import json
@@ -25,17 +25,17 @@ from stalegrad.planning.plan import Plan
 from stalegrad.training import speed
 from stalegrad.training.speed import Speeds
 
-SECONDS_BETWEEN = 10.0  # two lines on the terminal
-SECONDS_SILENT = 300.0  # a job that has noted nothing for so long is taken to have stopped
+SECONDS_BETWEEN = 10.0  # between two lines on the terminal
+SECONDS_SILENT = 300.0  # a job whose note is older counts as stopped
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Work in seconds of one core where its speed has been measured, else as `Bundle.work`.
+    """Work, in seconds of one core if the speed has been measured, else as `Bundle.work`.
 
-    total, done: of all bundles of the plan; rate: work a second of the jobs running now, told by
-    what they themselves took so far; of one that has only begun, by the measured speed. 0 where
-    nothing is known of any.
+    total, done: of all bundles of the plan; rate: work per second of the running jobs, from the
+    time they took so far; of a job that has just begun, from the measured speed. 0 if nothing is
+    known.
     """
 
     total: float
@@ -51,7 +51,7 @@ class Overview:
 
 
 def overview(plan: Plan, results: Path, now: float) -> Overview:
-    """How far the bundles of `plan` in the folder `results` are, at the time `now`."""
+    """Progress of the bundles of `plan` in the folder `results`, at the time `now`."""
     every = [bundle for bundles in plan.bundles.values() for bundle in bundles.values()]
     speeds = speed.read(plan.settings)
     if speeds is not None and not speeds.covers(every):
@@ -79,11 +79,11 @@ def overview(plan: Plan, results: Path, now: float) -> Overview:
 
 
 def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
-    """What is said before training, a line each: how long it will take and by what that is known,
-    and what makes it slower than it could be. Nothing where nothing is left to train.
+    """The lines to print before training: the expected time, how it was estimated, and what slows
+    training down. Empty if nothing is left to train.
 
-    cores: that jobs may use together; None where they run elsewhere, on a cluster. Measures this
-    machine's speed where that has not been done: see `speed.measured`.
+    cores: how many the jobs may use together; None if they run elsewhere, on a cluster. Measures
+    this machine's speed if that has not been done: see `speed.measured`.
     """
     left = {
         study: {h: b for h, b in bundles.items() if not is_fresh(_output(results, study, b), b)}
@@ -127,7 +127,7 @@ def _jobs(plan: Plan, left: Mapping[str, Mapping[str, Bundle]], speeds: Speeds) 
 
 
 class Reporter:
-    """Takes a bundle's progress: notes it, and says the sum over all bundles now and then.
+    """Notes a bundle's progress, and now and then prints the sum over all bundles.
 
     settings: as `Plan.load` takes them; output: of the bundle. The line goes to the terminal's
     error stream, past a redirection into a log.
@@ -146,7 +146,7 @@ class Reporter:
         _note(self._output).unlink(missing_ok=True)
 
     def report(self, progress: Any) -> None:
-        """progress: what `training.bundles.train_bundle` tells after every epoch."""
+        """progress: what `training.bundles.train_bundle` reports after every epoch."""
         print(f"{progress.done} of {progress.total} epochs, {progress.seconds:.0f} s")
         note = json.dumps([progress.done / progress.total, progress.seconds])
         write_atomically(_note(self._output), note)
@@ -158,11 +158,11 @@ class Reporter:
 
     @cached_property
     def _plan(self) -> Plan:
-        """Of all studies, which takes a second at `paper`: expanded when first spoken of."""
+        """The plan of all studies; expanded on first use, since it takes a second at `paper`."""
         return Plan.load(self._settings)
 
     def _last(self) -> float:
-        """When a job last said something."""
+        """When a job last printed a line."""
         try:
             return self._said.stat().st_mtime
         except FileNotFoundError:

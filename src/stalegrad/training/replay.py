@@ -27,10 +27,9 @@ from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
 class Run:
     """One run, ready to be replayed.
 
-    order: which samples each minibatch holds; runs that have the very same one share their
-    minibatches where they stand side by side. seed: of the initial weights, and of the random
-    numbers that go into a loss. per_epoch: how often in an epoch replay stops, so that weights and
-    metrics can be recorded.
+    order: which samples each minibatch holds; neighbours that have the same object share their
+    minibatches. seed: of the initial weights, and of the random numbers in a loss. per_epoch: how
+    often replay stops in an epoch, so that weights and metrics can be recorded.
     """
 
     rule: Rule
@@ -125,7 +124,8 @@ def advance_in_steps(
 
     Returns the state after it and the mean loss [R] (float64) of its minibatches, each at the
     weights its gradient was computed at; NaN for a run with no arrival in this epoch. Nothing is
-    read back from the device before the end. `state` is used up: its tensors may be overwritten.
+    read back from the device before the end. `state` must not be used again: its tensors may be
+    overwritten.
 
     The runs must share rule class, minibatch size and arrivals per update. Where they differ in
     the number of arrivals, those with fewer start later, so that all end together.
@@ -184,7 +184,8 @@ def clip(gradient: Tensor, longest: Tensor) -> Tensor:
 class Steps:
     """One epoch of R runs, n steps long; [R, n] unless said otherwise.
 
-    Index arrays are on the device; what steers the loop stays in numpy, so that no step waits.
+    Index arrays are on the device. Arrays that control the loop stay in numpy, so that no step
+    waits for the device.
     """
 
     count: int
@@ -203,8 +204,8 @@ class Steps:
 
 
 def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
-    """Sample numbers [n, B] of each run's arrivals in stretch `number`; runs that have one schedule
-    and one order share the array, which takes a shuffle of the data to make."""
+    """Sample numbers [n, B] of each run's arrivals in stretch `number`. Runs with the same schedule
+    and order share the array, since making it shuffles the data."""
     drawn: dict[tuple[int, int], np.ndarray] = {}
     for run in runs:
         key = id(run.order), id(run.schedule)
@@ -218,7 +219,7 @@ def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
     """The steps of stretch `epoch` of all runs, which end together: see `advance_in_steps`.
 
     inputs: those of the training set, for their device and size. fetched: the backend fetches
-    minibatches itself, so that runs are grouped however little that saves.
+    minibatches itself, so that grouping runs always pays.
     """
     device = inputs.device
     bounds = [run.stretch(epoch) for run in runs]
@@ -255,8 +256,8 @@ def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
     )
 
 
-# Where a backend does not fetch minibatches itself, to fetch one for a group of runs costs a call,
-# about as much as fetching so many numbers does; where less is saved, every run fetches its own.
+# Where a backend does not fetch minibatches itself, fetching one for a group of runs costs a call,
+# about as much as fetching this many numbers. Where grouping saves less, every run fetches its own.
 _WORTH_A_CALL = 1 << 15
 
 
@@ -265,8 +266,8 @@ def _alike(
 ) -> list[slice]:
     """Neighbouring runs whose minibatches are the same throughout, as slices that cover all.
 
-    sample_size: numbers in a sample; worth: as many must be saved for each group, or every run is
-    its own.
+    sample_size: numbers in a sample; worth: how many numbers must be saved per group; otherwise
+    every run is a group of its own.
     """
     starts = [0]
     for row in range(1, len(runs)):

@@ -1,4 +1,4 @@
-"""Where replay keeps the old weights that a gradient still to come will be computed at."""
+"""Snapshots: where replay keeps old weights that later gradients are computed at."""
 
 from dataclasses import dataclass
 

@@ -1,13 +1,13 @@
-"""How long training takes on this machine: what `training.timing` measured, and what follows.
+"""How long training takes on this machine: measurements of `training.timing`, and estimates.
 
-The measurement is kept beside the compiled kernels, and is of one build of them, one processor, one
-PyTorch and one choice of backend: a home folder that several machines share holds one for each.
-Reading it imports neither torch nor pandas.
+A measurement is kept beside the compiled kernels. It belongs to one build of them, one processor,
+one PyTorch and one backend; a home folder that several machines share holds one for each. Reading
+it imports neither torch nor pandas.
 
-A step of a run takes a time that is known at some sizes of it, a size being minibatch times
-weights, and is interpolated between them: a kernel computes whole tiles of images, so that small
-minibatches cost more a sample. Runs that are not stepped inside a kernel share the time that the
-calls of PyTorch around a step take. At the end of an epoch each run is evaluated.
+The time of a step is measured at some sizes, a size being minibatch times weights, and interpolated
+between them: a kernel computes whole tiles of images, so small minibatches cost more per sample.
+Runs that are not stepped inside a kernel share the time of PyTorch's calls around a step. At the
+end of an epoch each run is evaluated.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ from stalegrad.training import kernels
 
 KERNELS = ("lenet5", "large_cnn", "linear_model", "chain")
 TIMED = ("lenet5", "large_cnn", "chain", "least_squares", "linear_regression")
-# A job is Snakemake started anew and a script that imports PyTorch, which take about the same.
+# A job starts Snakemake again and a script that imports PyTorch; both take about the same time.
 STARTS_A_JOB = 2
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one core takes for a problem, in seconds.
+    """The time that one core takes for a problem, in seconds.
 
     instructions: vector instructions, those of the kernel where `backend` is `cpu`, else PyTorch's.
     reason: why there is no kernel, as half a sentence; '' where there is one or none is asked for.
@@ -66,7 +66,7 @@ class Speed:
         return self.torch_rate / self.rate
 
     def step(self, size: int) -> float:
-        """Of one run; beyond the largest size in proportion to it."""
+        """Seconds of a step of one run; beyond the largest size, proportional to the size."""
         (least, seconds), (most, longest) = self.steps[0], self.steps[-1]
         if size <= least:
             return seconds
@@ -76,7 +76,7 @@ class Speed:
         return longest * size / most
 
     def cell(self, cell: Cell, together: int) -> float:
-        """Of a run that is stepped in a bundle where so many are stepped together."""
+        """Seconds of a run in a bundle in which `together` runs are stepped at once."""
         size = cell.batch_size * cell.problem.parameters()
         steps = cell.samples() / cell.batch_size
         a_step = self.step(size)
@@ -93,24 +93,24 @@ class Speed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """start: seconds until a script has imported what it trains with. problems: by their name.
-    cuda: training is on a GPU, of which nothing is known before it has begun."""
+    """start: seconds until a script has imported what it needs to train. problems: by name.
+    cuda: training is on a GPU, whose speed is not known before training starts."""
 
     start: float
     cuda: bool
     problems: Mapping[str, Speed]
 
     def covers(self, bundles: Iterable[Bundle]) -> bool:
-        """Whether the time of all of these bundles follows from it."""
+        """Whether the time of all these bundles can be estimated."""
         return not self.cuda and {problem_of(b) for b in bundles} <= self.problems.keys()
 
     def seconds(self, bundle: Bundle) -> float:
-        """About how long one core trains this bundle, which it `covers`."""
+        """Estimated seconds of one core for a bundle that it `covers`."""
         return self.problems[problem_of(bundle)].bundle(bundle)
 
 
 def read(settings: Settings) -> Speeds | None:
-    """What has been measured here; None where nothing has, or where it cannot be read."""
+    """The measurements on this machine; None if there are none, or they cannot be read."""
     try:
         values = json.loads(_file(settings).read_text())
         problems = {
@@ -123,14 +123,16 @@ def read(settings: Settings) -> Speeds | None:
 
 
 def write(settings: Settings, speeds: Speeds) -> None:
-    """Keep `speeds` for `read`. Raises KernelUnavailable where there is no folder for it."""
+    """Keep `speeds` for `read`. Raises KernelUnavailable if there is no folder for them."""
     write_atomically(_file(settings), json.dumps(asdict(speeds), indent=1) + "\n")
 
 
 def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
-    """What is known of this machine once all that `bundles` need has been measured, which takes
-    some seconds the first time; kernels that are compiled for it are named on the error stream.
-    None where it cannot be measured: there is no PyTorch, or a problem that is not `TIMED`."""
+    """The speeds of this machine, once all that `bundles` need has been measured.
+
+    That takes some seconds the first time; kernels that are compiled for it are named on the error
+    stream. None if it cannot be measured: there is no PyTorch, or a problem is not in `TIMED`.
+    """
     bundles = list(bundles)
     names = {problem_of(bundle) for bundle in bundles}
     found = read(settings)
@@ -138,8 +140,8 @@ def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
         return found
     if not names <= set(TIMED) or importlib.util.find_spec("torch") is None:
         return None
-    # In a process of its own, like a job's: it tells how long one takes to start, and this one need
-    # not hold PyTorch.
+    # In a process of its own, like a job: its start is measured too, and this process need not
+    # import PyTorch.
     command = [sys.executable, "-m", "stalegrad.training.timing"]
     subprocess.run([*command, settings.device, settings.backend, *sorted(names)], check=False)
     found = read(settings)
@@ -160,7 +162,7 @@ def _file(settings: Settings) -> Path:
 
 
 def _key(settings: Settings) -> str:
-    """Changes with what decides how long training takes, and with how that is measured."""
+    """A digest of what decides how long training takes, and of how that is measured."""
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -174,11 +176,11 @@ def _key(settings: Settings) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-# ---- what is said before training ----
+# ---- printed before training ----
 
 
 def lasting(seconds: Iterable[float], places: int) -> float:
-    """Seconds until jobs that take `seconds` are done, so many at once, the longest first."""
+    """Seconds until jobs of `seconds` each are done, `places` at once, the longest first."""
     ends = [0.0] * places
     for each in sorted(seconds, reverse=True):
         heapq.heapreplace(ends, ends[0] + each)

@@ -2,8 +2,8 @@
 
     python -m stalegrad.training.timing DEVICE BACKEND PROBLEM...
 
-What is timed is training itself, on made-up data: the steps of an epoch, and the evaluation at its
-end; and how long this process, which imports what a job does, takes to start.
+It times training itself, on made-up data: the steps of an epoch and the evaluation at its end. It
+also times the start of this process, which imports what a job imports.
 """
 
 import statistics
@@ -83,9 +83,8 @@ def _network(name: str, asked: str) -> Speed:
 def _synthetic(name: str, asked: str) -> Speed:
     sizes = [_Size(name, asked, *size) for size in SYNTHETIC]
     first = sizes[0]
-    call = first.step(
-        replay.advance_in_steps
-    )  # at the smallest size, all the time goes to the calls
+    # At the smallest size, all the time goes to the calls.
+    call = first.step(replay.advance_in_steps)
     a_step = [size.step() / TOGETHER for size in sizes]
     own = [
         seconds if size.alone else max(seconds - call / TOGETHER, 0.0)
@@ -120,8 +119,7 @@ class _Size:
 
 
 def _compared(backend: Backend, task: Task, cell: Cell, seconds: float) -> dict:
-    """Fields of a Speed: how a step of `cell` that takes `seconds` is computed, and beside that the
-    one in PyTorch."""
+    """Fields of a Speed: how a step of `cell` is computed, and its rate beside PyTorch's."""
     torch_seconds = seconds
     if backend.name == "cpu":
         together = min(TOGETHER, runs_in_step(task.parameters))
@@ -166,8 +164,8 @@ def _evaluation(task: Task, backend: Backend, runs: int) -> float:
 
 
 def _seconds(action: Callable[[], object]) -> float:
-    """The median of some calls, after one that does not count: of this thread alone, which other
-    processes on the machine do not hold up."""
+    """The median time of some calls, after one that is not counted. It is the processor time of
+    this thread, which other processes do not change."""
     action()
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < SECONDS:
@@ -178,7 +176,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the problems named and add them to what is kept."""
+    """Measure the problems named and add them to the file that `speed.read` reads."""
     device, asked, *names = arguments
     start = time.process_time()
     settings = Settings.model_validate({"device": device, "backend": asked})

@@ -33,9 +33,9 @@ class Backend(ABC):
     ) -> tuple[Tensor, Tensor]:
         """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R].
 
-        noise: the minibatch's random bytes [R, B, N], where the task takes any. The first axis of
-        all but the weights is 1 where all R runs have the same minibatch, which replay sees to in
-        a backend that steps several runs at once.
+        noise: the minibatch's random bytes [R, B, N], if the task takes any. The first axis of all
+        but the weights is 1 if all R runs have the same minibatch; replay passes it so where it
+        can.
         """
 
     def gradients_of(
@@ -74,13 +74,13 @@ def resolve_device(device: str) -> torch.device:
 def make_backend(name: str, task: Task) -> Backend:
     """The backend called `name` for `task`; `auto` takes the fastest that can do it.
 
-    On a GPU that is `batched` where the problem has a form for many runs at once, although no GPU
-    has been timed: its step can be captured, where the reference launches some hundred kernels at
-    every step, and its matrix products are large, where the reference has grouped convolutions of
-    few channels. The same tests hold both to autograd. They cannot reach the capture itself: should
-    that raise an error on some GPU, `torch` does without it.
+    On a GPU that is `batched` if the problem has a form for many runs at once, although no GPU has
+    been timed. Its step can be captured, while the reference launches some hundred kernels in every
+    step; its matrix products are large, while the reference has grouped convolutions of few
+    channels. The same tests hold both to autograd, but do not reach the capture itself: if that
+    fails on some GPU, use `torch`.
 
-    Raises ConfigError where a backend that was asked for by name cannot do the task.
+    Raises ConfigError if a backend asked for by name cannot do the task.
     """
     from stalegrad.training.backends import batched, cpu
     from stalegrad.training.backends.cpu_synthetic import SyntheticBackend

@@ -1,4 +1,4 @@
-"""Networks of many runs as products of large matrices: what a GPU is good at.
+"""Networks of many runs as products of large matrices, which suit a GPU.
 
 `vmap` turns the runs' convolutions into grouped ones of few channels each, which cuDNN is slow at
 and which leave a GPU idle most of the time. Here every layer of all runs is one product: of the

@@ -11,8 +11,8 @@ from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.kernels.calls import Kernel, Stretch
 
 _BYTES = 64  # of a vector; rows of samples are filled with zeros to whole ones
-# Numbers in a minibatch up to which a run steps alone: there is more to gain from sparing the calls
-# around a step than from sharing the samples with other runs.
+# Numbers in a minibatch up to which a run steps alone: avoiding the calls around a step then gains
+# more than sharing samples with other runs.
 STEPS_ALONE = 1 << 13
 
 

@@ -51,7 +51,7 @@ def mean_metrics(
     test: tuple[Tensor, Tensor],
     chunk: int,
 ) -> dict[str, Tensor]:
-    """`metrics`, which are means over samples, of all of `test`, so many samples at once."""
+    """`metrics`, which are means over samples, of all of `test`, `chunk` samples at once."""
     inputs, targets = test
     sums: dict[str, Tensor] = {}
     for some, wanted in zip(inputs.split(chunk), targets.split(chunk), strict=True):

@@ -25,7 +25,7 @@ def load(name: str) -> ctypes.CDLL:
     """The library compiled from `<name>.cpp` beside this file.
 
     It is compiled for this processor, or for the one that the environment variable
-    `STALEGRAD_ARCHITECTURE` names as the compiler does. It is compiled once for each source
+    `STALEGRAD_ARCHITECTURE` names in the compiler's terms. It is compiled once for each source
     (headers included), compiler and processor, and kept in the user's cache folder
     (`STALEGRAD_CACHE` overrides it), which nobody else may write to. Raises KernelUnavailable.
     """
@@ -69,8 +69,8 @@ def instruction_set(name: str) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """Changes with the library that `load` gives, its compiler and the processor; of one that
-    cannot be compiled, with the reason and the processor."""
+    """A digest of the library that `load` returns, its compiler and the processor; if it cannot be
+    compiled, the reason and the processor."""
     try:
         return _fingerprint(_source(name), compile_command(architecture()))
     except (KernelUnavailable, OSError) as error:
@@ -134,7 +134,7 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path:
-    """A folder that is ours alone: whoever can write to it decides what is loaded and run."""
+    """A folder that only this user may write to, since its libraries are loaded and run."""
     if "STALEGRAD_CACHE" in os.environ:
         return _made_private(Path(os.environ["STALEGRAD_CACHE"]))
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -145,7 +145,7 @@ def cache_folder() -> Path:
 
 
 def _made_private(folder: Path) -> Path:
-    """`folder`, made if need be. Raises KernelUnavailable where others can put files into it."""
+    """`folder`, created if need be. Raises KernelUnavailable if others can write to it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     there = folder.lstat()
     if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o022:

@@ -16,7 +16,7 @@ _integer, _pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Call(ctypes.Structure):
-    """Fields are set by name: numbers, arrays without gaps, or None. What is set stays alive."""
+    """Fields are set by name: numbers, contiguous arrays, or None. Arrays are kept alive."""
 
     def __init__(self, **fields: int | float | Array | None):
         super().__init__()
@@ -85,8 +85,8 @@ class _Field(ctypes.Structure):
 
 
 def check_layout(library: ctypes.CDLL, structure: type[_Call]) -> None:
-    """Raises TypeError where a library was compiled with another layout of a structure than the one
-    here: it would read and write in the wrong places."""
+    """Raises TypeError if a library was compiled with another layout of a structure than the one
+    here, since it would read and write in the wrong places."""
     told = getattr(library, f"{structure.__name__}_layout")
     told.restype = ctypes.POINTER(_Field)
     fields = list(itertools.takewhile(lambda field: field.name, told()))
@@ -111,7 +111,7 @@ def _place(name: str, offset: int, size: int) -> str:
 
 
 def address(array: Array) -> int:
-    """Where the first number of `array` lies."""
+    """The address of the first number of `array`."""
     return array.data_ptr() if isinstance(array, Tensor) else array.ctypes.data
 
 

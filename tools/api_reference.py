@@ -1,0 +1,28 @@
+"""The reference of all packages, as HTML pages built by pdoc from the docstrings.
+
+python tools/api_reference.py FOLDER
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pdoc
+
+import stalegrad
+
+
+def build(folder: Path) -> None:
+    """Write `index.html` and a page for each module into `folder`.
+
+    Docstrings are Markdown: plain text with `code`. A module that cannot be imported is an error.
+    """
+    # Types that pydantic names for type checkers alone cannot be looked up, and stay text.
+    warnings.filterwarnings("ignore", message=".*type annotation", module="pdoc")
+    warnings.filterwarnings("error", message="(Couldn't import|Error importing)")
+    pdoc.render.configure(docformat="markdown", footer_text=f"stalegrad {stalegrad.__version__}")
+    pdoc.pdoc("stalegrad", output_directory=folder)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]))
