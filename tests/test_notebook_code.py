@@ -184,7 +184,7 @@ def test_a_script_is_trained_again_when_it_is_edited(tmp_path):
     first, again = script(tmp_path, SCRIPT), script(tmp_path, SCRIPT)
     assert "trains" in first.stdout and "trains" not in again.stdout
     edited = script(tmp_path, SCRIPT.replace("FACTOR = 0.5", "FACTOR = 0.0"))
-    assert "was trained by other code than there is now; it is trained anew" in edited.stderr
+    assert "was made by other code than the present one; it is trained again" in edited.stderr
     assert edited.stdout.splitlines()[-1] != first.stdout.splitlines()[-1]
 
 

@@ -57,8 +57,8 @@ class Cell:
 
     @functools.cached_property
     def hash(self) -> str:
-        """The name of the run: 16 hexadecimal digits over the cell, the content of the files that it
-        names, and the source of what is defined in a notebook."""
+        """The name of the run: 16 hexadecimal digits over the cell, the content of the files that
+        it names, and the source of what is defined in a notebook."""
         content = self._plain(specs.without_defaults)
         typed = freshness.own_code(*(getattr(self, part) for part in _PARTS)).digest
         content |= {"notebook": typed} if typed else {}

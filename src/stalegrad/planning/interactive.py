@@ -127,7 +127,7 @@ class _Reader:
                 self.read(known[name], name)
 
     def _read_attributes(self, cls: type) -> None:
-        fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {field.name for field in dataclasses.fields(cls)}
         for name, value in vars(cls).items():
             if name not in fields and not name.startswith("__"):
                 self.read(value, f"{cls.__qualname__}.{name}")

@@ -108,14 +108,15 @@ class ModuleProblem:
                 found["test_accuracy"] = (outputs.argmax(dim=1) == targets).double().mean()
             return found
 
+        (inputs, targets), (test_inputs, test_targets) = self.parts.train, self.parts.test
         return Task(
             name=name_of(self),
             parameters=self.weights,
             initial_weights=initial_weights,
             loss=loss,
             metrics=metrics,
-            train=tuple(map(placed, self.parts.train)),
-            test=tuple(map(placed, self.parts.test)),
+            train=(placed(inputs), placed(targets)),
+            test=(placed(test_inputs), placed(test_targets)),
             options={},
             activations=self.parts.activations,
             shapes=shapes,
@@ -155,23 +156,23 @@ def module_problem(
     """
     from torch import nn
 
-    pairs = {"train": _samples(train, "train"), "test": _samples(test, "test")}
-    (inputs, targets), _ = pairs.values()
+    training, testing = _samples(train, "train"), _samples(test, "test")
+    inputs, targets = training
     labelled = _are_labels(targets)
     chosen = loss or (nn.functional.cross_entropy if labelled else nn.functional.mse_loss)
     module = _checked(make)
     weights = sum(weight.numel() for weight in _trained(module).values())
-    labels = _count_labels(*(t for _, t in pairs.values())) if labelled else 0
+    labels = _count_labels(targets, testing[1]) if labelled else 0
     activations = _try_out(module, chosen, loss is None, inputs[:2], targets[:2], labels)
     layers = tuple(dict.fromkeys(type(layer) for layer in module.modules()))
-    content = _digest(_structure(module), _described(chosen), *pairs["train"], *pairs["test"])
-    keys = {
+    content = _digest(_structure(module), _described(chosen), *training, *testing)
+    keys: dict[str, Any] = {
         "network": type(module).__qualname__,
         "content": content,
         "weights": weights,
         "train_samples": len(targets),
-        "test_samples": len(pairs["test"][1]),
-        "parts": Parts(content, make, chosen, *pairs.values(), layers, activations),
+        "test_samples": len(testing[1]),
+        "parts": Parts(content, make, chosen, training, testing, layers, activations),
     }
     if not labelled:
         return ModuleProblem(**keys)
