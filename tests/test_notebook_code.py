@@ -40,6 +40,8 @@ def losses(*rules, **keys):
                     cluster=sg.cluster("constant_delay", delay=1))
     history = sg.train(cells, **keys)
     return [list(part["train_loss"]) for _, part in history.groupby("run", sort=False)]
+def kept(cells):
+    return list(sg.train(cells, folder="kept", threads=1)["train_loss"])
 def said(value):
     print("SAID", value)
 """
@@ -90,6 +92,18 @@ def test_what_is_kept_is_taken_until_what_the_rule_leans_on_changes(tmp_path):
         tmp_path, "reports = []\nreported = reports.append", f"{again}\nsaid(len(reports))"
     )
     assert (taken, none) == (one, "0")
+
+
+def test_a_cell_that_was_made_before_an_edit_is_trained_anew(tmp_path):
+    made = """
+cell = sg.cell(problem=sg.problem("least_squares", rows=64, dimension=8, epoch_samples=64),
+               rule=Mine(lr=0.1), cluster=sg.cluster("constant_delay", delay=1), batch_size=16,
+               epochs=2)
+"""
+    (before, after), error = notebook(
+        tmp_path, made, "said(kept(cell))", "FACTOR = 0.0", "said(kept(cell))"
+    )
+    assert before != after and "was trained by other code than there is now" in error
 
 
 def test_results_whose_source_cannot_be_had_are_never_taken_and_that_is_said(tmp_path):

@@ -71,7 +71,9 @@ def telling(method: str, value: int) -> Chain:
 )
 def test_a_problem_that_says_another_thing_than_it_loads_is_refused(method, said, tmp_path):
     problem = telling(method, 1)
-    with pytest.raises(ConfigError, match=f"^problem 'test_problems.Telling': {said} Correct the problem"):
+    with pytest.raises(
+        ConfigError, match=f"^problem 'test_problems.Telling': {said} Correct the problem"
+    ):
         load_task(problem, tmp_path, CPU, torch.float64)
     first = replace(cell("chain", 8, batch_size=1), problem=problem)
     with pytest.raises(ConfigError, match=said):
