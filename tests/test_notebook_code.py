@@ -1,12 +1,15 @@
 """Rules and problems of a notebook or a script: known by their source, and never an old number."""
 
 import json
+import linecache
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from stalegrad.planning import interactive
 
@@ -217,6 +220,49 @@ def test_values_are_told_apart(value):
         return interactive.written(given).texts
 
     assert texts([value]) == texts([value]) != texts([[value, 0]])
+
+
+def defined(source: str, **variables):
+    """What `found` is after a cell of a notebook."""
+    file, space = f"<cell {len(linecache.cache)}>", {"__name__": "__main__", **variables}
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    exec(compile(source, file, "exec"), space)
+    return space["found"]
+
+
+SHADOWED = "def found(x):\n    y = x.z\n    return y"
+DEFAULT = "def found(x, y=FACTOR):\n    return x"
+BODY = "class found:\n    shape = FACTOR\n    def f(self):\n        return self.shape"
+NESTED = "def found(x):\n    def inner():\n        return FACTOR\n    return inner"
+CAPTURED = (
+    "def make(y):\n    def inner(x):\n        return y\n    return inner\nfound = make(FACTOR)"
+)
+LAMBDA = "found, other = lambda: FACTOR, {}"
+DECORATED = (
+    "import functools\n@functools.lru_cache\n@functools.cache\ndef found():\n    return FACTOR"
+)
+
+
+@pytest.mark.parametrize("source", [DEFAULT, BODY, NESTED, CAPTURED, LAMBDA, DECORATED])
+def test_what_a_definition_reads_is_part_of_it(source):
+    one, same, other = (interactive.written(defined(source, FACTOR=f)) for f in (1, 1, 2))
+    assert one.unknown is None and one.digest == same.digest != other.digest
+    unknown = interactive.written(defined(source, FACTOR=object()))
+    assert "a object, is not known" in unknown.unknown
+
+
+def test_a_variable_that_only_shares_a_name_is_no_part_of_it():
+    one, other = (interactive.written(defined(SHADOWED, x=v, y=v, z=v)) for v in (1, object()))
+    assert one == other and one.unknown is None
+
+
+def test_an_object_of_a_library_is_not_taken_for_a_part_of_it():
+    layer = torch.nn.Linear(2, 2)
+    found = interactive.written(defined("def found():\n    return layer", layer=layer))
+    assert "the content of 'layer', a Linear, is not known" in found.unknown
+    for part in (torch.relu, torch.nn.functional.relu, np.exp, len, torch.nn.Linear):
+        found = interactive.written(defined("def found():\n    return part", part=part))
+        assert found.unknown is None
 
 
 def test_what_is_not_known_is_said():

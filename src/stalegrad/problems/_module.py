@@ -86,8 +86,11 @@ class ModuleProblem:
         """The task on `device`; inputs and targets that are not integers are of `dtype`."""
         from torch.nn.utils import parameters_to_vector
 
-        def placed(part: "Tensor") -> "Tensor":
-            return part.to(device, dtype if part.is_floating_point() else None)
+        def placed(samples: Samples) -> Samples:
+            inputs, targets = (
+                part.to(device, dtype if part.is_floating_point() else None) for part in samples
+            )
+            return inputs, targets
 
         def initial_weights(seed: int) -> "Tensor":
             weights = parameters_to_vector(_trained(_made(self.parts.make, seed)).values())
@@ -114,8 +117,8 @@ class ModuleProblem:
             initial_weights=initial_weights,
             loss=loss,
             metrics=metrics,
-            train=tuple(map(placed, self.parts.train)),
-            test=tuple(map(placed, self.parts.test)),
+            train=placed(self.parts.train),
+            test=placed(self.parts.test),
             options={},
             activations=self.parts.activations,
             shapes=shapes,
@@ -155,27 +158,24 @@ def module_problem(
     """
     from torch import nn
 
-    pairs = {"train": _samples(train, "train"), "test": _samples(test, "test")}
-    (inputs, targets), _ = pairs.values()
-    labelled = _are_labels(targets)
+    trained, tested = _samples(train, "train"), _samples(test, "test")
+    labelled = _are_labels(trained[1])
     chosen = loss or (nn.functional.cross_entropy if labelled else nn.functional.mse_loss)
     module = _checked(make)
-    weights = sum(weight.numel() for weight in _trained(module).values())
-    labels = _count_labels(*(t for _, t in pairs.values())) if labelled else 0
-    activations = _try_out(module, chosen, loss is None, inputs[:2], targets[:2], labels)
+    labels = _count_labels(trained[1], tested[1]) if labelled else 0
+    some = trained[0][:2], trained[1][:2]
+    activations = _try_out(module, chosen, loss is None, *some, labels)
     layers = tuple(dict.fromkeys(type(layer) for layer in module.modules()))
-    content = _digest(_structure(module), _described(chosen), *pairs["train"], *pairs["test"])
+    content = _digest(_structure(module), _described(chosen), *trained, *tested)
     keys = {
         "network": type(module).__qualname__,
         "content": content,
-        "weights": weights,
-        "train_samples": len(targets),
-        "test_samples": len(pairs["test"][1]),
-        "parts": Parts(content, make, chosen, *pairs.values(), layers, activations),
+        "weights": sum(weight.numel() for weight in _trained(module).values()),
+        "train_samples": len(trained[1]),
+        "test_samples": len(tested[1]),
+        "parts": Parts(content, make, chosen, trained, tested, layers, activations),
     }
-    if not labelled:
-        return ModuleProblem(**keys)
-    return LabelledModuleProblem(labels=labels, **keys)
+    return LabelledModuleProblem(labels=labels, **keys) if labelled else ModuleProblem(**keys)
 
 
 class OfWeights:
