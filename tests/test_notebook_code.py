@@ -109,6 +109,7 @@ cell = sg.cell(problem=sg.problem("least_squares", rows=64, dimension=8, epoch_s
     assert before != after and "was trained by other code than there is now" in error
 
 
+@pytest.mark.slow
 def test_results_whose_source_cannot_be_had_are_never_taken_and_that_is_said(tmp_path):
     once = "said(losses(Mine(lr=0.1), folder='kept', report=reports.append))"
     (first, second, told), error = notebook(
@@ -197,6 +198,7 @@ def script(folder: Path, text: str) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.slow
 def test_a_script_is_trained_again_when_it_is_edited(tmp_path):
     first, again = script(tmp_path, SCRIPT), script(tmp_path, SCRIPT)
     assert "trains" in first.stdout and "trains" not in again.stdout
