@@ -1,12 +1,15 @@
 """Rules and problems of a notebook or a script: known by their source, and never an old number."""
 
 import json
+import linecache
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from stalegrad.planning import interactive
 
@@ -40,6 +43,8 @@ def losses(*rules, **keys):
                     cluster=sg.cluster("constant_delay", delay=1))
     history = sg.train(cells, **keys)
     return [list(part["train_loss"]) for _, part in history.groupby("run", sort=False)]
+def kept(cells):
+    return list(sg.train(cells, folder="kept", threads=1)["train_loss"])
 def said(value):
     print("SAID", value)
 """
@@ -92,6 +97,19 @@ def test_what_is_kept_is_taken_until_what_the_rule_leans_on_changes(tmp_path):
     assert (taken, none) == (one, "0")
 
 
+def test_a_cell_that_was_made_before_an_edit_is_trained_anew(tmp_path):
+    made = """
+cell = sg.cell(problem=sg.problem("least_squares", rows=64, dimension=8, epoch_samples=64),
+               rule=Mine(lr=0.1), cluster=sg.cluster("constant_delay", delay=1), batch_size=16,
+               epochs=2)
+"""
+    (before, after), error = notebook(
+        tmp_path, made, "said(kept(cell))", "FACTOR = 0.0", "said(kept(cell))"
+    )
+    assert before != after and "was trained by other code than there is now" in error
+
+
+@pytest.mark.slow
 def test_results_whose_source_cannot_be_had_are_never_taken_and_that_is_said(tmp_path):
     once = "said(losses(Mine(lr=0.1), folder='kept', report=reports.append))"
     (first, second, told), error = notebook(
@@ -180,6 +198,7 @@ def script(folder: Path, text: str) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.slow
 def test_a_script_is_trained_again_when_it_is_edited(tmp_path):
     first, again = script(tmp_path, SCRIPT), script(tmp_path, SCRIPT)
     assert "trains" in first.stdout and "trains" not in again.stdout
@@ -203,6 +222,49 @@ def test_values_are_told_apart(value):
         return interactive.written(given).texts
 
     assert texts([value]) == texts([value]) != texts([[value, 0]])
+
+
+def defined(source: str, **variables):
+    """What `found` is after a cell of a notebook."""
+    file, space = f"<cell {len(linecache.cache)}>", {"__name__": "__main__", **variables}
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    exec(compile(source, file, "exec"), space)
+    return space["found"]
+
+
+SHADOWED = "def found(x):\n    y = x.z\n    return y"
+DEFAULT = "def found(x, y=FACTOR):\n    return x"
+BODY = "class found:\n    shape = FACTOR\n    def f(self):\n        return self.shape"
+NESTED = "def found(x):\n    def inner():\n        return FACTOR\n    return inner"
+CAPTURED = (
+    "def make(y):\n    def inner(x):\n        return y\n    return inner\nfound = make(FACTOR)"
+)
+LAMBDA = "found, other = lambda: FACTOR, {}"
+DECORATED = (
+    "import functools\n@functools.lru_cache\n@functools.cache\ndef found():\n    return FACTOR"
+)
+
+
+@pytest.mark.parametrize("source", [DEFAULT, BODY, NESTED, CAPTURED, LAMBDA, DECORATED])
+def test_what_a_definition_reads_is_part_of_it(source):
+    one, same, other = (interactive.written(defined(source, FACTOR=f)) for f in (1, 1, 2))
+    assert one.unknown is None and one.digest == same.digest != other.digest
+    unknown = interactive.written(defined(source, FACTOR=object()))
+    assert "a object, is not known" in unknown.unknown
+
+
+def test_a_variable_that_only_shares_a_name_is_no_part_of_it():
+    one, other = (interactive.written(defined(SHADOWED, x=v, y=v, z=v)) for v in (1, object()))
+    assert one == other and one.unknown is None
+
+
+def test_an_object_of_a_library_is_not_taken_for_a_part_of_it():
+    layer = torch.nn.Linear(2, 2)
+    found = interactive.written(defined("def found():\n    return layer", layer=layer))
+    assert "the content of 'layer', a Linear, is not known" in found.unknown
+    for part in (torch.relu, torch.nn.functional.relu, np.exp, len, torch.nn.Linear):
+        found = interactive.written(defined("def found():\n    return part", part=part))
+        assert found.unknown is None
 
 
 def test_what_is_not_known_is_said():

@@ -63,7 +63,8 @@ def code_of(module: str, cells: Iterable[Any] = ()) -> list[Path]:
     (`Cell`, `SimulationCell`).
     """
     parts = {part for cell in cells for part in _parts(cell)}
-    classes = interactive.written(*(thing for part in parts for thing in specs.code(part))).files
+    things = (thing for part in parts for thing in specs.code(part))
+    classes = interactive.written(*things).files - UNDECIDING
     named = {file for part in parts for file in specs.files(part)}
     start = PACKAGE.joinpath(*module.split("."))
     start = start / "__init__.py" if start.is_dir() else start.with_suffix(".py")

@@ -7,6 +7,7 @@ values of the variables that it reads.
 
 import ast
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -94,6 +95,8 @@ class _Reader:
             self.read(type(value), type(value).__name__)
             for field in dataclasses.fields(value):
                 self.read(getattr(value, field.name), f"{name}.{field.name}")
+        elif hasattr(value, "__wrapped__"):
+            self.read(value.__wrapped__, name)
         elif isinstance(value, functools.partial):
             for part in ("func", "args", "keywords"):
                 self.read(getattr(value, part), f"{name}.{part}")
@@ -117,17 +120,20 @@ class _Reader:
         if not functions:  # whose text cannot be found: a class of fields, which describe it
             self._read_attributes(thing)
             return
-        if (node := _node(functions[0].__code__, thing.__name__)) is None:
+        nodes = _nodes(functions[0].__code__, thing.__name__)
+        if not nodes:
             self.unknown = f"the source of '{thing.__qualname__}' cannot be had"
             return
-        self.texts.append(ast.unparse(node))
+        self.texts += map(ast.unparse, nodes)
         known = _visible(functions)
-        for name in sorted(_names(node)):
+        read_in = {name for function in functions for name in _globals_read(function.__code__)}
+        around = {name for node in nodes for name in _names_around(node)}
+        for name in sorted(read_in | around | {*_captured(functions)}):
             if name in known:
                 self.read(known[name], name)
 
     def _read_attributes(self, cls: type) -> None:
-        fields = {field.name for field in dataclasses.fields(cls)}
+        fields = getattr(cls, "__dataclass_fields__", {})
         for name, value in vars(cls).items():
             if name not in fields and not name.startswith("__"):
                 self.read(value, f"{cls.__qualname__}.{name}")
@@ -156,32 +162,55 @@ def _functions(thing: Any) -> Iterator[types.FunctionType]:
             yield function
 
 
-def _node(code: types.CodeType, name: str) -> ast.AST | None:
-    """The definition called `name` in which a function's code stands, or its lambda's line."""
-    lines = linecache.getlines(code.co_filename)
+def _nodes(code: types.CodeType, name: str) -> list[ast.AST]:
+    """The definition called `name` in which a function's code stands; of a lambda, all in its line.
+    None where there is no text."""
     try:
-        tree = ast.parse("".join(lines))
+        tree = ast.parse("".join(linecache.getlines(code.co_filename)))
     except (SyntaxError, ValueError):
-        return None
-    kinds = (ast.ClassDef, ast.FunctionDef) if name != "<lambda>" else (ast.stmt,)
-    around = [
+        return []
+    if name == "<lambda>":
+        lambdas = (node for node in ast.walk(tree) if isinstance(node, ast.Lambda))
+        return [node for node in lambdas if node.lineno == code.co_firstlineno]
+    around: list[ast.AST] = [
         node
         for node in ast.walk(tree)
-        if isinstance(node, kinds)
-        and node.lineno <= code.co_firstlineno + 1
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        and node.name == name
+        and min(each.lineno for each in (node, *node.decorator_list)) <= code.co_firstlineno
         and code.co_firstlineno <= (node.end_lineno or 0)
-        and (name == "<lambda>" or getattr(node, "name", None) == name)
     ]
-    return around[-1] if around else None
+    return around[-1:]
 
 
-def _names(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+def _globals_read(code: types.CodeType) -> set[str]:
+    """The names that code, and code within it, looks up outside of it."""
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    found = {each.argval for each in dis.get_instructions(code) if each.opname in loads}
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return found.union(*map(_globals_read, inner))
+
+
+def _names_around(node: ast.AST) -> Iterator[str]:
+    """The names in a definition outside of the bodies of functions: bases, decorators, defaults."""
+    if isinstance(node, ast.FunctionDef | ast.Lambda):
+        given = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
+        children = [*given, *getattr(node, "decorator_list", ())]
+    else:
+        children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Name):
+        yield node.id
+    for child in children:
+        yield from _names_around(child)
 
 
 def _visible(functions: list[types.FunctionType]) -> dict[str, Any]:
     """The variables that functions may read beside their own: of their module, or captured."""
-    known = dict(functions[0].__globals__)
+    return functions[0].__globals__ | _captured(functions)
+
+
+def _captured(functions: list[types.FunctionType]) -> dict[str, Any]:
+    known = {}
     for function in functions:
         captured = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         for name, cell in captured:
@@ -194,9 +223,13 @@ def _visible(functions: list[types.FunctionType]) -> dict[str, Any]:
 
 
 def _is_of_a_library(value: Any) -> bool:
-    """Whether it is a function or other fixed part of an installed module, such as `torch.relu`."""
+    """Whether it is compiled, or what an installed module calls by its name, such as
+    `torch.relu`."""
+    if isinstance(value, types.BuiltinFunctionType):
+        return True
     module = sys.modules.get(getattr(value, "__module__", None) or "")
-    return callable(value) and module is not None and module.__name__ != "__main__"
+    named = getattr(module, getattr(value, "__name__", ""), None)
+    return named is value and module is not None and module.__name__ != "__main__"
 
 
 def _numbers(value: Any) -> str | None:

@@ -86,8 +86,11 @@ class ModuleProblem:
         """The task on `device`; inputs and targets that are not integers are of `dtype`."""
         from torch.nn.utils import parameters_to_vector
 
-        def placed(part: "Tensor") -> "Tensor":
-            return part.to(device, dtype if part.is_floating_point() else None)
+        def placed(samples: Samples) -> Samples:
+            inputs, targets = (
+                part.to(device, dtype if part.is_floating_point() else None) for part in samples
+            )
+            return inputs, targets
 
         def initial_weights(seed: int) -> "Tensor":
             weights = parameters_to_vector(_trained(_made(self.parts.make, seed)).values())
@@ -108,15 +111,14 @@ class ModuleProblem:
                 found["test_accuracy"] = (outputs.argmax(dim=1) == targets).double().mean()
             return found
 
-        (inputs, targets), (test_inputs, test_targets) = self.parts.train, self.parts.test
         return Task(
             name=name_of(self),
             parameters=self.weights,
             initial_weights=initial_weights,
             loss=loss,
             metrics=metrics,
-            train=(placed(inputs), placed(targets)),
-            test=(placed(test_inputs), placed(test_targets)),
+            train=placed(self.parts.train),
+            test=placed(self.parts.test),
             options={},
             activations=self.parts.activations,
             shapes=shapes,
@@ -156,27 +158,24 @@ def module_problem(
     """
     from torch import nn
 
-    training, testing = _samples(train, "train"), _samples(test, "test")
-    inputs, targets = training
-    labelled = _are_labels(targets)
+    trained, tested = _samples(train, "train"), _samples(test, "test")
+    labelled = _are_labels(trained[1])
     chosen = loss or (nn.functional.cross_entropy if labelled else nn.functional.mse_loss)
     module = _checked(make)
-    weights = sum(weight.numel() for weight in _trained(module).values())
-    labels = _count_labels(targets, testing[1]) if labelled else 0
-    activations = _try_out(module, chosen, loss is None, inputs[:2], targets[:2], labels)
+    labels = _count_labels(trained[1], tested[1]) if labelled else 0
+    some = trained[0][:2], trained[1][:2]
+    activations = _try_out(module, chosen, loss is None, *some, labels)
     layers = tuple(dict.fromkeys(type(layer) for layer in module.modules()))
-    content = _digest(_structure(module), _described(chosen), *training, *testing)
+    content = _digest(_structure(module), _described(chosen), *trained, *tested)
     keys: dict[str, Any] = {
         "network": type(module).__qualname__,
         "content": content,
-        "weights": weights,
-        "train_samples": len(targets),
-        "test_samples": len(testing[1]),
-        "parts": Parts(content, make, chosen, training, testing, layers, activations),
+        "weights": sum(weight.numel() for weight in _trained(module).values()),
+        "train_samples": len(trained[1]),
+        "test_samples": len(tested[1]),
+        "parts": Parts(content, make, chosen, trained, tested, layers, activations),
     }
-    if not labelled:
-        return ModuleProblem(**keys)
-    return LabelledModuleProblem(labels=labels, **keys)
+    return LabelledModuleProblem(labels=labels, **keys) if labelled else ModuleProblem(**keys)
 
 
 class OfWeights:
