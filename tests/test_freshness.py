@@ -198,7 +198,7 @@ def test_what_other_code_has_trained_is_not_taken_and_said(trained, made, capsys
     said = capsys.readouterr().err
     assert (
         said
-        == f"note: {trained} was trained by other code than the present one; it is trained again.\n"
+        == f"note: {trained} was made by other code than the present one; it is trained again.\n"
     )
 
 
@@ -277,7 +277,7 @@ def test_an_edited_rule_does_not_show_the_old_losses(copy):
     assert again.stdout == before.stdout and again.stderr == ""
     edit(copy, *STANDS_STILL)
     after = stalegrad(copy, *command)
-    assert "note: out.csv was trained by other code than the present one" in after.stderr
+    assert "note: out.csv was trained by other code than there is now" in after.stderr
     losses = pd.read_csv(copy / "out.csv")["excess_loss"]
     assert losses.nunique() == 1  # it never moves
     assert after.stdout.splitlines()[1:] != before.stdout.splitlines()[1:]

@@ -94,8 +94,8 @@ def can_take(output: Path, bundle: Trained) -> bool:
         )
     fresh = is_fresh(output, bundle)
     if made is not None and not fresh:
-        said = "was trained by other code than the present one; it is trained again."
-        print(f"note: {output} {said}", file=sys.stderr, flush=True)
+        print(f"note: {output} was made by other code than the present one; it is trained again.",
+              file=sys.stderr, flush=True)  # fmt: skip
     return fresh
 
 
