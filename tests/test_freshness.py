@@ -278,7 +278,7 @@ def test_an_edited_rule_does_not_show_the_old_losses(copy):
     assert again.stdout == before.stdout and again.stderr == ""
     edit(copy, *STANDS_STILL)
     after = stalegrad(copy, *command)
-    assert "note: out.csv was trained by other code than there is now" in after.stderr
+    assert "note: out.csv was made by other code than the present one" in after.stderr
     losses = pd.read_csv(copy / "out.csv")["excess_loss"]
     assert losses.nunique() == 1  # it never moves
     assert after.stdout.splitlines()[1:] != before.stdout.splitlines()[1:]
