@@ -449,7 +449,7 @@ ORDER = [
     ["planning"],
     ["training"],
     ["analysis"],
-    ["report"],
+    ["api", "report"],
     ["cli"],
     ["__main__"],
 ]

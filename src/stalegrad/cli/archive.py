@@ -67,7 +67,7 @@ def _archive(options: argparse.Namespace) -> None:
             )
         if not is_of_this_code(file, [known[run] for run in runs]):
             print(
-                f"note: {file} was trained by other code than there is now; its provenance keeps "
+                f"note: {file} was made by other code than the present one; its provenance keeps "
                 f"the commit.",
                 file=sys.stderr,
             )
