@@ -10,10 +10,11 @@ import torch
 from helpers import make_schedule, plan, small_cell, trajectory
 from pydantic import Field
 
+from stalegrad import rules
 from stalegrad.data_order import IndependentOrder
 from stalegrad.planning.cells import Bundle
 from stalegrad.problems.least_squares import LeastSquares
-from stalegrad.rules import Numbers, Rule, RuleState
+from stalegrad.rules import Numbers, Rule, RuleState, steps_digest
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
@@ -66,6 +67,23 @@ class HalfInKernels(Half):
 
     def kernel_form(self, state: RuleState):
         return super().kernel_form(state)
+
+
+HalfInKernels.kernel_steps = steps_digest(HalfInKernels)
+
+
+@spec
+class Edited(SGD):
+    """As SGD is after an edit: it has the form of the steps before."""
+
+    kernel_steps = SGD.kernel_steps
+
+    def kernel_form(self, state: RuleState):
+        return super().kernel_form(state)
+
+    @staticmethod
+    def update(gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers):
+        return SGD.update(0 * gradient, weights, state, numbers)
 
 
 @spec
@@ -143,11 +161,28 @@ def test_what_the_changes_mean(task):
     [
         *((known, True) for known in (SGD, DelayCompensation, Adam, DelayAdaptive)),
         *((Renamed, True), (HalfInKernels, True)),
-        *((changed, False) for changed in (Rule, Power, Half, Corrected, Started, Backwards)),
+        *(
+            (changed, False)
+            for changed in (Rule, Power, Half, Edited, Corrected, Started, Backwards)
+        ),
     ],
 )
 def test_a_kernel_form_holds_until_a_step_is_changed(rule, wanted):
     assert rule.has_kernel_form() == wanted
+
+
+def test_an_edited_step_is_said_to_be_slower(capsys):
+    rules._steps_are.cache_clear()
+    assert not Edited.has_kernel_form() and not Edited.has_kernel_form()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: the steps of the rule Edited are not those that its kernel")
+    assert line.endswith(f"set 'kernel_steps' in {__file__} to '{steps_digest(Edited)}'.")
+
+
+@pytest.mark.parametrize("rule", [SGD, DelayCompensation, Adam])
+def test_a_kernel_computes_the_steps_as_they_are(rule):
+    """After an edit of a step, change replay.h alike, and the digest beside `kernel_form`."""
+    assert vars(rule)["kernel_steps"] == steps_digest(rule)
 
 
 def test_only_what_has_a_form_goes_into_a_kernel(task):

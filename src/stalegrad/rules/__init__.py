@@ -7,10 +7,14 @@ methods alone and imports no torch, so that configuration is read without it.
 A rule that treats a layer as a matrix asks for the shapes of the layers: see `steps_on`.
 """
 
+import ast
 import dataclasses
 import functools
+import hashlib
 import inspect
 import math
+import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -46,6 +50,9 @@ class Rule:
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # for type checkers
 
+    # Beside a `kernel_form`: `steps_digest` of the steps that the kernel computes.
+    kernel_steps: ClassVar[str] = ""
+
     lr: Annotated[float, Field(gt=0)]
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
@@ -74,15 +81,21 @@ class Rule:
 
         Only a rule whose steps kernels/replay.h has (SGD, DC-ASGD, Adam) defines it; all others are
         stepped by `training.replay`. It holds for the class that defines it and for subclasses
-        that change none of STEPS: see `has_kernel_form`.
+        that change none of STEPS, as long as these are what `kernel_steps` says: see
+        `has_kernel_form`.
         """
         raise NotImplementedError
 
     @classmethod
     def has_kernel_form(cls) -> bool:
-        """Whether `kernel_form` says what this class computes."""
+        """Whether `kernel_form` says what this class computes.
+
+        It does not where a step has been edited since the kernel was written, which a note says.
+        """
         declares = next(each for each in cls.__mro__ if "kernel_form" in vars(each))
-        return declares is not Rule and cls.steps_like(declares)
+        if declares is Rule or not cls.steps_like(declares):
+            return False
+        return _steps_are(declares, vars(declares).get("kernel_steps", ""))
 
     @classmethod
     def steps_like(cls, base: type) -> bool:
@@ -117,6 +130,38 @@ class Rule:
     ) -> tuple["Tensor", RuleState]:
         """New weights and state from the (mean) gradient of one update; changes no argument."""
         raise NotImplementedError
+
+
+def steps_digest(rule: type[Rule]) -> str:
+    """Changes with what the STEPS of a rule compute: their code less comments and docstrings.
+
+    Raises OSError where the source cannot be read.
+    """
+    code = []
+    for step in STEPS:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(getattr(rule, step))))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        code.append(ast.unparse(tree))
+    return hashlib.sha256("".join(code).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _steps_are(rule: type[Rule], digest: str) -> bool:
+    """Whether a rule computes the steps of this digest. Says so where it does not, once."""
+    try:
+        found = steps_digest(rule)
+    except OSError:
+        return False
+    if found != digest:
+        print(
+            f"note: the steps of the rule {rule.__name__} are not those that its kernel computes. "
+            f"PyTorch takes them, which is slower. Once the kernel computes them, set "
+            f"'kernel_steps' in {inspect.getsourcefile(rule)} to '{found}'.",
+            file=sys.stderr,
+        )
+    return found == digest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Adam (Kingma & Ba 2014, Algorithm 1), as `torch.optim.Adam`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class Adam(Rule):
         # 1 - beta is rounded once, from float64: in float32 the subtraction would lose four digits.
         rest = {"rest1": 1 - self.beta1, "rest2": 1 - self.beta2}
         return super().numbers() | rest
+
+    kernel_steps: ClassVar[str] = "69a3064e45836ebe"
 
     def kernel_form(self, state: RuleState) -> KernelForm:
         numbers = self.numbers()

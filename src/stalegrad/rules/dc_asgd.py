@@ -1,6 +1,6 @@
 """SGD with delay compensation: DC-ASGD (Zheng et al. 2017; Algorithm 1 of Lamour et al. 2023)."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class DelayCompensation(SGD):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     epsilon: Annotated[float, Field(gt=0)] = 1e-7
     as_published: bool = False
+
+    kernel_steps: ClassVar[str] = "f7289570a2d8476a"
 
     def kernel_form(self, state: RuleState) -> KernelForm:
         return {

@@ -1,6 +1,6 @@
 """Stochastic gradient descent with heavy-ball or Nesterov momentum, as `torch.optim.SGD`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class SGD(Rule):
 
     def numbers(self) -> dict[str, float | bool]:
         return super().numbers() | {"plain": self.momentum == 0}
+
+    kernel_steps: ClassVar[str] = "5f11830d0e60435f"
 
     def kernel_form(self, state: RuleState) -> KernelForm:
         velocity = None if self.momentum == 0 else state["velocity"]
