@@ -434,7 +434,7 @@ def test_run_alone_that_does_not_fit_names_the_cell(tmp_path, place, monkeypatch
     with pytest.raises(ConfigError) as refused:
         train_bundle(Bundle((cell,)), tmp_path / "out.csv", place)
     said = str(refused.value)
-    assert said.startswith(f"cell {cell.hash} (") and "one run takes about" in said
+    assert said.startswith(f"cell {cell.hash}: ") and "one run takes about" in said
     snapshots = 7 * PARAMETERS * 4 / 1e6
     assert f"{snapshots:,.0f} of them for the weights" in said and "3 are available" in said
     assert list(tmp_path.iterdir()) == []
@@ -487,7 +487,7 @@ def test_failure_while_writing_the_output_leaves_a_checkpoint_to_go_on_from(
 def test_cluster_that_does_not_fit_the_data_names_the_cell(tmp_path, place):
     """As where classes are dealt, and the work is known only once the data are read."""
     cell = dataclasses.replace(small_cell(), cluster=ConstantDelay(delay=24))
-    with pytest.raises(ConfigError, match=f"cell {cell.hash} .*delay of 24 steps with 24 steps"):
+    with pytest.raises(ConfigError, match=f"cell {cell.hash}: .*delay of 24 steps with 24 steps"):
         trained(Bundle((cell,)), tmp_path, place)
     assert list(tmp_path.iterdir()) == []
 

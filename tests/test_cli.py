@@ -353,7 +353,7 @@ def test_a_new_rule_brings_its_flags(tmp_path, monkeypatch, capsys):
         (["--hash", "x", "--study", "jain2018"], "with which no runs of jain2018 at quick begin"),
         (["--hash", "", "--study", "jain2018"], "runs of jain2018 at quick begin"),
         (["--study", "jain2018"], "'--study' is given without '--hash'"),
-        (["--data-folder", "nowhere"], "Fetch it with `stalegrad data`"),
+        (["--data-folder", "nowhere"], "with `stalegrad data mnist --data-folder nowhere`"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_one_sentence_that_names_the_flag(workplace, call, arguments, sentence):

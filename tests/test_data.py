@@ -175,7 +175,8 @@ def test_load_gives_the_arrays(tmp_path):
 
 
 def test_a_missing_data_set_says_how_to_fetch_it(tmp_path):
-    with pytest.raises(DataError, match=r"mnist.*`stalegrad data`.*`snakemake`"):
+    said = r"mnist.*`stalegrad data mnist --data-folder .*`.*`snakemake`"
+    with pytest.raises(DataError, match=said):
         load_dataset("mnist", tmp_path)
 
 

@@ -16,6 +16,7 @@ import pytest
 from checkout import DATA, ROOT, Checkout
 
 from stalegrad.io import datasets
+from stalegrad.io.cache import CacheUnavailable, cache_folder
 from stalegrad.io.datasets import fetch_dataset
 from stalegrad.training import kernels
 
@@ -105,7 +106,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_cache_is_made_for_us_alone(cache):
-    assert kernels.cache_folder() == cache
+    assert cache_folder() == cache
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
@@ -113,23 +114,23 @@ def test_cache_is_made_for_us_alone(cache):
 def test_cache_that_others_can_write_to_is_refused(cache, mode):
     cache.mkdir()
     cache.chmod(mode)
-    with pytest.raises(kernels.KernelUnavailable, match="STALEGRAD_CACHE"):
-        kernels.cache_folder()
+    with pytest.raises(CacheUnavailable, match="STALEGRAD_CACHE"):
+        cache_folder()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user, which takes root")
 def test_cache_of_somebody_else_is_refused(cache):
     cache.mkdir(mode=0o700)
     os.chown(cache, 12345, 12345)
-    with pytest.raises(kernels.KernelUnavailable, match="belongs to somebody else"):
-        kernels.cache_folder()
+    with pytest.raises(CacheUnavailable, match="belongs to somebody else"):
+        cache_folder()
 
 
 def test_cache_that_is_a_link_is_refused(cache, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     cache.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(kernels.KernelUnavailable, match="is a link"):
-        kernels.cache_folder()
+    with pytest.raises(CacheUnavailable, match="is a link"):
+        cache_folder()
 
 
 def test_planted_library_in_the_temporary_folder_is_not_loaded(tmp_path, monkeypatch):

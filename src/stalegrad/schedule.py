@@ -77,6 +77,8 @@ class Schedule:
             raise ValueError("The columns of a schedule must have one entry an arrival.")
         if self.arrivals_per_update < 1:
             raise ValueError(f"arrivals_per_update is {self.arrivals_per_update}, not >= 1.")
+        if not np.isfinite(self.time).all():
+            raise ValueError("its times are too large or too small, or too far apart, to add up")
         if arrivals and (np.diff(self.time) < 0).any():
             raise ValueError("Arrivals must be in the order of their times.")
         if (self.read_version < 0).any() or (self.staleness_before < 0).any():
@@ -114,6 +116,15 @@ class Schedule:
         The convention of Jain et al. 2018, whose mean is N - 1 for N workers alike.
         """
         return self.version - self.read_version
+
+    def staleness_until(self, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (float64) and maximum (int64) of `staleness_before`, [n] each, over all arrivals
+        served by each of `stops` [n]; 0 where there are none."""
+        staleness = self.staleness_before
+        # The sums are whole numbers, and so exact, as those of `staleness[:stop].mean()` are.
+        sums = np.concatenate([[0], np.cumsum(staleness)])[stops]
+        largest = np.concatenate([[0], np.maximum.accumulate(staleness)])[stops]
+        return sums / np.maximum(stops, 1), largest
 
     @property
     def staleness_after(self) -> np.ndarray:

@@ -1,5 +1,8 @@
 # Notebooks: the percent script of each study that has one, run on the results and rendered to HTML.
 
+# What runs them, and what they share.
+NOTEBOOK_CODE = {*freshness.code_of("report.rendering"), *freshness.code_of("report.notebooks")}
+
 
 rule render_notebook:
     input:
@@ -7,7 +10,7 @@ rule render_notebook:
         results=lambda wildcards: results_of(wildcards.study),
         code=lambda wildcards: as_inputs(
             {
-                *freshness.code_of("report.notebooks"),
+                *NOTEBOOK_CODE,
                 *PLAN.code(wildcards.study, "figures", "tables", "claims"),
             }
         ),
@@ -26,14 +29,8 @@ rule render_notebook:
     params:
         preset=SETTINGS.preset,
         sources=lambda w: PLAN.products_digest(w.study, "figures", "tables", "claims"),
-        code=lambda w: freshness.digest(
-            [notebook_of(w.study), *freshness.code_of("report.notebooks")]
-        ),
+        code=lambda w: freshness.digest([notebook_of(w.study), *NOTEBOOK_CODE]),
         results=lambda wildcards, output: Path(output.html).parents[2],
         home=lambda wildcards: PLAN.homes[wildcards.study],
-    shell:
-        "(export STALEGRAD_PRESET={params.preset:q} STALEGRAD_RESULTS={params.results:q}"
-        " STALEGRAD_STUDY={params.home:q};"
-        " python -m jupytext --to ipynb --execute --run-path . --output {output.ipynb:q}"
-        " {input.notebook:q} && python -m nbconvert --to html --log-level WARN {output.ipynb:q})"
-        " > {log:q} 2>&1"
+    script:
+        "../scripts/render_notebook.py"

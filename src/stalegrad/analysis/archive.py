@@ -18,6 +18,7 @@ import pandas as pd
 from stalegrad.analysis.results import collect, read_csv
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import (
+    archived_history_path,
     archived_runs,
     csv_text,
     held,
@@ -33,7 +34,7 @@ UNRECORDED = "not recorded"
 
 def archived_history(archive: Path) -> pd.DataFrame:
     """The history of all archived runs of a study; empty where there are none."""
-    path = archive / "history.csv.gz"
+    path = archived_history_path(archive)
     return read_csv(path) if path.exists() else pd.DataFrame({"run": []})
 
 
@@ -68,7 +69,7 @@ def add_to_archive(archive: Path, outputs: list[Path]) -> int:
         if "instructions" in provenance:  # which rows of earlier versions do not say
             provenance["instructions"] = provenance["instructions"].fillna(UNRECORDED)
         content = _gzipped(csv_text(history).encode())
-        write_bytes_atomically(names.with_name("history.csv.gz"), content)
+        write_bytes_atomically(archived_history_path(archive), content)
         text = provenance.to_csv(index=False, lineterminator="\n")
         write_atomically(names.with_name("provenance.csv"), text)
         write_atomically(names, "\n".join(sorted(known)) + "\n")

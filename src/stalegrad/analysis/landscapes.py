@@ -28,7 +28,12 @@ from stalegrad.problems import load_task
 from stalegrad.training.backends import Backend, make_backend, resolve_device
 from stalegrad.training.bundles import Place
 from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
-from stalegrad.training.machine import describe_machine, settled_torch, vector_instructions
+from stalegrad.training.machine import (
+    describe_machine,
+    dispatch,
+    settled_torch,
+    vector_instructions,
+)
 
 LINE_POINTS = 21  # on the straight line between two runs, both ends included
 _CHUNK = 32  # points evaluated at once; it affects the last digit on a GPU
@@ -306,12 +311,13 @@ def make_landscape(
         task = load_task(cell.runs.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         instructions = vector_instructions(backend.name, task.name, device)
+        choices = dispatch(backend.name, device)
         history = pd.read_csv(recorded[0], dtype={"run": str})
         with np.load(recorded[1], allow_pickle=False) as arrays:
             weights = arrays["weights"]
         layout = lay_out(cell, history, weights)
-        identity = f"{cell.hash} {backend.name} on {device.type} with {instructions}, "
-        identity += f"torch {torch.__version__}, "
+        identity = f"{cell.hash} {backend.name} on {device.type} with {instructions}, {choices}, "
+        identity += f"torch {torch.__version__}, numpy {np.__version__}, "
         code = digest(code_of("analysis.landscapes", cell.runs.cells))
         identity += f"weights {hashlib.sha256(weights.tobytes()).hexdigest()}, code {code}"
         path = outputs[0].with_name(outputs[0].name + ".partial.npz")
@@ -326,6 +332,7 @@ def make_landscape(
     provenance = describe_machine(device) | {
         "backend": backend.name,
         "instructions": instructions,
+        "dispatch": choices,
         "threads": threads,
         "landscape": cell.hash,
         "code": code,

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,11 +59,19 @@ _RC: "dict[RcKeyType, Any]" = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Everything drawn inside looks alike."""
+    """Everything drawn inside looks alike, whatever the user's own matplotlibrc, environment or
+    style say; these hold again afterwards."""
+    backend = dict.get(mpl.rcParams, "backend")  # by [] one that is yet to be chosen would be
     with mpl.rc_context():
+        mpl.rcdefaults()
         mpl.use("Agg")
         mpl.rcParams.update(_RC)
-        yield
+        try:
+            yield
+        finally:
+            if isinstance(backend, str):
+                with suppress(ImportError):  # of a display that is not there
+                    pyplot.switch_backend(backend)
 
 
 def save(figure: Figure, path: Path) -> None:

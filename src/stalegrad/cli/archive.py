@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from stalegrad.cli.flags import (
     Commands,
@@ -13,6 +12,7 @@ from stalegrad.cli.flags import (
     distinct,
     examples,
     grids_of,
+    path,
 )
 from stalegrad.io.errors import ConfigError, ResultError
 
@@ -28,10 +28,10 @@ def add_archive(commands: Commands) -> None:
         ),
     )
     parser.add_argument("--study", required=True, metavar="NAME", help="the name of its folder")
-    parser.add_argument("files", nargs="*", type=Path, metavar="CSV")
+    parser.add_argument("files", nargs="*", type=path, metavar="CSV")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="of the paper preset: keep the trajectories and loss landscapes that are there",
     )
@@ -107,7 +107,7 @@ def add_gather(commands: Commands) -> None:
     add_grid_flag(parser)
     add_config_flag(parser)
     add_archive_flag(parser)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--output", type=path, required=True, help="folder to write to")
     parser.set_defaults(act=_gather)
 
 

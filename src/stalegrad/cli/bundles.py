@@ -18,6 +18,7 @@ from stalegrad.cli.flags import (
     examples,
     grids_of,
     named_by_flag,
+    path,
     place_of,
 )
 from stalegrad.io.errors import ConfigError
@@ -45,7 +46,7 @@ def add_bundles(commands: Commands) -> None:
     )
     add_study_flags(parser)
     add_grid_flag(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=path, required=True, metavar="DIR")
     parser.add_argument("--seeds", type=counts, metavar="1,2", help="only these seeds")
     parser.add_argument(
         "--bundle-size", type=count, metavar="N", help="runs in a bundle; default: the preset's"
@@ -116,8 +117,8 @@ def add_run_bundle(commands: Commands) -> None:
             "stalegrad run-bundle work/*.json --output done --device cuda",
         ),
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("files", nargs="+", type=path, metavar="FILE")
+    parser.add_argument("--output", type=path, required=True, metavar="DIR")
     add_place_flags(parser)
     parser.set_defaults(act=_run_bundles)
 

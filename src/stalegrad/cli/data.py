@@ -1,9 +1,8 @@
 """`stalegrad data`: the data sets, fetched and verified."""
 
 import argparse
-from pathlib import Path
 
-from stalegrad.cli.flags import Commands, add_data_flag, examples
+from stalegrad.cli.flags import Commands, add_data_flag, examples, path
 
 
 def add_data(commands: Commands) -> None:
@@ -19,7 +18,7 @@ def add_data(commands: Commands) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="mnist, fashion_mnist or both")
     parser.add_argument(
-        "--local-data", type=Path, metavar="DIR", help="a folder with the IDX files, plain or .gz"
+        "--local-data", type=path, metavar="DIR", help="a folder with the IDX files, plain or .gz"
     )
     add_data_flag(parser)
     parser.set_defaults(act=_fetch_data)

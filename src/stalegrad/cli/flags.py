@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from stalegrad.io.errors import ConfigError
+from stalegrad.io.paths import read_path
 
 if TYPE_CHECKING:
     from stalegrad.planning.cells import Cell
@@ -42,6 +43,13 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
 
 
+def path(text: str) -> Path:
+    try:
+        return read_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 def counts(text: str) -> set[int]:
     return {count(part) for part in text.split(",")}
 
@@ -56,7 +64,7 @@ def add_study_flags(parser: Flags, required: bool = True) -> None:
 
 def add_config_flag(parser: Flags) -> None:
     parser.add_argument(
-        "--config-folder", type=Path, default=Path("config"), metavar="DIR", help="default: config"
+        "--config-folder", type=path, default=Path("config"), metavar="DIR", help="default: config"
     )
 
 
@@ -121,7 +129,7 @@ def distinct(grids: Mapping[str, list["Cell"]]) -> dict[str, "Cell"]:
 def add_archive_flag(parser: Flags) -> None:
     parser.add_argument(
         "--archive-folder",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="of the study's archived runs; default: the folder `measured` of the study",
     )
@@ -130,7 +138,7 @@ def add_archive_flag(parser: Flags) -> None:
 def add_data_flag(parser: Flags) -> None:
     parser.add_argument(
         "--data-folder",
-        type=Path,
+        type=path,
         default=Path("resources/data"),
         metavar="DIR",
         help="default: resources/data",

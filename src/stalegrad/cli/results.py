@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from stalegrad.cli.flags import Commands, add_config_flag, examples, study_homes
+from stalegrad.cli.flags import Commands, add_config_flag, examples, path, study_homes
 from stalegrad.io.errors import ConfigError
 
 
@@ -17,8 +17,8 @@ def add_figure(commands: Commands) -> None:
         epilog=examples("stalegrad figure STUDY_fig2 --results results/quick --output fig2.pdf"),
     )
     parser.add_argument("name", metavar="NAME", help="<study>_<figure>, as its file is called")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=".pdf or .png")
+    parser.add_argument("--results", type=path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=path, required=True, metavar="FILE", help=".pdf or .png")
     add_config_flag(parser)
     parser.set_defaults(act=_draw)
 
@@ -60,7 +60,7 @@ def add_verdicts(commands: Commands) -> None:
     parser.add_argument(
         "file",
         nargs="?",
-        type=Path,
+        type=path,
         default=Path("results/quick/verdicts.csv"),
         metavar="CSV",
         help="default: results/quick/verdicts.csv",

@@ -15,12 +15,15 @@ from stalegrad.cli.flags import (
     add_study_flags,
     examples,
     named_by_flag,
+    path,
     place_of,
 )
 from stalegrad.io.wording import rate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from stalegrad.training.bundles import Progress
 
 
 def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
@@ -54,7 +57,7 @@ def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
     if chosen is not None:
         add_cell_flags(parser, chosen)
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: results/cells/<hash>.csv"
+        "--output", type=path, metavar="FILE", help="default: results/cells/<hash>.csv"
     )
     add_place_flags(parser)
     parser.set_defaults(act=_run, chosen=chosen)
@@ -77,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         else:
             place = place_of(options)
             with named_by_flag({"backend": "--backend"}):
-                train_bundle(bundle, output, place, lambda p: lines.show(p.history))
+                train_bundle(bundle, output, place, lines.progress)
     print(_summary(output))
 
 
@@ -97,16 +100,19 @@ class _EpochLines:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, history: "pd.DataFrame") -> None:
+    def progress(self, progress: "Progress") -> None:
         """Print the epochs of one run that have not been."""
-        new = history.iloc[self._shown :]
+        self.show(progress.newest(progress.computed - self._shown))
+
+    def show(self, new: "pd.DataFrame") -> None:
+        """Print epochs."""
         for (_, row), (_, metrics) in zip(new.iterrows(), _metrics(new).iterrows(), strict=True):
             text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             ends = "  diverged" if row["diverged"] else ""
             with self._bar.external_write_mode():
                 print(f"epoch {row['epoch']:3} of {self._epochs}  {text}{ends}", flush=True)
         self._bar.update(len(new))
-        self._shown = len(history)
+        self._shown += len(new)
 
 
 def _metrics(history: "pd.DataFrame") -> "pd.DataFrame":

@@ -9,8 +9,8 @@ from stalegrad.io.compiled import compiled
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
 
-Milliseconds = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e15)]
+Share = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @spec
@@ -41,7 +41,7 @@ class ParameterServer:
     """
 
     workers: Annotated[int, Field(ge=1)]
-    compute_ms: Annotated[float, Field(gt=0)]
+    compute_ms: Annotated[float, Field(gt=0, le=1e15)]
     machine_ms: Milliseconds = 0.0
     jitter: Share = 0.0
     spread: Share = 0.0
@@ -184,6 +184,8 @@ def _simulate(
             end = now + left[w] * slowed if phase[w] == _COMPUTING else until[w]
             if end < next_time:
                 next_worker, next_time = w, end
+        if next_worker < 0:
+            raise ValueError("its times are too large or too small, or too far apart, to add up")
         progress = (next_time - now) / slowed
         for w in range(workers):
             if phase[w] == _COMPUTING:

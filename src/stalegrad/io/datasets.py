@@ -13,6 +13,7 @@ import http.client
 import io
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -104,7 +105,8 @@ def load_dataset(name: str, folder: str | Path, sha256: Mapping[str, str] | None
 
     sha256: the hashes the four files must have, by file name; by default the published ones.
 
-    Raises DataError if a file is missing, is not the published one, or is no IDX file.
+    Raises DataError if a file is missing, is not the published one, or is no IDX file. One that is
+    not the published one is renamed to `<file>.damaged`, so that it is fetched again.
     """
     wanted = _published(name) if sha256 is None else sha256
     target = Path(folder) / name
@@ -113,15 +115,33 @@ def load_dataset(name: str, folder: str | Path, sha256: Mapping[str, str] | None
         try:
             data = (target / file).read_bytes()
             _verify(file, data, wanted)
-        except (OSError, DataError) as error:
-            raise DataError(
-                f"The data set {name} cannot be read from {target}: {_one_line(error)} "
-                "Fetch it with `stalegrad data` or by running `snakemake`."
-            ) from error
+        except OSError as error:
+            raise DataError(_unreadable(name, target, _one_line(error))) from error
+        except DataError as error:
+            said = f"{_one_line(error)} {_set_aside(target / file)}"
+            raise DataError(_unreadable(name, target, said)) from error
         arrays[file] = parse_idx(data, where=str(target / file))
     return Dataset(
         arrays[TRAIN_IMAGES], arrays[TRAIN_LABELS], arrays[TEST_IMAGES], arrays[TEST_LABELS]
     )
+
+
+def _unreadable(name: str, target: Path, reason: str) -> str:
+    command = f"stalegrad data {name} --data-folder {shlex.quote(str(target.parent))}"
+    return (
+        f"The data set {name} cannot be read from {target}: {reason} Fetch it with `{command}`, or "
+        f"by running `snakemake`, which fetches what is not there."
+    )
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file, so that it is fetched again; says so."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        return f"It cannot be set aside ({_one_line(error).rstrip('.')}): delete it."
+    return f"It is set aside as {aside.name}."
 
 
 def fetch_dataset(
@@ -148,6 +168,11 @@ def fetch_dataset(
     target = Path(folder) / name
     if _is_complete(target, wanted):
         return target
+    if local_folder is not None and not Path(local_folder).is_dir():
+        raise DataError(
+            f"The local folder {local_folder}, which is to hold {name}, is not there; correct the "
+            f"configuration key `local_data` or the flag `--local-data`, or leave it out."
+        )
     failures = []
     for source in default_sources(name, local_folder) if sources is None else sources:
         try:

@@ -5,6 +5,7 @@ import fcntl
 import glob
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from stalegrad.io.errors import LockedError, OutputError
+from stalegrad.io.paths import check_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,8 @@ _UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM),
 )
+# What a file system without locks answers to `flock`.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def provenance_path(output: Path) -> Path:
@@ -38,7 +42,14 @@ def is_trained(output: Path) -> bool:
 def archived_runs(archive: Path) -> set[str]:
     """Hashes of the runs that the archive of a study holds (see `analysis.archive`)."""
     path = archive / "runs.txt"
-    return set(path.read_text().split()) if path.exists() else set()
+    # Without their history, as where that was damaged and deleted, they are to be trained again.
+    there = path.exists() and archived_history_path(archive).exists()
+    return set(path.read_text().split()) if there else set()
+
+
+def archived_history_path(archive: Path) -> Path:
+    """Where the archive of a study keeps the history of its runs."""
+    return archive / "history.csv.gz"
 
 
 def archived_folder(archive: Path, kind: str, content: str) -> Path:
@@ -56,13 +67,34 @@ def csv_text(frame: "pd.DataFrame") -> str:
     return frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
 
 
+def check_writable(path: Path) -> None:
+    """Raises OutputError where no file can be put at `path`: something stands there that is no
+    plain file, or its folder cannot be made."""
+    try:
+        with reported(path):
+            check_folder(path.parent)
+            mode = path.lstat().st_mode
+    except ValueError as error:
+        raise OutputError(f"{path} cannot be written: {error}; name another file.") from None
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe"}
+        what = kinds.get(stat.S_IFMT(mode), "a device or socket")
+        raise OutputError(
+            f"{path} is {what}, which no result replaces; name a file that is not there yet, or a "
+            f"plain one."
+        )
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it replaces `path` if the block raises no error.
 
     Temporary files that killed processes left are removed. Raises OutputError if the disk is full
-    or not writable; `path` is then unchanged.
+    or not writable, or if `path` is no plain file; it is then unchanged.
     """
+    check_writable(path)
     beside = path.with_name(f".{path.name}.{_HERE}.{os.getpid()}.part")
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +181,7 @@ def _locked(file: Path, path: Path, wait: bool) -> IO[str]:
             print(f"note: {said}; waiting for it.", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in _NO_LOCKS:
                 raise
         if _is_still_there(file, lock):
             lock.truncate(0)

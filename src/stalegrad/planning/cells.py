@@ -150,8 +150,8 @@ def check_cell(cell: Cell, where: str) -> None:
             cell.cluster.check(workload)
         except ValueError as error:
             raise ConfigError(
-                f"{where}: 'cluster' is {specs.describe(cell.cluster)}, which cannot do what "
-                f"'epochs', 'batch_size' and 'partition' ask for: {error}."
+                f"{where}: 'cluster' cannot do what 'epochs', 'batch_size' and 'partition' ask "
+                f"for: {error}. The cluster is {specs.describe(cell.cluster)}."
             ) from None
 
 
@@ -442,9 +442,13 @@ def _check_largest(cell: Cell, preset: Preset) -> None:
         raise ConfigError(
             f"preset '{preset.title}': 'bundle_memory' is {preset.bundle_memory}, but a run takes "
             f"{_megabytes(cell):,.0f} megabytes with its {cell.cluster.in_flight()} gradients in "
-            f"flight (cell {cell.hash}: {json.dumps(cell.columns())}); allow more, or leave that "
-            f"cell out."
+            f"flight (cell {cell.hash}); allow more, or leave that cell out. {described(cell)}"
         )
+
+
+def described(cell: Cell) -> str:
+    """The sentence that an error ends with: what its cell is."""
+    return f"The cell is {json.dumps(cell.columns())}."
 
 
 @specs.spec

@@ -19,8 +19,20 @@ from pydantic import AfterValidator, Field
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
+from stalegrad.io.paths import expanded, folder_to_make
 from stalegrad.planning.studies import CONTENT, find_studies
 
+
+def _without_braces(path: str) -> str:
+    if "{" in path or "}" in path:
+        raise ValueError("braces in a path are Snakemake's own; choose another name")
+    return path
+
+
+UserPath = Annotated[str, AfterValidator(expanded)]
+# Of files that rules name.
+WorkflowPath = Annotated[UserPath, AfterValidator(_without_braces)]
+OutputFolder = Annotated[str, AfterValidator(folder_to_make), AfterValidator(_without_braces)]
 Count = Annotated[int, Field(ge=1)]
 Seeds = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -52,7 +64,8 @@ class Settings(_Model):
     `config/`. studies: their names; null for all. device, backend: `auto` takes CUDA if there is
     any, and the fastest backend that can do the problem (see `training.backends`).
     threads: of a bundle. data_folder: of the data sets; local_data: where to look for them before
-    any network. results_folder: results are written to its folder `<preset>`.
+    any network. results_folder: results are written to its folder `<preset>`. In
+    these paths `~` and variables of the environment are expanded (see `io.paths`).
     recompute: train archived runs again (see `analysis.archive`).
     measured_only: train nothing, and use archived runs, trajectories and landscapes alone. Of each
     grid, those seeds are used that the archive holds for all cells. A figure or table whose results
@@ -60,14 +73,14 @@ class Settings(_Model):
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
-    studies_folders: Annotated[list[str], Field(min_length=1)] = ["studies"]
+    studies_folders: Annotated[list[WorkflowPath], Field(min_length=1)] = ["studies"]
     studies: Annotated[list[str], Field(min_length=1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "cpu", "torch", "batched", "batched_tf32"] = "auto"
     threads: Count = 1
-    data_folder: str = "resources/data"
-    local_data: str | None = None
-    results_folder: str = "results"
+    data_folder: OutputFolder = "resources/data"
+    local_data: UserPath | None = None
+    results_folder: OutputFolder = "results"
     recompute: bool = False
     measured_only: bool = False
 

@@ -98,6 +98,12 @@ def is_fresh(output: Path, bundle: Trained) -> bool:
     return same_run and is_of_this_code(output, bundle.cells)
 
 
+def made_as(output: Path) -> tuple[str | None, str | None] | None:
+    """Bundle and code that the finished file at `output` is of; None where there is none."""
+    made = _provenance(output)
+    return None if made is None else (made.get("bundle"), made.get("code"))
+
+
 def can_take(output: Path, bundle: Trained) -> bool:
     """`is_fresh` for a file that a user names; prints why a finished file is not used.
 

@@ -133,15 +133,18 @@ def _in_font(character: str) -> str:
     # ASCII, and the letters of Latin-1 and Latin Extended-A, are in every T1 font.
     if " " <= character <= "~" or "\u00c0" <= character <= "\u017f":
         return character
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode().strip()
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    plain = "".join(filter(str.isprintable, plain)).strip()
     if plain:
         return "".join(_SPECIAL.get(c, c) for c in plain)
     return "" if unicodedata.combining(character) else f"[U+{ord(character):04X}]"
 
 
 def code(text: str) -> str:
-    """`text` in the typewriter font, to be broken after '/', '_' and spaces alone."""
-    pieces = ("".join(_SPECIAL.get(c, c) for c in part) for part in re.split(r"(?<=[/_ ])", text))
+    """`text` in the typewriter font, to be broken after '/', '_' and spaces alone; what that font
+    lacks is replaced as `escape` does."""
+    parts = re.split(r"(?<=[/_ ])", text)
+    pieces = ("".join(_SPECIAL.get(c) or _in_font(c) for c in part) for part in parts)
     # Two hyphens in a row are no dash.
     return r"\texttt{" + r"\allowbreak{}".join(pieces).replace("--", "-{}-") + "}"
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.style import style
-from stalegrad.io.errors import ResultError
+from stalegrad.io.errors import ConfigError, ResultError
+from stalegrad.io.paths import read_path
 
 
 def open_results(home: str | Path) -> StudyResults:
@@ -21,10 +22,18 @@ def open_results(home: str | Path) -> StudyResults:
     environment names: STALEGRAD_PRESET (`quick` where it is not set) and STALEGRAD_RESULTS
     (`results`). STALEGRAD_STUDY names another folder of the study.
     """
-    home = Path(os.environ.get("STALEGRAD_STUDY", home))
+    home = _path_of("STALEGRAD_STUDY", home)
     preset = os.environ.get("STALEGRAD_PRESET", "quick")
-    folder = Path(os.environ.get("STALEGRAD_RESULTS", "results"))
+    folder = _path_of("STALEGRAD_RESULTS", "results")
     return StudyResults(home, preset, folder / preset / home.name)
+
+
+def _path_of(variable: str, otherwise: str | Path) -> Path:
+    """The path that a variable of the environment names. Raises ConfigError where it names none."""
+    try:
+        return read_path(os.environ.get(variable, str(otherwise)))
+    except ValueError as error:
+        raise ConfigError(f"{variable} is {os.environ[variable]!r}: {error}.") from None
 
 
 @contextmanager

@@ -285,11 +285,15 @@ def _provenance_values(values: _Values, prefix: str, rows: pd.DataFrame) -> None
     if "commit" in rows:
         commits = sorted(set(rows["commit"].fillna("").astype(str)) - {""})
         if commits:
-            values.latex[f"{prefix}.commit"] = ", ".join(code(short(c)) for c in commits)
+            shortened = sorted({short(commit) for commit in commits})
+            values.latex[f"{prefix}.commit"] = ", ".join(map(code, shortened))
 
 
 def short(commit: str) -> str:
-    """The first ten digits of a commit, with the '+' of a changed tree."""
+    """The first ten digits of a commit, with the '+' of a changed tree; 'unknown' of one that is
+    not known (see `io.commit`)."""
+    if commit.startswith("unknown"):
+        return "unknown"
     return commit[:10] + ("+" if commit.endswith("+") else "")
 
 

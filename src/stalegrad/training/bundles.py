@@ -4,12 +4,12 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,19 +25,25 @@ from stalegrad.data_order import (
 )
 from stalegrad.io.errors import ConfigError
 from stalegrad.io.files import (
+    check_writable,
     csv_text,
     held,
     provenance_path,
     replaced,
     write_atomically,
 )
-from stalegrad.planning.cells import Bundle, Cell, lockstep_key
-from stalegrad.planning.freshness import is_fresh, training_code
+from stalegrad.planning.cells import Bundle, Cell, described, lockstep_key
+from stalegrad.planning.freshness import can_take, made_as, training_code
 from stalegrad.problems import Task, load_task
 from stalegrad.training import memory, replay, stepping
 from stalegrad.training.backends import Backend, make_backend, resolve_device
 from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
-from stalegrad.training.machine import describe_machine, settled_torch, vector_instructions
+from stalegrad.training.machine import (
+    describe_machine,
+    dispatch,
+    settled_torch,
+    vector_instructions,
+)
 from stalegrad.training.replay import ReplayState, Run
 
 if TYPE_CHECKING:
@@ -65,6 +71,40 @@ class Place:
         return self.threads if device.type == "cpu" else 1
 
 
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Grown(Generic[_Item]):
+    """A sequence that is added to at its end, in time that does not depend on how long it is.
+
+    What was there before an addition stays as it was. last: what was added last, after `before`.
+    """
+
+    before: "Grown[_Item] | None" = None
+    last: tuple[_Item, ...] = ()
+    length: int = 0
+
+    def and_then(self, more: Iterable[_Item]) -> "Grown[_Item]":
+        added = tuple(more)
+        return Grown(self, added, self.length + len(added))
+
+    def newest(self, count: int) -> list[_Item]:
+        """The last `count` items, in order."""
+        found: list[_Item] = []
+        part: Grown[_Item] | None = self
+        while part is not None and len(found) < count:
+            found += reversed(part.last)
+            part = part.before
+        return found[:count][::-1]
+
+    def __iter__(self) -> Iterator[_Item]:
+        return iter(self.newest(self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a bundle is, reported after every epoch or recorded stretch.
@@ -84,6 +124,12 @@ class Progress:
     def history(self) -> pd.DataFrame:
         """The history so far; built on demand, since it is long after many epochs of many runs."""
         return _history(self._bundle, self._parts)
+
+    def newest(self, count: int) -> pd.DataFrame:
+        """The last `count` rows of the history of a bundle of one run; takes no longer after many
+        epochs than after few."""
+        (part,) = self._parts
+        return pd.DataFrame(part.rows.newest(count))
 
 
 def train_bundle(
@@ -113,26 +159,31 @@ def train_bundle(
     The state is saved beside `output` after an epoch, as long as saving takes at most SAVING_SHARE
     of the time; a later call resumes from it. All files are written under a temporary name and
     renamed. If another process works on the same output, this call waits for it, and returns once
-    the other has finished the output.
+    the other has finished the output. Raises ResultError if the other has put another
+    run there, and OutputError, before training, if one of the files cannot be written.
     """
+    for path in (output, provenance_path(output), *([weights] if weights else [])):
+        check_writable(path)
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):
         task = load_task(bundle.cells[0].problem, place.data_folder, device, torch.float32)
         backend = make_backend(place.backend, task)
         instructions = vector_instructions(backend.name, task.name, device)
+        choices = dispatch(backend.name, device)
         free = memory.free_megabytes(device)
         room = math.inf if free is None else memory.SHARE * free
         plans = _plan_parts(bundle, task, backend, room)
-        before = is_fresh(output, bundle)
+        before = made_as(output)
         with held(output, wait=True):
-            if is_fresh(output, bundle) and not before:
+            # Another process has finished a file here meanwhile: for this run or for another.
+            if made_as(output) != before and can_take(output, bundle):
                 return
             checkpoint = Checkpoint.beside(
                 output,
                 bundle,
                 plans,
-                f"{backend.name} on {device.type} with {instructions}",
+                f"{backend.name} on {device.type} with {instructions}, {choices}",
                 weights is not None,
             )
             begun, seconds = checkpoint.read(plans, device) or (
@@ -150,6 +201,7 @@ def train_bundle(
             provenance = describe_machine(device) | {
                 "backend": backend.name,
                 "instructions": instructions,
+                "dispatch": choices,
                 "threads": threads,
                 "bundle": bundle.hash,
                 "code": training_code(bundle.cells),
@@ -233,8 +285,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
                 schedule = cell.cluster.simulate(order.workload(cell.epochs), times)
                 made[work] = Run.plan(cell.rule, schedule, order, cell.seed, per_epoch)
         except ValueError as error:
-            where = f"cell {cell.hash} ({json.dumps(cell.columns())})"
-            raise ConfigError(f"{where}: {error}.") from None
+            raise ConfigError(f"cell {cell.hash}: {error}. {described(cell)}") from None
         planned.append(Planned(cell, replace(made[work], rule=cell.rule)))
     return planned
 
@@ -252,19 +303,19 @@ class Part:
 
     planned: all runs; alive: which of them have not diverged; state: of those alive, None before
     the start; rows: the history so far; kept: the weights [P] of each row, or None if weights are
-    not kept.
+    not kept. Both are `Grown`, since they are added to after every epoch.
     """
 
     planned: tuple[Planned, ...]
     state: ReplayState | None
     alive: tuple[bool, ...]
-    rows: tuple[dict[str, Any], ...]
-    kept: tuple[np.ndarray, ...] | None = None
+    rows: Grown[dict[str, Any]]
+    kept: Grown[np.ndarray] | None = None
 
     @classmethod
     def of(cls, planned: tuple[Planned, ...], keep: bool) -> "Part":
         """A part that has not started."""
-        return cls(planned, None, (True,) * len(planned), (), () if keep else None)
+        return cls(planned, None, (True,) * len(planned), Grown(), Grown() if keep else None)
 
     @property
     def done(self) -> bool:
@@ -316,10 +367,10 @@ def _fitting(task: Task, planned: list[Planned], room: float) -> int:
     need = memory.need(task, [largest.run])
     if need.peak > room:
         raise ConfigError(
-            f"cell {largest.cell.hash} ({json.dumps(largest.cell.columns())}): one run takes about "
+            f"cell {largest.cell.hash}: one run takes about "
             f"{need.peak:,.0f} megabytes, {need.snapshots:,.0f} of them for the weights that its "
             f"gradients in flight were computed at, and {room:,.0f} are available; train it where "
-            f"there is more memory, or reduce its delay or its minibatch."
+            f"there is more memory, or reduce its delay or its minibatch. {described(largest.cell)}"
         )
     return len(planned) if math.isinf(room) else int(room // need.peak)
 
@@ -377,8 +428,10 @@ def _recorded(
         }
         for i, p in enumerate(part.running)
     )
-    kept = part.kept if part.kept is None else (*part.kept, *state.weights.cpu().numpy().copy())
-    return replace(part, rows=part.rows + rows, kept=kept)
+    kept = (
+        part.kept if part.kept is None else part.kept.and_then(state.weights.cpu().numpy().copy())
+    )
+    return replace(part, rows=part.rows.and_then(rows), kept=kept)
 
 
 def _arrivals(run: Run, stop: int) -> int:
@@ -390,13 +443,13 @@ def _arrivals(run: Run, stop: int) -> int:
 def _schedule_columns(run: Run, stop: int) -> dict[str, Any]:
     """Where a run stands at a stop, the first being 1 and 0 the start."""
     arrivals = int(run.stops[stop - 1]) if stop else 0
-    staleness = run.schedule.staleness_before[:arrivals]
+    means, largest = run.staleness
     return {
         "epoch": stop if run.per_epoch == 1 else stop / run.per_epoch,
         "updates": arrivals // run.schedule.arrivals_per_update,
         "simulated_seconds": float(run.schedule.time[arrivals - 1]) if arrivals else 0.0,
-        "mean_staleness": float(staleness.mean()) if arrivals else 0.0,
-        "max_staleness": int(staleness.max()) if arrivals else 0,
+        "mean_staleness": float(means[stop - 1]) if stop else 0.0,
+        "max_staleness": int(largest[stop - 1]) if stop else 0,
     }
 
 
@@ -443,7 +496,8 @@ class Checkpoint:
     """The state of a bundle between two epochs, in a file beside its output.
 
     identity: what must match for a checkpoint to be resumed: the bundle, its parts, backend, kind
-    of device, vector instructions, version of PyTorch, and the code that decides a result.
+    of device, vector instructions and what else decides a bit (`machine.dispatch`),
+    versions of PyTorch and numpy, and the code that decides a result.
     weights: whether the weights of each row of the history are kept.
     """
 
@@ -463,7 +517,9 @@ class Checkpoint:
         """backend: its name, the kind of its device, and its vector instructions."""
         cut = "+".join(str(len(plan)) for plan in plans)
         identity = f"{bundle.hash} in parts of {cut} runs, {backend}"
-        identity += f"{' with weights' if keep else ''}, torch {torch.__version__}"
+        identity += (
+            f"{' with weights' if keep else ''}, torch {torch.__version__}, numpy {np.__version__}"
+        )
         identity += f", code {training_code(bundle.cells)}"
         return cls(output.with_name(output.name + ".checkpoint.npz"), identity, keep)
 
@@ -472,7 +528,7 @@ class Checkpoint:
             "seconds": seconds,
             "epochs": [part.stops_done for part in parts],
             "alive": [part.alive for part in parts],
-            "rows": [part.rows for part in parts],
+            "rows": [list(part.rows) for part in parts],
         }
         states = {
             f"{i}/{name}": tensor.cpu().numpy()
@@ -480,7 +536,7 @@ class Checkpoint:
             if part.state and not part.done
             for name, tensor in part.state.tensors().items()
         }
-        kept = {f"kept/{i}": np.stack(part.kept) for i, part in enumerate(parts) if part.kept}
+        kept = {f"kept/{i}": np.stack(list(part.kept)) for i, part in enumerate(parts) if part.kept}
         save_checkpoint(self.path, self.identity, about, states | kept)
 
     def read(
@@ -496,8 +552,8 @@ class Checkpoint:
                 planned,
                 _state(arrays, f"{i}/", about["epochs"][i], device),
                 tuple(about["alive"][i]),
-                tuple(about["rows"][i]),
-                tuple(arrays.get(f"kept/{i}", ())) if self.weights else None,
+                Grown().and_then(about["rows"][i]),
+                Grown().and_then(arrays.get(f"kept/{i}", ())) if self.weights else None,
             )
             for i, planned in enumerate(plans)
         ]

@@ -43,8 +43,8 @@ def advance_in_kernel(
         group = runs[rows]
         run, per_update = group[0], group[0].schedule.arrivals_per_update
         first, stop = run.stretch(state.epoch)
-        steps = run.rule.step_factors(run.schedule)
-        factors = None if steps is None else weights.new_tensor(steps)
+        steps = run.step_factors
+        factors = None if steps is None else weights.new_tensor(steps[first:stop])
         stretch = Stretch(
             batch=run.order.batch_size,
             per_update=per_update,
@@ -60,13 +60,14 @@ def advance_in_kernel(
         )
         for here in _pieces(first, stop, run.order.batch_size * backend.noise):
             arrivals = range(here.start, here.stop)
+            within = slice(here.start - first, here.stop - first)
             stretch.set(
                 count=len(arrivals),
-                rows=samples[here.start - first : here.stop - first],
+                rows=samples[within],
                 noise=run.noise(arrivals, backend.noise) if backend.noise else None,
                 read=run.snapshots.read[here],
                 write=run.snapshots.write[here],
-                factors=None if factors is None else factors[here],
+                factors=None if factors is None else factors[within],
                 waiting=here.start % per_update,
             )
             backend.replay(stretch, weights.dtype)

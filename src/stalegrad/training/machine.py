@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 import stalegrad
+from stalegrad.io.commit import commit_of
 from stalegrad.training import kernels
 from stalegrad.training.backends import cpu
 
@@ -53,7 +52,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Commit, versions and hardware, for provenance."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
-        "commit": _commit(),
+        "commit": commit_of(Path(stalegrad.__file__).parent),
         "stalegrad": stalegrad.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -74,17 +73,27 @@ def vector_instructions(backend: str, problem: str, device: torch.device) -> str
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _commit() -> str:
-    """The commit of the source tree, with '+' where it has been changed since; '' outside git."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
-    if shutil.which("git") is None:
-        return ""
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    if head.returncode:
-        return ""
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(folder)]).returncode
-    return head.stdout.strip() + ("+" if changed else "")
+# What has the libraries under PyTorch and numpy choose other instructions, or other sums.
+_CHOOSING = (
+    *("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR"),
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("DNNL_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES"),
+    *("NPY_ENABLE_CPU_FEATURES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"),
+)
+
+
+def dispatch(backend: str, device: torch.device) -> str:
+    """What else decides the last bits of what `backend` trains, besides `vector_instructions`: what
+    compiled its kernel, what PyTorch and numpy choose here, and where PyTorch computes gradients
+    on a CPU, the processor, by which its libraries choose."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found") or ["none"]
+    parts = [f"PyTorch with {torch.backends.cpu.get_cpu_capability()}", f"numpy with {found[-1]}"]
+    if backend == "cpu":
+        parts.append(f"a kernel by {kernels.compiled_by()}")
+    elif device.type == "cpu":
+        parts.append(_processor_name())
+    parts += [f"{name}={os.environ[name]}" for name in _CHOOSING if os.environ.get(name)]
+    return ", ".join(parts)
 
 
 def _processor_name() -> str:

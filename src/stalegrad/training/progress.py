@@ -22,7 +22,7 @@ from stalegrad.io.wording import duration
 from stalegrad.planning.cells import Bundle
 from stalegrad.planning.freshness import is_fresh
 from stalegrad.planning.plan import Plan
-from stalegrad.training import speed
+from stalegrad.training import kernels, speed
 from stalegrad.training.speed import Speeds
 
 SECONDS_BETWEEN = 10.0  # between two lines on the terminal
@@ -96,7 +96,8 @@ def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
     speeds = speed.measured(plan.settings, every)
     if speeds is None or speeds.cuda:
         where = "on a GPU" if speeds else "on a machine whose speed is not known"
-        return [f"{runs} {where}; how long they take is told once some of them are under way"]
+        said = f"{runs} {where}; how long they take is told once some of them are under way"
+        return [said, *(f"note: {reason}" for reason in _without_kernels(plan, speeds))]
     seconds: dict[str, float] = defaultdict(float)
     for bundle in every:
         seconds[speed.problem_of(bundle)] += speeds.seconds(bundle)
@@ -111,6 +112,15 @@ def announcement(plan: Plan, results: Path, cores: int | None) -> list[str]:
         f"{runs}, {took} (measured: {speed.described(by_time[0], speeds)})",
         *(f"note: {said}" for said in speed.slowed(by_time, speeds, seconds)),
     ]
+
+
+def _without_kernels(plan: Plan, speeds: Speeds | None) -> list[str]:
+    """Why no kernel can be had for training whose speed is not known, as a sentence; none where
+    kernels can, or are not asked for."""
+    if speeds is not None or plan.settings.backend not in ("auto", "cpu"):
+        return []
+    reason = kernels.reason_against()
+    return [f"the fused CPU kernels are not used, because {reason}."] if reason else []
 
 
 def _jobs(plan: Plan, left: Mapping[str, Mapping[str, Bundle]], speeds: Speeds) -> list[float]:

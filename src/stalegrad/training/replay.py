@@ -50,6 +50,16 @@ class Run:
         """Arrivals served by each stop; without `per_epoch`, by the end of each epoch."""
         return self.schedule.stops(self.per_epoch)
 
+    @cached_property
+    def staleness(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and maximum [stops] of the staleness of all arrivals served by each stop."""
+        return self.schedule.staleness_until(self.stops)
+
+    @cached_property
+    def step_factors(self) -> np.ndarray | None:
+        """`Rule.step_factors` of all arrivals."""
+        return self.rule.step_factors(self.schedule)
+
     def stretch(self, number: int) -> tuple[int, int]:
         """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
         return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
@@ -340,7 +350,7 @@ def stack_numbers(rules: list[Rule], weights: Tensor) -> Numbers:
 
 def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
     """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
-    by_run = [run.rule.step_factors(run.schedule) for run in runs]
+    by_run = [run.step_factors for run in runs]
     if all(factors is None for factors in by_run):
         return None
     chosen = [

@@ -23,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from stalegrad import specs
+from stalegrad.io.cache import CacheUnavailable, cache_folder
 from stalegrad.io.files import write_atomically
 from stalegrad.io.wording import duration
 from stalegrad.planning.cells import Bundle, Cell
@@ -118,12 +119,12 @@ def read(settings: Settings) -> Speeds | None:
             for name, each in values["problems"].items()
         }
         return Speeds(float(values["start"]), bool(values["cuda"]), problems)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, kernels.KernelUnavailable):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, CacheUnavailable):
         return None
 
 
 def write(settings: Settings, speeds: Speeds) -> None:
-    """Keep `speeds` for `read`. Raises KernelUnavailable if there is no folder for them."""
+    """Keep `speeds` for `read`. Raises CacheUnavailable if there is no folder for them."""
     write_atomically(_file(settings), json.dumps(asdict(speeds), indent=1) + "\n")
 
 
@@ -158,7 +159,7 @@ def problem_of(bundle: Bundle) -> str:
 
 
 def _file(settings: Settings) -> Path:
-    return kernels.cache_folder() / f"speed-{_key(settings)}.json"
+    return cache_folder() / f"speed-{_key(settings)}.json"
 
 
 def _key(settings: Settings) -> str:
@@ -171,7 +172,7 @@ def _key(settings: Settings) -> str:
     parts = [
         *(kernels.fingerprint(name) for name in KERNELS),
         *(torch, settings.device, settings.backend),
-        *(path.read_text() for path in (here, here.with_name("timing.py"))),
+        *(path.read_text() for path in (here, here.parents[1] / "training" / "timing.py")),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

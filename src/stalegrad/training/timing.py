@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from stalegrad.io.cache import CacheUnavailable
 from stalegrad.io.datasets import Dataset
 from stalegrad.io.errors import StalegradError
 from stalegrad.planning.cells import Cell, parse_cell
@@ -180,7 +181,7 @@ def main(arguments: list[str]) -> None:
     device, asked, *names = arguments
     start = time.process_time()
     settings = Settings.model_validate({"device": device, "backend": asked})
-    with suppress(StalegradError, KernelUnavailable):  # said again, as an error, by what trains
+    with suppress(StalegradError, CacheUnavailable):  # said again, as an error, by what trains
         cuda = resolve_device(device).type == "cuda"
         known = speed.read(settings)
         problems = dict(known.problems) if known else {}
