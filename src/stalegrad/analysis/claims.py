@@ -26,7 +26,7 @@ NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, CANNOT_TELL)
 COLUMNS = (
     *("study", "claim", "quote", "where", "verdict", "statistic", "value", "threshold"),
-    *("low", "high", "reason", "paired"),
+    *("low", "high", "reason", "paired", "grids", "shows"),
 )
 
 # The share of false ones that is let pass among the differences called beyond chance.
@@ -64,13 +64,19 @@ Claim = Callable[[StudyResults], Finding]
 
 
 def claim(
-    *, where: str, full_grid: bool = False, seeds: int = 1, exact: Sequence[str] = ()
+    *,
+    where: str,
+    full_grid: bool = False,
+    seeds: int = 1,
+    exact: Sequence[str] = (),
+    shows: Sequence[str] = (),
 ) -> Callable[[Claim], Claim]:
     """Mark a function as a claim.
 
     where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: how many it
     needs at least of every grid it reads, but for the `exact` ones: those in which nothing is
-    random, so that all seeds are one.
+    random, so that all seeds are one. shows: names of the study's figures and tables in which the
+    claim can be seen.
 
     Raises ConfigError, when the module is imported, for a function without a quotation.
     """
@@ -82,6 +88,7 @@ def claim(
             "full_grid": full_grid,
             "seeds": seeds,
             "exact": frozenset(exact),
+            "shows": tuple(shows),
         }
         return function
 
@@ -98,7 +105,11 @@ def claims_of(home: Path) -> dict[str, Claim]:
 
 
 def judge(results: StudyResults) -> pd.DataFrame:
-    """The verdict on every claim of a study; columns are COLUMNS."""
+    """The verdict on every claim of a study; columns are COLUMNS.
+
+    grids: names of the grids that the claim read, and shows: of the figures and tables in which it
+    can be seen; both with spaces between.
+    """
     rows = []
     reading = _Reading(results.home, results.preset, results.folder)
     for name, function in claims_of(results.home).items():
@@ -111,6 +122,8 @@ def judge(results: StudyResults) -> pd.DataFrame:
                 "quote": function.claim["quote"],
                 "where": function.claim["where"],
                 **vars(finding),
+                "grids": " ".join(sorted(reading.read)),
+                "shows": " ".join(function.claim["shows"]),
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS)
