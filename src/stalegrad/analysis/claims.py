@@ -26,7 +26,7 @@ NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, CANNOT_TELL)
 COLUMNS = (
     *("study", "claim", "quote", "where", "verdict", "statistic", "value", "threshold"),
-    *("low", "high", "reason", "paired", "grids", "shows"),
+    *("low", "high", "reason", "paired", "grids", "files", "shows"),
 )
 
 # The share of false ones that is let pass among the differences called beyond chance.
@@ -107,13 +107,14 @@ def claims_of(home: Path) -> dict[str, Claim]:
 def judge(results: StudyResults) -> pd.DataFrame:
     """The verdict on every claim of a study; columns are COLUMNS.
 
-    grids: names of the grids that the claim read, and shows: of the figures and tables in which it
-    can be seen; both with spaces between.
+    grids: names of the grids that the claim read; files: of what else it read of the study's
+    results; shows: names of the figures and tables in which it can be seen. All with spaces between.
     """
     rows = []
     reading = _Reading(results.home, results.preset, results.folder)
     for name, function in claims_of(results.home).items():
         reading.read.clear()
+        reading.files.clear()
         finding = _within_reach(function, reading)
         rows.append(
             {
@@ -123,6 +124,7 @@ def judge(results: StudyResults) -> pd.DataFrame:
                 "where": function.claim["where"],
                 **vars(finding),
                 "grids": " ".join(sorted(reading.read)),
+                "files": " ".join(sorted(reading.files)),
                 "shows": " ".join(function.claim["shows"]),
             }
         )
@@ -131,9 +133,14 @@ def judge(results: StudyResults) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Reading(StudyResults):
-    """Results that note which grids are read of them: a claim is as good as their seeds."""
+    """Results that note what is read of them.
+
+    read: grids, since a claim is as good as their seeds. files: all else, as `Plan.outputs` names
+    it; of a landscape its grid.
+    """
 
     read: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
 
     def grid(self, *names: str) -> pd.DataFrame:
         self.read.update(names)
@@ -142,6 +149,27 @@ class _Reading(StudyResults):
     def curves(self, *names: str) -> pd.DataFrame:
         self.read.update(names)
         return super().curves(*names)
+
+    @property
+    def staleness(self) -> pd.DataFrame:
+        self.files.add("staleness.csv")
+        return super().staleness
+
+    def arrays(self, simulation: str) -> dict[str, np.ndarray]:
+        self.files.add(f"schedules/{simulation}.npz")
+        return super().arrays(simulation)
+
+    def trace(self, name: str) -> pd.DataFrame:
+        self.files.add(f"traces/{name}.csv")
+        return super().trace(name)
+
+    def trajectory(self, name: str) -> pd.DataFrame:
+        self.files.add(f"trajectories/{name}.csv")
+        return super().trajectory(name)
+
+    def landscape(self, name: str) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFrame]:
+        self.files.add(f"landscapes/{name}.npz")
+        return super().landscape(name)
 
 
 def _within_reach(function: Claim, results: _Reading) -> Finding:
