@@ -7,7 +7,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
 from scipy import stats
 
 from stalegrad.analysis.claims import (
@@ -32,8 +31,6 @@ from stalegrad.analysis.claims import (
 )
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ConfigError, ResultError
-from stalegrad.planning.config import load_study
-from stalegrad.planning.studies import find_studies
 
 
 @claim(where="section 1")
@@ -81,35 +78,6 @@ def test_a_verdict_has_every_column(monkeypatch, tmp_path):
     row = table.loc["always"]
     assert (row["where"], row["verdict"], row["statistic"]) == ("section 1", REPRODUCED, "a count")
     assert (row["value"], row["low"], row["high"]) == (3.0, 2.0, 4.0)
-
-
-@claim(where="section 4", shows=["fig2", "numbers"])
-def reads(results):
-    """'it reads'"""
-    results.grid("b", "a"), results.staleness, results.arrays("fig1")
-    return Finding(REPRODUCED, "a count", 1.0, "any", "It reads.")
-
-
-def test_a_verdict_says_what_was_read_and_what_shows_it(monkeypatch, tmp_path):
-    results = results_of(tmp_path)
-    runs = pd.read_csv(tmp_path / "runs.csv")
-    grids = [runs.assign(grid=name) for name in ("a", "b")]
-    pd.concat(grids).to_csv(tmp_path / "runs.csv", index=False)
-    pd.DataFrame({"replicate": [1]}).to_csv(tmp_path / "staleness.csv", index=False)
-    (tmp_path / "schedules").mkdir()
-    np.savez(tmp_path / "schedules" / "fig1.npz", counts=np.ones(1))
-    row = judged(monkeypatch, results, reads, always).loc["reads"]
-    assert (row["verdict"], row["grids"], row["shows"]) == (REPRODUCED, "a b", "fig2 numbers")
-    assert row["files"] == "schedules/fig1.npz staleness.csv"
-    of_another = judged(monkeypatch, results, reads, always).loc["always"]
-    assert (of_another["grids"], of_another["files"], of_another["shows"]) == ("", "", "")
-
-
-def test_what_shows_a_claim_is_a_figure_or_table_of_its_study():
-    for home in find_studies([ROOT / "studies"]).values():
-        study = load_study(home)
-        for name, function in claims_of(home).items():
-            assert set(function.claim["shows"]) <= {*study.figures, *study.tables}, name
 
 
 def test_quotes_stand_as_written(monkeypatch, tmp_path):

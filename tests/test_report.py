@@ -20,10 +20,11 @@ from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.tables import Table
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import provenance_path
+from stalegrad.io.wording import claim_title
 from stalegrad.planning.plan import Plan
 from stalegrad.report import build_report, write_sources
 from stalegrad.report.latex import code, escape
-from stalegrad.report.pages import _words, command
+from stalegrad.report.pages import command
 from stalegrad.report.values import (
     axis,
     collect_values,
@@ -237,7 +238,7 @@ def test_values_are_shown_as_text_has_them(value, latex):
     assert shown(value) == latex
 
 
-def test_axes_in_words():
+def test_axes_inclaim_title():
     assert axis([8]) == "8"
     assert axis([4, 0, 1]) == "0, 1 and 4"
     assert axis([10.0**-k for k in range(3, -6, -1)]) == "9 values from 0.001 to 100,000"
@@ -304,7 +305,7 @@ def test_configuration_runs_and_provenance_are_counted(tmp_path):
     ],
 )
 def test_claims_are_named_as_people_write(name, words):
-    assert _words(name) == words
+    assert claim_title(name) == words
 
 
 def test_verdicts_are_counted(tmp_path):

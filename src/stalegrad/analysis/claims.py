@@ -107,8 +107,8 @@ def claims_of(home: Path) -> dict[str, Claim]:
 def judge(results: StudyResults) -> pd.DataFrame:
     """The verdict on every claim of a study; columns are COLUMNS.
 
-    grids: names of the grids that the claim read; files: of what else it read of the study's
-    results; shows: names of the figures and tables in which it can be seen. All with spaces between.
+    grids: the grids that the claim read; files: what else it read of the study's results; shows:
+    the figures and tables in which it can be seen. Each is a list of names with spaces between.
     """
     rows = []
     reading = _Reading(results.home, results.preset, results.folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from stalegrad.analysis.claims import VERDICTS
-from stalegrad.io.wording import duration
+from stalegrad.io.wording import claim_title, duration
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import code, escape
@@ -25,13 +25,6 @@ from stalegrad.report.values import (
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
-
-# How words of a claim's name are written.
-_SPELT = {
-    **{word: word.upper() for word in ("sgd", "asgd", "ssgd", "pca")},
-    **{"adam": "Adam", "lenet": "LeNet-5", "warmup": "warm-up"},
-}
-_FRACTION = re.compile(r"0\d+")  # a name cannot hold a point: 05 is 0.5
 
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
@@ -281,7 +274,7 @@ def _matrix_row(row: Mapping[str, object]) -> str:
         rf"\verdictmark{{{_MARKS[verdict]}}}" if row["verdict"] == verdict else ""
         for verdict in VERDICTS
     ]
-    claim = rf"\claimlink{{{_identity(row)}}}{{{escape(_words(row['claim']))}}}"
+    claim = rf"\claimlink{{{claim_anchor(row)}}}{{{escape(claim_title(str(row['claim'])))}}}"
     value = _compact(row["value"]) or "--"
     threshold = shown(row["threshold"]) or ""
     return " & ".join([claim, *marks, value, _interval(row, _compact), threshold]) + r" \\"
@@ -298,9 +291,9 @@ def _verdict(row: Mapping[str, object]) -> str:
         threshold = shown(row["threshold"])
         measured += f"; held against: {threshold}." if threshold else "."
     parts = (
-        _identity(row),
+        claim_anchor(row),
         mark,
-        escape(_words(row["claim"])),
+        escape(claim_title(str(row["claim"]))),
         escape(str(row["quote"])),
         escape(str(row["where"])),
         measured,
@@ -309,19 +302,9 @@ def _verdict(row: Mapping[str, object]) -> str:
     return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
 
 
-def _identity(row: Mapping[str, object]) -> str:
+def claim_anchor(row: Mapping[str, object]) -> str:
+    """Where a claim stands in report and page: `<study>.<claim>`."""
     return re.sub(r"[^\w.-]", "-", f"{row['study']}.{row['claim']}", flags=re.ASCII)
-
-
-def _words(claim: object) -> str:
-    text = " ".join(map(_spelt, str(claim).replace("non_", "non-").split("_")))
-    return text[:1].upper() + text[1:]
-
-
-def _spelt(word: str) -> str:
-    if _FRACTION.fullmatch(word):
-        return f"0.{word[1:]}"
-    return _SPELT.get(word, word)
 
 
 def _sentence(statistic: object) -> str:
