@@ -117,7 +117,7 @@ class Page:
         elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.problems.append(said["entry"]["text"])
         elif method == "Network.requestWillBeSent":
-            self.asked.append(said["request"]["url"])
+            self.asked.append(said["request"]["url"][:80])
 
 
 @contextmanager

@@ -37,7 +37,6 @@ RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
 SOURCE = plan.SOURCE
 
 
-
 def notebook_of(study):
     """The notebook of a study, be it there or not."""
     return str(PLAN.homes[study] / "notebook.py")

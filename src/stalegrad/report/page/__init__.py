@@ -51,7 +51,6 @@ class Grid:
     cells: int
     seeds: int
     diverged: int | None
-    listed: str
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Claim:
     """A row of verdicts.csv in words.
 
     sorted: the value to sort by. aside: columns that not every verdicts.csv has, by heading. files:
-    what else than grids it read, below `results/<preset>/`. again: the commands that run its cells
-    again. shows: anchors of figures and tables.
+    what else than grids it read, below `results/<preset>/`. again: the commands that list its cells
+    and run them again. shows: anchors of figures and tables.
     """
 
     anchor: str
@@ -259,16 +258,16 @@ def _grid(plan: Plan, study: str, name: str, runs: pd.DataFrame) -> Grid:
         cells=len(cells.drop(columns="seed").drop_duplicates()),
         seeds=cells["seed"].nunique(),
         diverged=None if found is None else int(found["diverged"].sum()),
-        listed=f"stalegrad cells --study {study} --preset {plan.settings.preset} --grid {name}",
     )
 
 
 def _again(plan: Plan, study: str, grids: Iterable[str], files: Iterable[str]) -> list[str]:
-    """Commands that train the cells that a claim read, and that simulate what it read beside."""
+    """Commands that list the cells that a claim read, train them, and make what it read beside."""
     preset, named = plan.settings.preset, " ".join(f"--grid {name}" for name in grids)
     commands = []
     if named:
         commands += [
+            *(f"stalegrad cells --study {study} --preset {preset} --grid {grid}" for grid in grids),
             f"stalegrad bundles --study {study} --preset {preset} {named} --all --output work",
             "stalegrad run-bundle work/*.json --output done",
         ]

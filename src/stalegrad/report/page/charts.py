@@ -6,7 +6,7 @@ specifications hold no code, so that the page can forbid the browser to evaluate
 them, and checks them against Vega-Lite's schema.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +32,18 @@ _HEADINGS = {
 _MOST_ROWS = 30  # of one panel of a dot chart; more are cut into panels, by the first column
 _PANELS = range(2, 9)
 _LISTED = 10  # values of a colour that have an entry each in the legend
-_ROW = 20  # height of a row of a dot chart, in pixels
-_HEIGHT = 190  # of curves
+# Heights in pixels: of a row of a dot chart and of a heat map, and of curves.
+_ROW, _CELL, _CURVES = 20, 26, 190
 _DIGITS = 5
 _DRAWN_DIGITS = 3  # of the points of a line
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Rows that are drawn together, and what they have in common."""
+    """Rows that are drawn together, what they have in common, and how high in pixels."""
 
     title: str
+    height: int
     rows: list[dict[str, Any]]
 
 
@@ -74,11 +75,13 @@ def heat_maps(table: pd.DataFrame, maps: HeatMaps) -> Chart:
     ends = _rounded(float(np.nanmin(both))), _rounded(float(np.nanmax(both)))
     columns = [c for c in (maps.panels, maps.y, maps.x) if c] + _beside(table)
     views = [
-        View(title, _heat_map(value, maps, ends, columns, table).to_dict())
+        View(title, _spec(_heat_map(value, maps, ends, columns, table)))
         for title, value in ((PUBLISHED, "published"), (OURS, "mean"))
     ]
     rows = table.sort_values([maps.y, maps.x])[columns]
-    return Chart(_panels(rows, [maps.panels] if maps.panels else []), views, _named(columns), ends)
+    by = [maps.panels] if maps.panels else []
+    panels = _panels(rows, by, lambda part: _CELL * part[maps.y].nunique())
+    return Chart(panels, views, _named(columns), ends)
 
 
 def dots(table: pd.DataFrame) -> Chart:
@@ -90,8 +93,8 @@ def dots(table: pd.DataFrame) -> Chart:
     rows = cells[columns].assign(cell=label)
     first = keys[0]
     cut = len(rows) > _MOST_ROWS and rows[first].nunique() in _PANELS
-    spec = _dots(", ".join(map(_heading, keys)), columns, table).to_dict()
-    panels = _panels(rows, [first] if cut else [])
+    spec = _spec(_dots(", ".join(map(_heading, keys)), columns, table))
+    panels = _panels(rows, [first] if cut else [], lambda part: _ROW * len(part))
     return Chart(panels, [View("", spec)], _named(columns))
 
 
@@ -109,9 +112,9 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, wanted: Curves) -> Chart:
     cell = _varying(runs, [*wanted.panels, *([wanted.colour] if wanted.colour else [])])
     columns = ["run", *cell, "seed", "last"]
     rows = runs[["run", *cell, "seed"]].join(lists, on="run", how="inner")
-    views = [View("", _lines(wanted, ends, columns, runs).to_dict())]
+    views = [View("", _spec(_lines(wanted, ends, columns, runs)))]
     headings = _named(columns) | {"last": f"last {_heading(wanted.y)}"}
-    return Chart(_panels(rows, wanted.panels), views, headings)
+    return Chart(_panels(rows, wanted.panels, lambda _: _CURVES), views, headings)
 
 
 def _heat_map(
@@ -120,31 +123,33 @@ def _heat_map(
     ends: tuple[float, float],
     columns: Sequence[str],
     table: pd.DataFrame,
-) -> alt.Chart:
-    there = alt.datum[value] != None  # noqa: E711 (an expression of Vega's)
+) -> alt.LayerChart:
+    y = alt.Y(
+        field=maps.y,
+        type="ordinal",
+        title=_heading(maps.y),
+        sort="descending",
+        axis=_numbers(0),
+    )
+    base = _chart().encode(
+        x=alt.X(field=maps.x, type="ordinal", title=_heading(maps.x), axis=_numbers(-90)),
+        y=y,
+        tooltip=_tooltip(columns, table),
+    )
     colour = alt.Color(
         field=value, type="quantitative", scale=alt.Scale(domain=list(ends)), legend=None
     )
-    return (
-        _chart(alt.Step(26))
-        .mark_rect(stroke="#808080", strokeWidth=0.5, invalid=None)
-        .encode(
-            x=alt.X(field=maps.x, type="ordinal", title=_heading(maps.x), axis=_numbers(-90)),
-            y=alt.Y(
-                field=maps.y,
-                type="ordinal",
-                title=_heading(maps.y),
-                sort="descending",
-                axis=_numbers(0),
-            ),
-            color=alt.condition(there, colour, alt.value("transparent")),
-            tooltip=_tooltip(columns, table),
-        )
+    edge = {"stroke": "#808080", "strokeWidth": 0.5}
+    there = alt.expr.isValid(alt.datum[value])
+    return alt.layer(
+        base.mark_rect(fill="transparent", **edge).transform_filter(~there),
+        base.mark_text(text="?", aria=False).transform_filter(~there),
+        base.mark_rect(**edge).encode(color=colour).transform_filter(there),
     )
 
 
 def _dots(title: str, columns: Sequence[str], table: pd.DataFrame) -> alt.LayerChart:
-    base = _chart(alt.Step(_ROW)).encode(
+    base = _chart().encode(
         y=alt.Y(
             field="cell", type="nominal", sort=None, title=title, axis=alt.Axis(labelLimit=170)
         ),
@@ -154,7 +159,7 @@ def _dots(title: str, columns: Sequence[str], table: pd.DataFrame) -> alt.LayerC
     ours = alt.ColorDatum(OURS, type="nominal")
     # The first layer has the first colour.
     layers = [
-        base.mark_point(shape="diamond", size=90, filled=False, strokeWidth=2).encode(
+        base.mark_point(shape="diamond", size=90, filled=False, strokeWidth=2, opacity=1).encode(
             x=alt.X(field="published", **x), color=alt.ColorDatum(PUBLISHED, type="nominal")
         ),
         base.mark_point(size=50, filled=True, opacity=1).encode(
@@ -179,7 +184,7 @@ def _lines(
     )
     kind = "log" if wanted.log else "linear"
     base = (
-        _chart(_HEIGHT)
+        _chart()
         .transform_flatten(["x", "y"])
         .encode(
             x=alt.X(field="x", type="quantitative", title=_heading(wanted.x)),
@@ -217,14 +222,22 @@ def _colour(column: str, values: pd.Series) -> alt.Color:
     return alt.Color(field=column, type="quantitative", title=title, scale=scale, legend=legend)
 
 
-def _chart(height: int | alt.Step) -> alt.Chart:
-    return alt.Chart(alt.NamedData("rows"), width="container", height=height)
+def _chart() -> alt.Chart:
+    return alt.Chart(alt.NamedData("rows"), width="container")
+
+
+def _spec(chart: alt.LayerChart) -> dict[str, Any]:
+    fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(autosize=fitted).to_dict()
 
 
 def _numbers(angle: int) -> alt.Axis:
     """Labels such as 0.0032 and 3.2e-5, which narrow cells have room for; angle: in degrees."""
-    short = "isNumber(datum.value) && abs(datum.value) < 1 ? format(datum.value, '.2~g')"
-    return alt.Axis(labelExpr=f"{short} : datum.label", labelAngle=angle)
+    label = (
+        "!isNumber(datum.value) || datum.value == 0 || abs(datum.value) >= 1 ? datum.label"
+        " : format(datum.value, abs(datum.value) < 0.001 ? '.1~e' : '.2~g')"
+    )
+    return alt.Axis(labelExpr=label, labelAngle=angle)
 
 
 def _tooltip(
@@ -247,14 +260,19 @@ def _is_float(table: pd.DataFrame, column: str) -> bool:
     return column in table and pd.api.types.is_float_dtype(table[column])
 
 
-def _panels(rows: pd.DataFrame, by: Sequence[str]) -> list[Panel]:
-    """The rows cut by some columns, each part titled with what they hold."""
+def _panels(
+    rows: pd.DataFrame, by: Sequence[str], height: Callable[[pd.DataFrame], int]
+) -> list[Panel]:
+    """The rows cut by some columns, each part titled with what they hold.
+
+    height: of a part, in pixels.
+    """
     if not by:
-        return [Panel("", _records(rows))]
+        return [Panel("", height(rows), _records(rows))]
     found = []
     for values, part in rows.groupby(list(by), sort=True, dropna=False):
         title = ", ".join(f"{_heading(c)} {_text(v)}" for c, v in zip(by, values, strict=True))
-        found.append(Panel(title, _records(part)))
+        found.append(Panel(title, height(part), _records(part)))
     return found
 
 

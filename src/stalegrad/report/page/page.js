@@ -111,6 +111,7 @@ function theme() {
     axis: { ...words, domainColor: soft, tickColor: soft, gridColor: line },
     legend: { ...words, orient: "top", symbolOpacity: 1 },
     view: { stroke: null },
+    text: { color: soft },
     mark: { color: colour("ours") },
     range: {
       category: [colour("published"), colour("ours")],
@@ -123,7 +124,8 @@ function theme() {
 
 async function drawView(node, view, panel, name) {
   const description = [name, panel.title, view.title].filter(Boolean).join(", ");
-  const spec = { ...view.spec, description, datasets: { rows: panel.rows } };
+  const data = { height: panel.height, datasets: { rows: panel.rows } };
+  const spec = { ...view.spec, ...data, description };
   const options = { renderer: "svg", actions: false, ast: true, defaultStyle: false };
   const tooltip = { theme: "stalegrad", disableDefaultStyle: true };
   const drawn = await vegaEmbed(node, spec, { ...options, tooltip, config: theme() });
