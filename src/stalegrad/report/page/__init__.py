@@ -185,7 +185,7 @@ def _verdicts(results_folder: Path) -> pd.DataFrame:
     frame = found.reindex(columns=[*COLUMNS, *(c for c in _ASIDE if c in found)])
     numbers = ["value", "low", "high"]
     words = frame.columns.difference([*numbers, "floor", "ceiling"])
-    return frame.assign(**frame[words].fillna("").astype(str))
+    return frame.assign(**frame[words].astype(object).fillna("").astype(str))
 
 
 def _study(

@@ -128,8 +128,7 @@ async function drawView(node, view, panel, name) {
   const spec = { ...view.spec, ...data, description };
   const options = { renderer: "svg", actions: false, ast: true, defaultStyle: false };
   const tooltip = { theme: "stalegrad", disableDefaultStyle: true };
-  const drawn = await vegaEmbed(node, spec, { ...options, tooltip, config: theme() });
-  drawn.view.container().querySelector("svg")?.removeAttribute("tabindex");
+  await vegaEmbed(node, spec, { ...options, tooltip, config: theme() });
 }
 
 function scaleEnds([low, high]) {
