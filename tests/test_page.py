@@ -393,10 +393,10 @@ def test_what_a_screen_reader_needs(page):
     assert page.run(f"{drawings}.length") == page.run("document.querySelectorAll('svg').length")
     names = page.run(f"{drawings}.map(each => each.ariaLabel)")
     assert {"map, published", "map, reproduced", "kinds"} <= set(names)
-    values = (
-        "document.querySelectorAll('[data-chart=\"tried.figures.map\"]')[0].querySelectorAll('td')"
-    )
-    assert "0.81" in page.run(f"[...{values}].map(cell => cell.textContent)")
+    below = "document.querySelector('[data-chart=\"tried.figures.map\"] details')"
+    page.run(f"{below}.open = true")
+    page.until(f"{below}.querySelector('td') !== null")
+    assert "0.81" in page.run(f"[...{below}.querySelectorAll('td')].map(c => c.textContent)")
 
 
 def test_notebooks_and_report_are_linked_where_they_are(page, site):

@@ -15,7 +15,7 @@ from stalegrad.io.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
 # What a package reads that is no Python: sources of the kernels, parts of the page.
-_BESIDE = (".cpp", ".h", ".html", ".css", ".js", ".txt")
+_BESIDE = (".cpp", ".h", ".html", ".css", ".js")
 
 
 def find_maker(kind: str, home: Path, name: str, make: str | None) -> tuple[Path, str]:

@@ -159,7 +159,6 @@ def _render(
         vega=_vega(),
         style=_asset("page.css"),
         script=_asset("page.js"),
-        licences=_asset("licences.txt"),
     )
 
 
