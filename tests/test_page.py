@@ -248,7 +248,7 @@ def test_an_anchor_opens_its_claim(chromium, site):
     assert 0 <= chromium.until(f"{top} + 1") < 1000
     captions = "[...document.querySelectorAll('[id=\"tried.seen\"] figcaption b')]"
     shown = chromium.run(f"{captions}.map(each => each.textContent)")
-    assert shown == ["map", "lines", "kinds"]
+    assert shown == ["Figure map", "Figure lines", "Table kinds"]
     chromium.run("location.hash = '#tried.figures.plain'")
     chromium.until("document.querySelector('details.all').open")
     chromium.run("location.hash = '#nothing.of.that.name'")
@@ -392,7 +392,7 @@ def test_what_a_screen_reader_needs(page):
     drawings = "[...document.querySelectorAll('.view[role=graphics-document]')]"
     assert page.run(f"{drawings}.length") == page.run("document.querySelectorAll('svg').length")
     names = page.run(f"{drawings}.map(each => each.ariaLabel)")
-    assert {"map, published", "map, reproduced", "kinds"} <= set(names)
+    assert {"Figure map, published", "Figure map, reproduced", "Table kinds"} <= set(names)
     below = "document.querySelector('[data-chart=\"tried.figures.map\"] details')"
     page.run(f"{below}.open = true")
     page.until(f"{below}.querySelector('td') !== null")

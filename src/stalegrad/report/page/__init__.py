@@ -84,8 +84,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure or table. missing: the command that makes it, where it is not there."""
+    """A figure or table (`kind`). missing: the command that makes it, where it is not there."""
 
+    kind: str
     anchor: str
     name: str
     caption: str
@@ -154,16 +155,12 @@ def _render(
         studies=parts,
         verdicts=counts,
         robustness="robustness" in verdicts,
-        charts={anchor: _as_data(chart) for anchor, chart in drawn.items()},
+        charts={anchor: asdict(chart) for anchor, chart in drawn.items()},
         report="report.pdf" if (results_folder / "report.pdf").exists() else "",
         vega=_vega(),
         style=_asset("page.css"),
         script=_asset("page.js"),
     )
-
-
-def _as_data(chart: Chart) -> dict[str, Any]:
-    return asdict(chart)
 
 
 def _asset(name: str) -> str:
@@ -285,7 +282,7 @@ def _figures(plan: Plan, study: str, folder: Path, drawn: Mapping[str, Chart]) -
         there = (folder / f"{file}.png").exists()
         found.append(
             Shown(
-                **_said(plan, anchor, name, product, "" if there else f"{file}.png"),
+                **_said(plan, anchor, product, "" if there else f"{file}.png"),
                 picture=picture(folder / f"{file}.png") if there else None,
                 pdf=f"{file}.pdf" if (folder / f"{file}.pdf").exists() else "",
                 chart=anchor in drawn,
@@ -302,7 +299,7 @@ def _tables(plan: Plan, study: str, folder: Path, drawn: Mapping[str, Chart]) ->
         table = read_if_there(folder / file)
         found.append(
             Shown(
-                **_said(plan, anchor, name, product, file if table.empty else ""),
+                **_said(plan, anchor, product, file if table.empty else ""),
                 header=[(str(c), pd.api.types.is_numeric_dtype(table[c])) for c in table],
                 rows=[[_number(v) for v in row] for row in table.itertuples(index=False)],
                 csv="" if table.empty else file,
@@ -312,10 +309,12 @@ def _tables(plan: Plan, study: str, folder: Path, drawn: Mapping[str, Chart]) ->
     return found
 
 
-def _said(plan: Plan, anchor: str, name: str, product: Product, missing: str) -> dict[str, str]:
+def _said(plan: Plan, anchor: str, product: Product, missing: str) -> dict[str, str]:
+    _, kind, name = anchor.split(".")
     return {
+        "kind": {"figures": "Figure", "tables": "Table"}[kind],
         "anchor": anchor,
-        "name": name.replace("_", " "),
+        "name": name,
         "caption": product.caption,
         "missing": command(plan, missing) if missing else "",
     }

@@ -88,12 +88,13 @@ def dots(table: pd.DataFrame) -> Chart:
     """A row a cell: the published value, and ours with the range of its seeds."""
     cells = table.dropna(subset=["published", "mean"])
     keys = _telling(table)
-    label = [", ".join(_text(cell[key]) for key in keys) for cell in cells.to_dict("records")]
+    first = keys[0]
+    cut = len(cells) > _MOST_ROWS and cells[first].nunique() in _PANELS
+    named = keys[1:] if cut else keys
+    label = [", ".join(_text(cell[key]) for key in named) for cell in cells.to_dict("records")]
     columns = [*keys, *_beside(table)]
     rows = cells[columns].assign(cell=label)
-    first = keys[0]
-    cut = len(rows) > _MOST_ROWS and rows[first].nunique() in _PANELS
-    spec = _spec(_dots(", ".join(map(_heading, keys)), columns, table))
+    spec = _spec(_dots(", ".join(map(_heading, named)), columns, table))
     panels = _panels(rows, [first] if cut else [], lambda part: _ROW * len(part))
     return Chart(panels, [View("", spec)], _named(columns))
 
@@ -103,7 +104,7 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, wanted: Curves) -> Chart:
     series = history[history["run"].isin(runs["run"])].dropna(subset=[wanted.x, wanted.y])
     if wanted.log:
         series = series[series[wanted.y] > 0]
-    ends = _rounded(float(series[wanted.y].min())), _rounded(float(series[wanted.y].max()))
+    ends = _ends(series, wanted)
     points = pd.DataFrame(
         {"x": _drawn(series[wanted.x]), "y": _drawn(series[wanted.y])}, dtype=object
     )
@@ -115,6 +116,14 @@ def curves(runs: pd.DataFrame, history: pd.DataFrame, wanted: Curves) -> Chart:
     views = [View("", _spec(_lines(wanted, ends, columns, runs)))]
     headings = _named(columns) | {"last": f"last {_heading(wanted.y)}"}
     return Chart(_panels(rows, wanted.panels, lambda _: _CURVES), views, headings)
+
+
+def _ends(series: pd.DataFrame, wanted: Curves) -> tuple[float, float]:
+    """Of the axis y. On a logarithmic one, a line that goes far above where it began leaves it."""
+    low, high = float(series[wanted.y].min()), float(series[wanted.y].max())
+    if wanted.log:
+        high = min(high, 10 * float(series.groupby("run")[wanted.y].first().median()))
+    return _rounded(low), _rounded(high)
 
 
 def _heat_map(

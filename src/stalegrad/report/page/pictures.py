@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-_WIDTH = 1200  # pixels: 600 on a screen with two of them a point
+_WIDTH = 1200
+_SHOWN = 0.6  # of a pixel of the screen, for each of the picture's: screens have up to two of them
 _QUALITY = 80
 
 
@@ -18,6 +19,11 @@ class Picture:
     uri: str
     width: int
     height: int
+
+    @property
+    def shown(self) -> int:
+        """The width that it is shown with where there is room, in pixels of the page."""
+        return round(_SHOWN * self.width)
 
 
 def picture(path: Path) -> Picture:
