@@ -202,6 +202,7 @@ def _lines(
                 type="quantitative",
                 title=_heading(wanted.y),
                 scale=alt.Scale(domain=list(ends), type=kind, nice=True),
+                axis=alt.Axis(tickCount=5, format="~g"),
             ),
             detail=alt.Detail(field="run", type="nominal"),
         )
