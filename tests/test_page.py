@@ -533,6 +533,38 @@ def test_a_long_list_of_cells_is_cut_by_its_first_column():
     assert len(charts.dots(cells[:16].assign(published=2.0)).panels) == 1
 
 
+def test_infinite_values_of_a_diverged_run_do_not_break_the_page(chromium, tmp_path):
+    plan = plan_in(tmp_path, tried=STUDY)
+    write_results(plan, tmp_path / "quick")
+    for file, column in (("tried/history", "test_accuracy"), ("tables/tried_kinds", "mean")):
+        path = tmp_path / "quick" / f"{file}.csv"
+        frame = pd.read_csv(path)
+        frame.loc[0, column] = np.inf
+        frame.to_csv(path, index=False)
+    chromium.problems.clear()
+    chromium.open(build_page(plan, tmp_path / "quick"))
+    open_all(chromium)
+    assert chromium.problems == []
+    lines = chromium.run("CHARTS['tried.figures.lines'].panels.flatMap(p => p.rows)")
+    assert sorted(len(row["x"]) for row in lines) == [2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("x: lr, y", "x: rate, y", "heat_maps.map of tried names the column 'rate', which the tab"),
+        ("y: test_accuracy", "y: accuracy", "curves.lines .*'accuracy', which history.csv does no"),
+        ("colour: lr", "colour: rate", "curves.lines of tried .* 'rate', which runs.csv does not"),
+    ],
+)
+def test_charts_name_columns_that_are_there(tmp_path, right, wrong, said):
+    assert right in STUDY
+    plan = plan_in(tmp_path, tried=STUDY.replace(right, wrong))
+    write_results(plan, tmp_path / "quick")
+    with pytest.raises(ResultError, match=said):
+        build_page(plan, tmp_path / "quick")
+
+
 def test_the_report_does_not_wait_for_the_charts():
     """The PDF is made where the page's libraries are not installed."""
     code = "import stalegrad.report, sys; assert not {'altair', 'vl_convert'} & set(sys.modules)"

@@ -148,6 +148,9 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Columns stand in their own order, and what JSON has no word for must not come so far.
+    kept = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = kept
     counts = {v: sum(c.verdict == v for part in parts for c in part.claims) for v in VERDICTS}
     return environment.get_template("page.html").render(
         preset=plan.settings.preset,
@@ -310,7 +313,7 @@ def _tables(plan: Plan, study: str, folder: Path, drawn: Mapping[str, Chart]) ->
 
 
 def _said(plan: Plan, anchor: str, product: Product, missing: str) -> dict[str, str]:
-    _, kind, name = anchor.split(".")
+    _, kind, name = anchor.rsplit(".", 2)
     return {
         "kind": {"figures": "Figure", "tables": "Table"}[kind],
         "anchor": anchor,
@@ -325,24 +328,34 @@ def _charts(plan: Plan, study: str, folder: Path) -> list[tuple[str, Chart]]:
     content, found = plan.studies[study], []
     tables = {n: read_if_there(folder / "tables" / f"{study}_{n}.csv") for n in content.tables}
     for name, maps in content.heat_maps.items():
-        if charts.BOTH <= set(tables[maps.table]):
-            drawn = charts.heat_maps(tables[maps.table], maps)
-            found.append((_anchor(study, "figures", name), drawn))
+        if charts.BOTH <= set(table := tables[maps.table]):
+            needed = [maps.x, maps.y, *([maps.panels] if maps.panels else [])]
+            _check(f"heat_maps.{name} of {study}", f"the table {maps.table}", table, needed)
+            found.append((_anchor(study, "figures", name), charts.heat_maps(table, maps)))
     mapped = {maps.table for maps in content.heat_maps.values()}
     for name, table in tables.items():
-        if (
-            name not in mapped
-            and charts.BOTH <= set(table)
-            and len(table.dropna(subset=["published", "mean"]))
-        ):
+        if name not in mapped and charts.BOTH <= set(table):
             found.append((_anchor(study, "tables", name), charts.dots(table)))
     runs = read_if_there(folder / study / "runs.csv") if content.curves else pd.DataFrame()
     if len(runs):
         history = read_csv(folder / study / "history.csv")
         for name, wanted in content.curves.items():
+            coloured = [wanted.colour] if wanted.colour else []
+            where = f"curves.{name} of {study}"
+            _check(where, "runs.csv", runs, [*wanted.panels, *coloured])
+            _check(where, "history.csv", history, [wanted.x, wanted.y])
             chosen = runs[runs["grid"].isin(wanted.grids)].drop_duplicates("run")
             found.append((_anchor(study, "figures", name), charts.curves(chosen, history, wanted)))
-    return found
+    return [(anchor, chart) for anchor, chart in found if any(p.rows for p in chart.panels)]
+
+
+def _check(where: str, file: str, frame: pd.DataFrame, needed: Iterable[str]) -> None:
+    for column in needed:
+        if column not in frame:
+            raise ResultError(
+                f"study.yaml: {where} names the column {column!r}, which {file} does not have; "
+                f"there are {', '.join(map(str, frame))}."
+            )
 
 
 def _number(value: Any) -> str:

@@ -101,7 +101,10 @@ def dots(table: pd.DataFrame) -> Chart:
 
 def curves(runs: pd.DataFrame, history: pd.DataFrame, wanted: Curves) -> Chart:
     """A line a run. runs: those of the grids; history: of all runs of the study."""
-    series = history[history["run"].isin(runs["run"])].dropna(subset=[wanted.x, wanted.y])
+    series = history[history["run"].isin(runs["run"])]
+    series = series[np.isfinite(series[[wanted.x, wanted.y]].astype(float)).all(axis=1)]
+    if series.empty:
+        return Chart([], [], {})
     if wanted.log:
         series = series[series[wanted.y] > 0]
     ends = _ends(series, wanted)
@@ -287,14 +290,14 @@ def _panels(
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Plain values; None for what is not there."""
+    """Plain values; None for what is not there or not finite, for which JSON has no word."""
     return [{k: _plain(v) for k, v in row.items()} for row in rows.to_dict("records")]
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list | str | bool):
+    if isinstance(value, list | str | bool | np.bool_):
         return value
-    if pd.isna(value):
+    if pd.isna(value) or not np.isfinite(value):
         return None
     return _rounded(float(value)) if isinstance(value, float | np.floating) else value
 
