@@ -111,7 +111,15 @@ def write_results(plan: Plan, folder: Path, **columns: list) -> None:
     Image.new("RGB", (1500, 300), "white").save(folder / "figures" / "tried_map.png")
     (folder / "notebooks" / "tried.html").write_text("<title>notebook</title>")
     verdicts = [
-        verdict("tried", "momentum_099_diverges", "reproduced", value=0.75, low=0.5, high=0.9),
+        verdict(
+            "tried",
+            "momentum_099_diverges",
+            "reproduced",
+            value=0.75,
+            low=0.5,
+            high=0.9,
+            paired="Paired over 3 seeds.",
+        ),
         verdict("tried", "evil", "partly", quote=EVIL, reason=EVIL, value=12.0),
         verdict("tried", "seen", "reproduced", value=-3.0, grids="main", shows="map lines kinds"),
         verdict("bare", "unknown", "cannot tell", value=np.nan, statistic="", threshold=""),
@@ -260,7 +268,7 @@ def test_a_claim_says_all_there_is_of_it(page):
     text = page.until(f"{claim}.open && {claim}.innerText")
     assert "it says momentum_099_diverges" in text
     for said in ("section 3", "share of cells: 0.75, 95\xa0% interval [0.5, 0.9]", "Held against",
-                 "So it is.", "Floor\n0.125", "How firm\nfirm"):  # fmt: skip
+                 "So it is.", "Beside it\nPaired over 3 seeds.", "Floor\n0.125", "How firm\nfirm"):  # fmt: skip
         assert said in text, said
     seen = page.run("document.getElementById('tried.seen').textContent")
     assert "grid main: 4 runs of 4 cells with 1 seed, none diverged" in " ".join(seen.split())

@@ -317,16 +317,13 @@ def test_verdicts_are_counted(tmp_path):
     assert values["verdict.jain2018.accuracy_rises.value%"] == "87.50"
 
 
-def test_a_paired_test_stands_with_the_verdict(tmp_path):
+def test_a_study_has_a_table_of_its_verdicts(tmp_path):
     write_verdicts("jain2018", tmp_path)
-    table = pd.read_csv(tmp_path / "verdicts.csv")
-    said = "Paired over 3 seeds, A is above B beyond chance in 1 of 2 cells and below in 0; t = 9."
-    table["paired"] = [said, *[""] * (len(table) - 1)]
-    table.to_csv(tmp_path / "verdicts.csv", index=False)
-    plan = plan_of("quick")
-    verdicts = (write_sources(plan, tmp_path, PAPER) / "verdicts.tex").read_text()
-    assert verdicts.count("Paired over") == 1
-    assert f"{said}}}" in verdicts
+    verdicts = (write_sources(plan_of("quick"), tmp_path, PAPER) / "verdicts.tex").read_text()
+    table = verdicts.partition(r"\verdicttable{")[2].partition(r"\definematrix")[0]
+    assert table.count(r"\verdict{") == 4
+    assert r"{share\_of cells: 0.875 [0.5, 0.99]}{$\geq$ 0.9}" in table
+    assert table.count("{--}") == 1  # what has no value
     assert "nan" not in verdicts
 
 
@@ -595,7 +592,7 @@ def test_a_study_of_a_yaml_alone_with_part_of_its_results(tmp_path):
     text = text_of(pdf)
     assert "A made-up study of 100 % nothing_at_all" in text
     assert "Not made yet" not in text and "??" not in text
-    assert "SGD drops sooner: not reproduced" in text
+    assert "SGD drops sooner. ‘it is < 10" in text
 
 
 @needs_latex

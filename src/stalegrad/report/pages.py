@@ -1,7 +1,7 @@
 """The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -254,7 +254,7 @@ def _all_cells(grids: Grids) -> int:
 
 
 def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
-    r"""`\claimsmatrix`, and for `\studyverdicts` each study's claims with quotation and reason."""
+    r"""`\claimsmatrix`, and for `\studyverdicts` a table of each study."""
     matrix = []
     out = []
     for study, content in plan.studies.items():
@@ -263,7 +263,8 @@ def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
         matrix += [_matrix_row(row) for row in rows] or [
             rf"\matrixnone{{{code(command(plan, 'verdicts.csv'))}}}"
         ]
-        listed = "\n".join(_verdict(row) for row in rows) or r"\noverdicts"
+        table = "\n".join(_verdict(row) for row in rows)
+        listed = rf"\verdicttable{{{table}}}" if rows else r"\noverdicts"
         out.append(rf"\defineverdicts{{{study}}}{{{listed}}}")
     body = "\n".join(matrix)
     return "\n".join([*out, rf"\definematrix{{{body}}}", ""])
@@ -277,29 +278,27 @@ def _matrix_row(row: Mapping[str, object]) -> str:
     claim = rf"\claimlink{{{claim_anchor(row)}}}{{{escape(claim_title(str(row['claim'])))}}}"
     value = _compact(row["value"]) or "--"
     threshold = shown(row["threshold"]) or ""
-    return " & ".join([claim, *marks, value, _interval(row, _compact), threshold]) + r" \\"
+    return " & ".join([claim, *marks, value, _interval(row), threshold]) + r" \\"
 
 
 def _verdict(row: Mapping[str, object]) -> str:
-    mark = _MARKS.get(str(row["verdict"]), "cannottell")
-    measured = ""
-    value = shown(row["value"])
-    if value is not None:
-        interval = _interval(row)
-        measured = f"{_sentence(row['statistic'])} {value}"
-        measured += f" (95\\,\\% interval {interval})" if interval else ""
-        threshold = shown(row["threshold"])
-        measured += f"; held against: {threshold}." if threshold else "."
     parts = (
         claim_anchor(row),
-        mark,
+        _MARKS.get(str(row["verdict"]), "cannottell"),
         escape(claim_title(str(row["claim"]))),
         escape(str(row["quote"])),
         escape(str(row["where"])),
-        measured,
-        " ".join(filter(None, (shown(row["reason"]), shown(row["paired"])))),
+        _measured(row),
+        shown(row["threshold"]) or "--",
     )
     return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
+
+
+def _measured(row: Mapping[str, object]) -> str:
+    value = _compact(row["value"])
+    if value is None:
+        return "--"
+    return " ".join(filter(None, (f"{shown(row['statistic']) or 'value'}:", value, _interval(row))))
 
 
 def claim_anchor(row: Mapping[str, object]) -> str:
@@ -307,17 +306,12 @@ def claim_anchor(row: Mapping[str, object]) -> str:
     return re.sub(r"[^\w.-]", "-", f"{row['study']}.{row['claim']}", flags=re.ASCII)
 
 
-def _sentence(statistic: object) -> str:
-    text = shown(statistic) or "value"
-    return text[:1].upper() + text[1:] + ":"
-
-
 def _compact(value: object) -> str | None:
     return shown(float(f"{value:.3g}")) if isinstance(value, float) else shown(value)
 
 
-def _interval(row: Mapping[str, object], show: Callable[[object], str | None] = shown) -> str:
-    low, high = show(row["low"]), show(row["high"])
+def _interval(row: Mapping[str, object]) -> str:
+    low, high = _compact(row["low"]), _compact(row["high"])
     return "" if low is None or high is None else f"[{low}, {high}]"
 
 
