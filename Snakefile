@@ -34,6 +34,7 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.pdf",
+        f"{RESULTS}/index.html",
         f"{RESULTS}/verdicts.csv",
         FIGURES,
         TABLES,

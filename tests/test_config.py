@@ -189,7 +189,7 @@ def test_whole_numbers_do_for_rates():
 # ---- studies, presets and settings ----
 
 BAD_STUDIES = [
-    ("titel", "x", ["'titel'", "not a known key", "cite, figures, grids"]),
+    ("titel", "x", ["'titel'", "not a known key", "cite, curves, figures, grids"]),
     ("grids.some.axs", {}, ["'grids.some.axs'", "not a known key", "axes, cases, cell"]),
     ("grids.some.quick.axs", {}, ["'grids.some.quick.axs'", "not a known", "axes, cases, cell"]),
     ("grids.some.quick.quick", {}, ["'grids.some.quick.quick'", "not a known key"]),

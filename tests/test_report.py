@@ -20,10 +20,11 @@ from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.tables import Table
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import provenance_path
+from stalegrad.io.wording import claim_title
 from stalegrad.planning.plan import Plan
 from stalegrad.report import build_report, write_sources
 from stalegrad.report.latex import code, escape
-from stalegrad.report.pages import _words, command
+from stalegrad.report.pages import command
 from stalegrad.report.values import (
     axis,
     collect_values,
@@ -237,7 +238,7 @@ def test_values_are_shown_as_text_has_them(value, latex):
     assert shown(value) == latex
 
 
-def test_axes_in_words():
+def test_axes_inclaim_title():
     assert axis([8]) == "8"
     assert axis([4, 0, 1]) == "0, 1 and 4"
     assert axis([10.0**-k for k in range(3, -6, -1)]) == "9 values from 0.001 to 100,000"
@@ -304,7 +305,7 @@ def test_configuration_runs_and_provenance_are_counted(tmp_path):
     ],
 )
 def test_claims_are_named_as_people_write(name, words):
-    assert _words(name) == words
+    assert claim_title(name) == words
 
 
 def test_verdicts_are_counted(tmp_path):
@@ -316,16 +317,13 @@ def test_verdicts_are_counted(tmp_path):
     assert values["verdict.jain2018.accuracy_rises.value%"] == "87.50"
 
 
-def test_a_paired_test_stands_with_the_verdict(tmp_path):
+def test_a_study_has_a_table_of_its_verdicts(tmp_path):
     write_verdicts("jain2018", tmp_path)
-    table = pd.read_csv(tmp_path / "verdicts.csv")
-    said = "Paired over 3 seeds, A is above B beyond chance in 1 of 2 cells and below in 0; t = 9."
-    table["paired"] = [said, *[""] * (len(table) - 1)]
-    table.to_csv(tmp_path / "verdicts.csv", index=False)
-    plan = plan_of("quick")
-    verdicts = (write_sources(plan, tmp_path, PAPER) / "verdicts.tex").read_text()
-    assert verdicts.count("Paired over") == 1
-    assert f"{said}}}" in verdicts
+    verdicts = (write_sources(plan_of("quick"), tmp_path, PAPER) / "verdicts.tex").read_text()
+    table = verdicts.partition(r"\verdicttable{")[2].partition(r"\definematrix")[0]
+    assert table.count(r"\verdict{") == 4
+    assert r"{share\_of cells: 0.875 [0.5, 0.99]}{$\geq$ 0.9}" in table
+    assert table.count("{--}") == 1  # what has no value
     assert "nan" not in verdicts
 
 
@@ -594,7 +592,7 @@ def test_a_study_of_a_yaml_alone_with_part_of_its_results(tmp_path):
     text = text_of(pdf)
     assert "A made-up study of 100 % nothing_at_all" in text
     assert "Not made yet" not in text and "??" not in text
-    assert "SGD drops sooner: not reproduced" in text
+    assert "SGD drops sooner. ‘it is < 10" in text
 
 
 @needs_latex

@@ -36,7 +36,7 @@ from .tables import (
 EXACT = 0.01  # a relative distance that a finite simulation leaves to what is exact
 
 
-@claim(where="section 3, Lemma 1, equation 4")
+@claim(where="section 3, Lemma 1, equation 4", shows=["theory_vs_simulation"])
 def update_rate(results: StudyResults) -> Finding:
     """'the limit of the expected rate at which the master updates the optimization parameter is
     n/(K mu)'
@@ -55,7 +55,7 @@ def update_rate(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, Figure 1")
+@claim(where="section 4, Figure 1", shows=["fig1", "theory_vs_simulation"])
 def figure_1(results: StudyResults) -> Finding:
     """'Simulation vs. theoretical results for expected staleness with K = 10, T_c = 1' (Figure 1)
 
@@ -78,7 +78,10 @@ def figure_1(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, Theorem 2, equation 5")
+@claim(
+    where="section 3, Theorem 2, equation 5",
+    shows=["theory_vs_simulation", "counting", "error_map"],
+)
 def theorem_2_is_exact(results: StudyResults) -> Finding:
     """'Then in the limit E[tau] = (n/K) (T_c + mu)/mu'
 
@@ -104,7 +107,7 @@ def theorem_2_is_exact(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, Corollary 3, equation 6")
+@claim(where="section 3, Corollary 3, equation 6", shows=["counting"])
 def corollary_3(results: StudyResults) -> Finding:
     """'For the SGD and minibatch SGD schemes, the limit of the expected gradient staleness is
     n (T_c + mu)/mu'
@@ -123,7 +126,7 @@ def corollary_3(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, after Corollary 3; sections 1.3 and 5")
+@claim(where="section 3, after Corollary 3; sections 1.3 and 5", shows=["fig1"])
 def linear_in_workers(results: StudyResults) -> Finding:
     """'gradient staleness scales linearly with the number of workers'
 
@@ -145,7 +148,7 @@ def linear_in_workers(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, after Corollary 3")
+@claim(where="section 3, after Corollary 3", shows=["distributions", "error_map"])
 def grows_with_communication(results: StudyResults) -> Finding:
     """'Theorem 2 and Corollary 3 show that as the staleness increases with communication time'
 
@@ -166,7 +169,7 @@ def grows_with_communication(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 1.3")
+@claim(where="section 1.3", shows=["distributions"])
 def proportional_to_communication(results: StudyResults) -> Finding:
     """'The expected staleness is also proportional to the communication time'
 
@@ -191,7 +194,7 @@ def proportional_to_communication(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, second paragraph")
+@claim(where="section 4, second paragraph", shows=["distributions"])
 def any_distribution(results: StudyResults) -> Finding:
     """'any distribution model will provide the same results as we made no assumptions on the
     distribution type'
@@ -217,7 +220,7 @@ def any_distribution(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, on Figure 2")
+@claim(where="section 4, on Figure 2", shows=["fig2"])
 def first_two_updates(results: StudyResults) -> Finding:
     """'the first update of the optimization parameter to will evaluate w(2) using staleness-free
     gradients (...) Therefore, tau(2)=1'
@@ -240,7 +243,7 @@ def first_two_updates(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, on Figure 2")
+@claim(where="section 4, on Figure 2", shows=["fig2", "transient"])
 def rises_in_a_few_iterations(results: StudyResults) -> Finding:
     """'gradient staleness increases till it fluctuates around some value (...) Observe the
     transient behavior in the first few iterations'
@@ -262,7 +265,7 @@ def rises_in_a_few_iterations(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, on Figure 2")
+@claim(where="section 4, on Figure 2", shows=["fig2"])
 def fluctuates_around_the_limit(results: StudyResults) -> Finding:
     """'eventually the system reaches its steady-state and the average staleness per iteration
     fluctuates around the theoretical limit we derived'
@@ -284,7 +287,7 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, last paragraph")
+@claim(where="section 4, last paragraph", shows=["cases"])
 def staleness_of_the_two_cases(results: StudyResults) -> Finding:
     """'the expected inter-update time is 2 (...) when using our results, E[tau_1]=1 while
     E[tau_2]=10 in the limit'
@@ -307,7 +310,7 @@ def staleness_of_the_two_cases(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 4, Figure 3", seeds=10)
+@claim(where="section 4, Figure 3", seeds=10, shows=["fig3", "fig3_ratio"])
 def case_1_has_the_lower_error(results: StudyResults) -> Finding:
     """'The system in Case 1 achieves a lower error rate than the system in Case 2 in the same
     amount of time'

@@ -51,7 +51,7 @@ COMPARABLE = 0.01  # accuracies this close are 'comparable'
 ACCURACY = "final_test_accuracy"
 
 
-@claim(where="section 2, Figure 1")
+@claim(where="section 2, Figure 1", shows=["fig1"])
 def delay_centred_at_workers_less_one(results: StudyResults) -> Finding:
     """'the number of updates on the server before gradient t' arrives fits a normal distribution
     centered at N - 1'
@@ -74,7 +74,7 @@ def delay_centred_at_workers_less_one(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 2, Figure 1")
+@claim(where="section 2, Figure 1", shows=["fig1"])
 def delay_fits_a_normal(results: StudyResults) -> Finding:
     """'the number of updates on the server before gradient t' arrives fits a normal distribution'
 
@@ -96,7 +96,7 @@ def delay_fits_a_normal(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 2", full_grid=True, seeds=3)
+@claim(where="section 2", full_grid=True, seeds=3, shows=["asynchronous"])
 def constant_delay_stands_for_asynchrony(results: StudyResults) -> Finding:
     """'constant-delay synchronous SGD is a faithful simulation of gradient delay in fully
     asynchronous SGD'
@@ -133,7 +133,7 @@ def _largest_gap(cells: pd.DataFrame) -> str:
     return f"where both train they differ by at most {gap:.4f}"
 
 
-@claim(where="section 3, first sentence", full_grid=True)
+@claim(where="section 3, first sentence", full_grid=True, shows=["fig2"])
 def best_at_low_rate_and_small_batch(results: StudyResults) -> Finding:
     """'Asynchronous SGD simulated at different submission delays shows best performance at low
     learning rates (lr = 10^-3) and low batch sizes (b = 64, b = 128)'
@@ -154,7 +154,7 @@ def best_at_low_rate_and_small_batch(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, second sentence", full_grid=True)
+@claim(where="section 3, second sentence", full_grid=True, shows=["fig2"])
 def large_batches_and_rates_degrade(results: StudyResults) -> Finding:
     """'Test accuracy significantly degrades at batch sizes larger than 256 and lr >= 10^-2.5'
 
@@ -184,7 +184,7 @@ def _small_less_large(runs: pd.DataFrame) -> pd.Series:
     return (mean[0] - mean[1]).dropna()
 
 
-@claim(where="section 3, third sentence")
+@claim(where="section 3, third sentence", shows=["fig2"])
 def rises_with_rate_then_drops(results: StudyResults) -> Finding:
     """'regardless of delay amount, test accuracy scales smoothly upward with lr, then sharply drops
     off'
@@ -220,7 +220,7 @@ def _drops_sharply(accuracy: np.ndarray) -> bool:
     return bool((np.diff(accuracy[accuracy.argmax() :]) <= -0.3 + ROUNDING).any())
 
 
-@claim(where="section 3, fourth sentence")
+@claim(where="section 3, fourth sentence", shows=["front", "fig2"])
 def drops_sooner_with_more_delay(results: StudyResults) -> Finding:
     """'SGD with more delay is less resilient to learning rate adjustment, with the test accuracy
     dropping off sooner'
@@ -260,7 +260,7 @@ def _edges(runs: pd.DataFrame) -> pd.Series:
     ).unstack()
 
 
-@claim(where="Figure 2, cell by cell", full_grid=True)
+@claim(where="Figure 2, cell by cell", full_grid=True, shows=["fig2", "fig2_agreement", "rounding"])
 def figure_2_side_of_collapse(results: StudyResults) -> Finding:
     """'MNIST test accuracy under synchronous and delayed update schemes' (Figure 2)
 
@@ -283,7 +283,11 @@ def figure_2_side_of_collapse(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Figure 2, cell by cell", full_grid=True)
+@claim(
+    where="Figure 2, cell by cell",
+    full_grid=True,
+    shows=["fig2", "fig2_difference", "fig2_agreement"],
+)
 def figure_2_accuracies(results: StudyResults) -> Finding:
     """'Test accuracy after 30 epochs with SGD, momentum = 0.9' (Figure 2)
 
@@ -306,7 +310,7 @@ def figure_2_accuracies(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, second paragraph", full_grid=True)
+@claim(where="section 3, second paragraph", full_grid=True, shows=["fig3"])
 def adam_is_more_resilient(results: StudyResults) -> Finding:
     """'optimizers which employ per-parameter adaptive learning rates, such as Adam (Kingma & Ba,
     2014), increase resiliency to learning rate and batch size selections'
@@ -344,7 +348,7 @@ def _shares_that_train(runs: pd.DataFrame) -> pd.DataFrame:
     return trained.pivot_table(index="delay", columns="rule", values="trained").dropna()
 
 
-@claim(where="section 3, last paragraph", full_grid=True, seeds=3)
+@claim(where="section 3, last paragraph", full_grid=True, seeds=3, shows=["best_adam", "fig3"])
 def adam_comparable_to_one_worker(results: StudyResults) -> Finding:
     """'hand-tuned learning rates and batch sizes using Adam can lead to results comparable (98.21%,
     98.19%, and 97.94% accuracy respectively) to the 1-worker synchronous case'
@@ -368,7 +372,7 @@ def adam_comparable_to_one_worker(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, last paragraph", full_grid=True, seeds=3)
+@claim(where="section 3, last paragraph", full_grid=True, seeds=3, shows=["best_adam"])
 def adam_best_accuracies(results: StudyResults) -> Finding:
     """'(98.21%, 98.19%, and 97.94% accuracy respectively)' for delay 32, 128 and 256
 
@@ -396,7 +400,7 @@ def _best_runs(results: StudyResults, grid: str) -> pd.DataFrame:
     return runs.pivot(index="seed", columns="delay", values=ACCURACY)
 
 
-@claim(where="section 3, second paragraph", full_grid=True, seeds=3)
+@claim(where="section 3, second paragraph", full_grid=True, seeds=3, shows=["best_adam", "fig3"])
 def sgd_fails_past_delay_32(results: StudyResults) -> Finding:
     """'in comparison to SGD, which cannot handle more than 32 delay'
 
@@ -426,7 +430,7 @@ def _without_delay_and_with(best: pd.DataFrame) -> str:
     return compare(without, delayed, ("the best without delay", "the best with delay"))
 
 
-@claim(where="Figure 3, caption", full_grid=True)
+@claim(where="Figure 3, caption", full_grid=True, shows=["fig3"])
 def adam_converges_sooner(results: StudyResults) -> Finding:
     """'Using Adam instead of SGD, LeNet convergence is reached within 20 epochs even with delayed
     gradients for many batch sizes'
@@ -449,7 +453,7 @@ def adam_converges_sooner(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Figure 3, caption", full_grid=True)
+@claim(where="Figure 3, caption", full_grid=True, shows=["fig3"])
 def adam_drops_off_at_larger_rates(results: StudyResults) -> Finding:
     """'there remains a sharp dropoff in accuracy at larger learning rates'
 
@@ -471,7 +475,7 @@ def adam_drops_off_at_larger_rates(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Figure 3, caption", full_grid=True)
+@claim(where="Figure 3, caption", full_grid=True, shows=["fig3"])
 def sgd_takes_longer(results: StudyResults) -> Finding:
     """'SGD takes significantly longer to converge in the presence of substantial gradient delay'
 
@@ -512,7 +516,7 @@ def _epochs_to(curves: pd.DataFrame, accuracy: float) -> pd.Series:
     return reached.reindex(sorted(curves["delay"].unique()))
 
 
-@claim(where="section 3, second paragraph", full_grid=True)
+@claim(where="section 3, second paragraph", full_grid=True, shows=["warmup"])
 def warmup_helps_only_at_first(results: StudyResults) -> Finding:
     """'learning rate warmup only initially improves test accuracy but quickly falls off as soon as
     the full learning rate is applied'
@@ -555,7 +559,7 @@ def _with_and_without(runs: pd.DataFrame, start: str, name: str, value: str) -> 
     )
 
 
-@claim(where="section 3, second paragraph", full_grid=True)
+@claim(where="section 3, second paragraph", full_grid=True, shows=["warmup"])
 def schedule_has_little_effect(results: StudyResults) -> Finding:
     """'Learning rate schedule likely has little effect in mitigating delayed gradient noise'
 
@@ -577,7 +581,7 @@ def schedule_has_little_effect(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 1, on Chen et al.", full_grid=True)
+@claim(where="section 1, on Chen et al.", full_grid=True, shows=["warmup"])
 def gradual_workers_bring_stability(results: StudyResults) -> Finding:
     """'gradually introducing workers over the first 3 epochs is important for stability at high
     delay values'
@@ -603,7 +607,7 @@ def gradual_workers_bring_stability(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section 3, last paragraph", full_grid=True)
+@claim(where="section 3, last paragraph", full_grid=True, shows=["heuristic"])
 def halving_heuristic(results: StudyResults) -> Finding:
     """'The heuristic we use to achieve this is roughly to halve the learning rate and halve the
     batch size when the number of workers is doubled'
@@ -631,7 +635,7 @@ def halving_heuristic(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="abstract", full_grid=True, seeds=3)
+@claim(where="abstract", full_grid=True, seeds=3, shows=["fig3", "best_adam"])
 def careful_selection_or_adaptive_rates(results: StudyResults) -> Finding:
     """'Careful selection of learning rate and batch size, or use of adaptive learning rate methods,
     is effective in minimizing the delayed gradient problem up to a large (n = 257) number of
@@ -655,7 +659,7 @@ def careful_selection_or_adaptive_rates(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="abstract", full_grid=True)
+@claim(where="abstract", full_grid=True, shows=["fig2"])
 def rate_and_batch_are_the_major_factors(results: StudyResults) -> Finding:
     """'learning rate and batch size selection are the majorizing factors in whether delayed
     gradients significantly reduce test accuracy'

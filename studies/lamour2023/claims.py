@@ -55,7 +55,7 @@ SLOW_CELL = ["delay_ms", "workers"]  # what tells cells with one slow worker and
 AGREE = 5.0  # points between a printed run and the mean of ours
 
 
-@claim(where="section IV, sSGD and aSGD", full_grid=True, seeds=3)
+@claim(where="section IV, sSGD and aSGD", full_grid=True, seeds=3, shows=["table2"])
 def synchronous_like_asynchronous_without_delay(results: StudyResults) -> Finding:
     """'using sSGD, which ensures update and worker synchronization, does not differ greatly from
     aSGD with no delays'
@@ -83,7 +83,7 @@ def synchronous_like_asynchronous_without_delay(results: StudyResults) -> Findin
     )
 
 
-@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3, shows=["table2"])
 def split_labels_lower_accuracy(results: StudyResults) -> Finding:
     """'the Split Labels has a negative impact on the accuracy whereas the Split Dataset enables
     some compensation'
@@ -109,7 +109,12 @@ def split_labels_lower_accuracy(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+@claim(
+    where="section IV, Data partitioning and Delays",
+    full_grid=True,
+    seeds=3,
+    shows=["averages", "table2"],
+)
 def split_labels_cost_28_points(results: StudyResults) -> Finding:
     """'an average decrease in accuracy between label and dataset splitting of 27.8% with standard
     deviation (std) of 8%'
@@ -129,7 +134,7 @@ def split_labels_cost_28_points(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3, shows=["table2"])
 def one_slow_worker_lowers_accuracy(results: StudyResults) -> Finding:
     """'introducing a delay on only one worker instead of the entire cluster results in a decrease
     in accuracy'
@@ -156,7 +161,12 @@ def one_slow_worker_lowers_accuracy(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+@claim(
+    where="section IV, Data partitioning and Delays",
+    full_grid=True,
+    seeds=3,
+    shows=["averages", "table2"],
+)
 def one_slow_worker_costs_11_per_cent(results: StudyResults) -> Finding:
     """'a decrease in accuracy of approximately 11% with an std of 6% compared to the scenario where
     all workers are slowed down'
@@ -177,7 +187,7 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3)
+@claim(where="section IV, Data partitioning and Delays", full_grid=True, seeds=3, shows=["stop"])
 def outdated_gradients_of_the_slow_worker(results: StudyResults) -> Finding:
     """'This can be attributed to the influence of outdated gradients from the "slow" worker'
 
@@ -213,7 +223,7 @@ def outdated_gradients_of_the_slow_worker(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section V", full_grid=True, seeds=3)
+@claim(where="section V", full_grid=True, seeds=3, shows=["table2", "delay"])
 def delay_hurts_most_in_large_clusters(results: StudyResults) -> Finding:
     """'asynchronous SGD implementations can be subject to delay amongst workers which seriously
     deteriorates the model performance, especially in large clusters'
@@ -245,7 +255,12 @@ def delay_hurts_most_in_large_clusters(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays; Figure 6", full_grid=True, seeds=3)
+@claim(
+    where="section IV, Data partitioning and Delays; Figure 6",
+    full_grid=True,
+    seeds=3,
+    shows=["models"],
+)
 def larger_model_vanishes_with_workers(results: StudyResults) -> Finding:
     """'during training of a more complex model ... increasing the number of workers in 0-delayed
     aSGD can lead to gradient vanishing'
@@ -272,7 +287,12 @@ def larger_model_vanishes_with_workers(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Data partitioning and Delays; Figure 6", full_grid=True, seeds=3)
+@claim(
+    where="section IV, Data partitioning and Delays; Figure 6",
+    full_grid=True,
+    seeds=3,
+    shows=["models"],
+)
 def larger_model_synchronous_unchanged(results: StudyResults) -> Finding:
     """'whereas there is no significant change for sSGD'
 
@@ -294,7 +314,7 @@ def larger_model_synchronous_unchanged(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Delay compensation; Table IV")
+@claim(where="section IV, Delay compensation; Table IV", shows=["table4", "faults"])
 def published_compensation_acts(results: StudyResults) -> Finding:
     """'modifying the distributed framework in order to compensate for slowed-down workers, by using
     the delay compensation algorithm, can improve accuracy'
@@ -317,7 +337,7 @@ def published_compensation_acts(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Delay compensation", full_grid=True, seeds=3)
+@claim(where="section IV, Delay compensation", full_grid=True, seeds=3, shows=["table4"])
 def working_compensation_helps(results: StudyResults) -> Finding:
     """'delay compensation is actually a feasible solution for the problems that arise with outdated
     gradients'
@@ -354,7 +374,9 @@ def working_compensation_helps(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Delay compensation", full_grid=True, seeds=3)
+@claim(
+    where="section IV, Delay compensation", full_grid=True, seeds=3, shows=["table4", "averages"]
+)
 def compensation_gains_as_quoted(results: StudyResults) -> Finding:
     """'can improve accuracy 7% for lambda=2 and 3% for lambda=5. 16% if considering only cases
     where accuracy improved'
@@ -379,7 +401,7 @@ def compensation_gains_as_quoted(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum", full_grid=True, seeds=3, shows=["momentum"])
 def momentum_099_diverges(results: StudyResults) -> Finding:
     """'four momentums led to convergence, while the momentum of 0.99 caused divergence'
 
@@ -401,7 +423,7 @@ def momentum_099_diverges(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum", full_grid=True, seeds=3, shows=["momentum"])
 def momentum_05_like_none(results: StudyResults) -> Finding:
     """'when a momentum of 0.5 was applied, the convergence was nearly identical to that without
     momentum'
@@ -429,7 +451,7 @@ def momentum_05_like_none(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum", full_grid=True, seeds=3, shows=["momentum", "fig2"])
 def momentum_09_in_the_best_minimum(results: StudyResults) -> Finding:
     """'the momentum of 0.9 led to convergence at the most optimal local minima among all the
     experiments'
@@ -456,7 +478,11 @@ def momentum_09_in_the_best_minimum(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum; Figures 1 and 2", full_grid=True)
+@claim(
+    where="section IV, Momentum; Figures 1 and 2",
+    full_grid=True,
+    shows=["barriers", "fig2", "projection"],
+)
 def momentum_095_in_another_minimum(results: StudyResults) -> Finding:
     """'a momentum of 0.95 resulted in the model converging to a different local minimum'
 
@@ -479,7 +505,7 @@ def momentum_095_in_another_minimum(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Figures 1 and 2", full_grid=True)
+@claim(where="Figures 1 and 2", full_grid=True, shows=["landscape", "fig1", "projection"])
 def landscape_shows_where_runs_end(results: StudyResults) -> Finding:
     """'Momentum influence on convergence, loss landscape, and convergence trajectories.'
 
@@ -505,7 +531,7 @@ def landscape_shows_where_runs_end(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum", full_grid=True, seeds=3, shows=["table3", "momentum"])
 def momentum_09_is_best(results: StudyResults) -> Finding:
     """'using the momentum of 0.9 leads to optimal solutions for most delays and worker sizes'
 
@@ -537,7 +563,7 @@ def momentum_09_is_best(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum; Table III", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum; Table III", full_grid=True, seeds=3, shows=["table3"])
 def momentum_05_better_than_none(results: StudyResults) -> Finding:
     """'using a momentum of 0.5 instead of 0.0 seems to improve accuracy'
 
@@ -563,7 +589,7 @@ def momentum_05_better_than_none(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section IV, Momentum; Table III", full_grid=True, seeds=3)
+@claim(where="section IV, Momentum; Table III", full_grid=True, seeds=3, shows=["table3"])
 def momentum_099_random_in_larger_clusters(results: StudyResults) -> Finding:
     """'a decrease in the stability of the convergence shown by the random classification performed
     by clusters of sizes 5 and 10 for any delay'
@@ -583,7 +609,7 @@ def momentum_099_random_in_larger_clusters(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="section V; Tables V to VII", full_grid=True, seeds=3)
+@claim(where="section V; Tables V to VII", full_grid=True, seeds=3, shows=["tables5to7"])
 def momentum_needs_care_in_large_clusters(results: StudyResults) -> Finding:
     """'momentum helps escape local minima but has to be used with care in large worker clusters as
     this would exacerbate outdated gradient-related issues'
@@ -611,7 +637,12 @@ def momentum_needs_care_in_large_clusters(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Tables II to VII, NC", full_grid=True, seeds=3)
+@claim(
+    where="Tables II to VII, NC",
+    full_grid=True,
+    seeds=3,
+    shows=["table2", "table3", "table4", "tables5to7"],
+)
 def cells_without_convergence(results: StudyResults) -> Finding:
     """'NC = No Convergence, equivalent to test accuracies of 10 %, due to non-convergence of the
     model during training'
@@ -656,7 +687,12 @@ def partitions_save_time(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="Tables II to VII, cell by cell", full_grid=True, seeds=3)
+@claim(
+    where="Tables II to VII, cell by cell",
+    full_grid=True,
+    seeds=3,
+    shows=["table2", "table3", "table4", "tables5to7"],
+)
 def tables_cell_by_cell(results: StudyResults) -> Finding:
     """'Test accuracies for aSGD with different delays' (of Table IV; here of Tables II to VII)
 

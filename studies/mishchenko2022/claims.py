@@ -71,7 +71,7 @@ NEGLIGIBLE = 1.25  # times the error without delay, at most
 SLOPE = 0.1  # a power this much above that of an upper bound still follows it
 
 
-@claim(where="slide 'Asynchronous SGD', gradients in a budget")
+@claim(where="slide 'Asynchronous SGD', gradients in a budget", shows=["budget"])
 def gradients_in_a_budget(results: StudyResults) -> Finding:
     """'Minibatch SGD: S M / s_max gradients. Asynchronous SGD: sum over m of S / s_m gradients'
 
@@ -89,7 +89,7 @@ def gradients_in_a_budget(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Asynchronous SGD', improvement")
+@claim(where="slide 'Asynchronous SGD', improvement", shows=["budget"])
 def improvement(results: StudyResults) -> Finding:
     """'Improvement: 1/M times the sum over m of s_max / s_m'
 
@@ -107,7 +107,7 @@ def improvement(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Motivating example'")
+@claim(where="slide 'Motivating example'", shows=["budget"])
 def longest_delay(results: StudyResults) -> Finding:
     """'In general, the delay is tau, about the sum over m of max_j s_j / s_m'
 
@@ -125,7 +125,9 @@ def longest_delay(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="title; slide 'Asynchronous SGD is faster'", full_grid=True, seeds=3)
+@claim(
+    where="title; slide 'Asynchronous SGD is faster'", full_grid=True, seeds=3, shows=["experiment"]
+)
 def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     """'Asynchronous SGD is faster'
 
@@ -160,7 +162,13 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'New results', non-convex", full_grid=True, seeds=3, exact=EXACT)
+@claim(
+    where="slide 'New results', non-convex",
+    full_grid=True,
+    seeds=3,
+    exact=EXACT,
+    shows=["slopes", "rates", "workers"],
+)
 def rate_non_convex(results: StudyResults) -> Finding:
     """'Smooth nonconvex problems: min over k <= K of E |grad f(x_k)|^2 =
     O(sigma / sqrt(K) + M / K)'
@@ -172,7 +180,13 @@ def rate_non_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[0])
 
 
-@claim(where="slide 'New results', convex", full_grid=True, seeds=3, exact=EXACT)
+@claim(
+    where="slide 'New results', convex",
+    full_grid=True,
+    seeds=3,
+    exact=EXACT,
+    shows=["slopes", "rates", "workers"],
+)
 def rate_convex(results: StudyResults) -> Finding:
     """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
 
@@ -182,7 +196,13 @@ def rate_convex(results: StudyResults) -> Finding:
     return _rate(results, CLASSES[1])
 
 
-@claim(where="slide 'New results', strongly convex", full_grid=True, seeds=3, exact=EXACT)
+@claim(
+    where="slide 'New results', strongly convex",
+    full_grid=True,
+    seeds=3,
+    exact=EXACT,
+    shows=["slopes", "rates", "workers"],
+)
 def rate_strongly_convex(results: StudyResults) -> Finding:
     """'Smooth strongly convex problems: min over k <= K of E [f(x_k) - f*] =
     O(sigma^2 / (mu K) + exp(- K / (kappa M)))'
@@ -242,7 +262,12 @@ def _unmeasured(rows: pd.DataFrame) -> str:
     )
 
 
-@claim(where="slides 'Motivating example' and 'New results'", full_grid=True, seeds=3)
+@claim(
+    where="slides 'Motivating example' and 'New results'",
+    full_grid=True,
+    seeds=3,
+    shows=["slowing", "slopes"],
+)
 def workers_not_longest_delay(results: StudyResults) -> Finding:
     """'One extremely slow worker: tau = K ... Rate is O(M)'
 
@@ -279,6 +304,7 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
     full_grid=True,
     seeds=3,
     exact=EXACT,
+    shows=["slopes", "constant_delay"],
 )
 def constant_delay_upper_bound(results: StudyResults) -> Finding:
     """'Let f be L-smooth and convex, then Asynchronous SGD with constant delay tau converges as
@@ -308,6 +334,7 @@ def constant_delay_upper_bound(results: StudyResults) -> Finding:
     full_grid=True,
     seeds=3,
     exact=EXACT,
+    shows=["constant_delay"],
 )
 def noise_makes_delay_negligible(results: StudyResults) -> Finding:
     """'stochastic noise makes the effect of delays negligible'
@@ -343,7 +370,7 @@ def noise_makes_delay_negligible(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Is it not solved?' (Arjevani, Shamir, Srebro)")
+@claim(where="slide 'Is it not solved?' (Arjevani, Shamir, Srebro)", shows=["lower_bound"])
 def constant_delay_lower_bound(results: StudyResults) -> Finding:
     """'any Asynchronous Gradient with constant delay tau converges not better than
     Omega(tau^2 / K^2)'
@@ -361,7 +388,7 @@ def constant_delay_lower_bound(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="abstract of Arjevani, Shamir, Srebro, on the slide")
+@claim(where="abstract of Arjevani, Shamir, Srebro, on the slide", shows=["lower_bound"])
 def as_bad_as_fewer_steps(results: StudyResults) -> Finding:
     """'the error can be as bad as non-delayed gradient descent ran on only 1/tau of the gradients'
 
@@ -379,7 +406,7 @@ def as_bad_as_fewer_steps(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Contradiction with lower bounds'")
+@claim(where="slide 'Contradiction with lower bounds'", shows=["lower_bound"])
 def no_contradiction(results: StudyResults) -> Finding:
     """'But in their counterexample, tau = M'
 
@@ -400,7 +427,7 @@ def no_contradiction(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Main ideas', virtual iterates")
+@claim(where="slide 'Main ideas', virtual iterates", shows=["virtual"])
 def virtual_iterates_identity(results: StudyResults) -> Finding:
     """'x_k - x^_k = the sum over m of gamma_next(k,m) grad f(x_prev(k,m); xi_prev(k,m))'
 
@@ -416,7 +443,7 @@ def virtual_iterates_identity(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Main ideas', resolution")
+@claim(where="slide 'Main ideas', resolution", shows=["virtual"])
 def virtual_iterates_bound(results: StudyResults) -> Finding:
     """'Resolution: E[ |x^_k - x_k|^2 ] <= M^2 (G^2 + sigma^2)'
 
@@ -426,7 +453,7 @@ def virtual_iterates_bound(results: StudyResults) -> Finding:
     return _below(results, "geman_mcclure", "bound")
 
 
-@claim(where="slide 'Main ideas', if gradients are not bounded")
+@claim(where="slide 'Main ideas', if gradients are not bounded", shows=["virtual"])
 def virtual_iterates_bound_unbounded(results: StudyResults) -> Finding:
     """'If gradient not bounded: E[ |x^_k - x_k|^2 ] <= 2 times the sum over m of
     gamma_next(k,m)^2 (sigma^2 + |grad f(x_prev(k,m); xi_prev(k,m))|^2)'
@@ -453,7 +480,7 @@ def _below(results: StudyResults, penalty: str, bound: str) -> Finding:
     )
 
 
-@claim(where="last slide, first limitation", full_grid=True)
+@claim(where="last slide, first limitation", full_grid=True, shows=["limitations"])
 def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
     """'Constant stepsize only if bounded gradients'
 
@@ -482,7 +509,7 @@ def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="last slide, second limitation", full_grid=True, seeds=3)
+@claim(where="last slide, second limitation", full_grid=True, seeds=3, shows=["limitations"])
 def adaptive_step_needs_independence(results: StudyResults) -> Finding:
     """'Delay-dependent stepsize only if noise and delay are independent'
 
@@ -502,7 +529,7 @@ def adaptive_step_needs_independence(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="last slide, third limitation", full_grid=True, seeds=3)
+@claim(where="last slide, third limitation", full_grid=True, seeds=3, shows=["limitations"])
 def workers_need_the_same_data(results: StudyResults) -> Finding:
     """'Workers must have same data'
 
@@ -542,7 +569,9 @@ def _log(runs: pd.DataFrame, error: str = "error") -> pd.DataFrame:
     return runs.assign(log_error=np.log(runs[error]))
 
 
-@claim(where="last slide, third limitation, on LeNet-5", full_grid=True, seeds=3)
+@claim(
+    where="last slide, third limitation, on LeNet-5", full_grid=True, seeds=3, shows=["limitations"]
+)
 def workers_need_the_same_labels(results: StudyResults) -> Finding:
     """'Workers must have same data'
 
@@ -577,7 +606,9 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
     )
 
 
-@claim(where="slide 'Asynchronous SGD is faster', on LeNet-5", full_grid=True, seeds=3)
+@claim(
+    where="slide 'Asynchronous SGD is faster', on LeNet-5", full_grid=True, seeds=3, shows=["lenet"]
+)
 def faster_on_lenet(results: StudyResults) -> Finding:
     """'Asynchronous SGD is faster'
 

@@ -26,7 +26,7 @@ NOT_REPRODUCED, CANNOT_TELL = "not reproduced", "cannot tell"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, CANNOT_TELL)
 COLUMNS = (
     *("study", "claim", "quote", "where", "verdict", "statistic", "value", "threshold"),
-    *("low", "high", "reason", "paired"),
+    *("low", "high", "reason", "paired", "grids", "files", "shows"),
 )
 
 # The false discovery rate: expected share of false ones among differences called beyond chance.
@@ -70,12 +70,18 @@ class Claim(Protocol):
 
 
 def claim(
-    *, where: str, full_grid: bool = False, seeds: int = 1, exact: Sequence[str] = ()
+    *,
+    where: str,
+    full_grid: bool = False,
+    seeds: int = 1,
+    exact: Sequence[str] = (),
+    shows: Sequence[str] = (),
 ) -> Callable[[Callable[[StudyResults], Finding]], Claim]:
     """Mark a function as a claim.
 
     where: the place in the paper. full_grid: a thinned grid cannot answer it. seeds: the least it
     needs of every grid that it reads, except the grids in `exact`, in which nothing is random.
+    shows: names of the study's figures and tables in which the claim can be seen.
 
     Raises ConfigError, when the module is imported, for a function without a quotation.
     """
@@ -88,6 +94,7 @@ def claim(
             "full_grid": full_grid,
             "seeds": seeds,
             "exact": frozenset(exact),
+            "shows": tuple(shows),
         }
         return marked
 
@@ -104,11 +111,16 @@ def claims_of(home: Path) -> dict[str, Claim]:
 
 
 def judge(results: StudyResults) -> pd.DataFrame:
-    """The verdict on every claim of a study; columns are COLUMNS."""
+    """The verdict on every claim of a study; columns are COLUMNS.
+
+    grids: the grids that the claim read; files: what else it read of the study's results; shows:
+    the figures and tables in which it can be seen. Each is a list of names with spaces between.
+    """
     rows = []
     reading = _Reading(results.home, results.preset, results.folder)
     for name, function in claims_of(results.home).items():
         reading.read.clear()
+        reading.files.clear()
         finding = _within_reach(function, reading)
         rows.append(
             {
@@ -117,6 +129,9 @@ def judge(results: StudyResults) -> pd.DataFrame:
                 "quote": function.claim["quote"],
                 "where": function.claim["where"],
                 **vars(finding),
+                "grids": " ".join(sorted(reading.read)),
+                "files": " ".join(sorted(reading.files)),
+                "shows": " ".join(function.claim["shows"]),
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -124,9 +139,14 @@ def judge(results: StudyResults) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Reading(StudyResults):
-    """Results that record which grids a claim reads: it needs enough seeds of these."""
+    """Results that record what a claim reads.
+
+    read: grids, of which it needs enough seeds. files: all else, as `Plan.outputs` names it; of a
+    landscape its grid.
+    """
 
     read: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
 
     def grid(self, *names: str) -> pd.DataFrame:
         self.read.update(names)
@@ -135,6 +155,27 @@ class _Reading(StudyResults):
     def curves(self, *names: str) -> pd.DataFrame:
         self.read.update(names)
         return super().curves(*names)
+
+    @property
+    def staleness(self) -> pd.DataFrame:
+        self.files.add("staleness.csv")
+        return super().staleness
+
+    def arrays(self, simulation: str) -> dict[str, np.ndarray]:
+        self.files.add(f"schedules/{simulation}.npz")
+        return super().arrays(simulation)
+
+    def trace(self, name: str) -> pd.DataFrame:
+        self.files.add(f"traces/{name}.csv")
+        return super().trace(name)
+
+    def trajectory(self, name: str) -> pd.DataFrame:
+        self.files.add(f"trajectories/{name}.csv")
+        return super().trajectory(name)
+
+    def landscape(self, name: str) -> tuple[dict[str, np.ndarray], pd.DataFrame, pd.DataFrame]:
+        self.files.add(f"landscapes/{name}.npz")
+        return super().landscape(name)
 
 
 def _within_reach(function: Claim, results: _Reading) -> Finding:

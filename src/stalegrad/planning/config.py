@@ -9,7 +9,7 @@ Three kinds of YAML file, every one validated and every unknown key refused:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -197,12 +197,43 @@ class Product(_Model):
     make: str | None = None
 
 
+class HeatMaps(_Model):
+    """For the page: the published and our values of a table as two heat maps that answer the
+    pointer.
+
+    table: of the study, with the columns `published` and `mean`. x, y: its columns that tell the
+    cells of a map apart. panels: the column that has a pair of maps for each of its values.
+    """
+
+    table: str
+    x: str
+    y: str
+    panels: str | None = None
+
+
+class Curves(_Model):
+    """For the page: one line a run, each answering the pointer with its run.
+
+    grids: of the study. y, x: columns of `history.csv`. panels: columns of `runs.csv` of which each
+    combination of values has a panel; colour: the column that colours the lines. log: y is drawn
+    on a logarithmic axis.
+    """
+
+    grids: Annotated[list[str], Field(min_length=1)]
+    y: str
+    x: str = "epoch"
+    panels: list[str] = []
+    colour: str | None = None
+    log: bool = False
+
+
 class Study(_Model):
     """`<study>/study.yaml`: everything that is regenerated of one paper.
 
     traces: runs that are followed update by update beside their virtual iterates (see
     `analysis.virtual_iterates`). trajectories: runs recorded several times an epoch. landscapes:
-    the loss around runs (see `analysis.landscapes`).
+    the loss around runs (see `analysis.landscapes`). heat_maps, curves: what the page shows beside
+    the figure of the same name.
     """
 
     title: str
@@ -214,6 +245,8 @@ class Study(_Model):
     landscapes: dict[str, Landscape] = {}
     figures: dict[str, Product] = {}
     tables: dict[str, Product] = {}
+    heat_maps: dict[str, HeatMaps] = {}
+    curves: dict[str, Curves] = {}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -268,7 +301,25 @@ def load_preset(name: str, folder: Path = Path("config")) -> Preset:
 def load_study(home: Path) -> Study:
     """The study in the folder `home`."""
     path = home / CONTENT
-    return specs.validate(Study, read_yaml(path), where=str(path))
+    study = specs.validate(Study, read_yaml(path), where=str(path))
+    for key, name, kind in _named_for_the_page(study):
+        if name not in (there := getattr(study, kind)):
+            raise ConfigError(
+                f"{path}: '{key}' names {name!r}, which is not among the {kind} of this study; "
+                f"choose from: {', '.join(there) or 'none, since it has none'}."
+            )
+    return study
+
+
+def _named_for_the_page(study: Study) -> Iterator[tuple[str, str, str]]:
+    """What charts of the page name: the key that does, the name, and what it must be one of."""
+    for name, maps in study.heat_maps.items():
+        yield f"heat_maps.{name}", name, "figures"
+        yield f"heat_maps.{name}.table", maps.table, "tables"
+    for name, curves in study.curves.items():
+        yield f"curves.{name}", name, "figures"
+        for grid in curves.grids:
+            yield f"curves.{name}.grids", grid, "grids"
 
 
 def study_homes(settings: Settings, folder: Path = Path("config")) -> dict[str, Path]:

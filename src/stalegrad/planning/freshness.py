@@ -43,8 +43,8 @@ def closure(*starts: Path) -> frozenset[Path]:
     """The source files `starts`, all that they import of the package, and what these import.
 
     Imports inside functions count, those for type checkers alone do not. A call of
-    `specs.spec_class` imports what it names, or every choice there is. With a package come the C++
-    sources in its folder.
+    `specs.spec_class` imports what it names, or every choice there is. With a package come the
+    sources in its folder that are no Python.
     """
     found: set[Path] = set()
     left = set(starts)

@@ -14,7 +14,8 @@ from stalegrad import specs
 from stalegrad.io.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
-_COMPILED = (".cpp", ".h")
+# What a package reads that is no Python: sources of the kernels, parts of the page.
+_BESIDE = (".cpp", ".h", ".html", ".css", ".js")
 
 
 def find_maker(kind: str, home: Path, name: str, make: str | None) -> tuple[Path, str]:
@@ -94,13 +95,13 @@ def imported(file: Path) -> frozenset[Path]:
     """The files of the package that importing a file, or calling what is in it, imports.
 
     A call of `specs.spec_class` imports what it names, or every choice there is. With a package
-    come the C++ sources in its folder.
+    come the sources in its folder that are no Python.
     """
     if file.suffix != ".py":
         return frozenset()
     found: set[Path] = set()
     if file.name == "__init__.py":
-        found |= {path for path in file.parent.iterdir() if path.suffix in _COMPILED}
+        found |= {path for path in file.parent.iterdir() if path.suffix in _BESIDE}
     tree = parsed(file)
     for node in _statements(tree.body):
         for name in _modules_named(node, file):

@@ -1,13 +1,13 @@
 """The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from stalegrad.analysis.claims import VERDICTS
-from stalegrad.io.wording import duration
+from stalegrad.io.wording import claim_title, duration
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import code, escape
@@ -25,13 +25,6 @@ from stalegrad.report.values import (
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
-
-# How words of a claim's name are written.
-_SPELT = {
-    **{word: word.upper() for word in ("sgd", "asgd", "ssgd", "pca")},
-    **{"adam": "Adam", "lenet": "LeNet-5", "warmup": "warm-up"},
-}
-_FRACTION = re.compile(r"0\d+")  # a name cannot hold a point: 05 is 0.5
 
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
@@ -261,7 +254,7 @@ def _all_cells(grids: Grids) -> int:
 
 
 def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
-    r"""`\claimsmatrix`, and for `\studyverdicts` each study's claims with quotation and reason."""
+    r"""`\claimsmatrix`, and for `\studyverdicts` a table of each study."""
     matrix = []
     out = []
     for study, content in plan.studies.items():
@@ -270,7 +263,8 @@ def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
         matrix += [_matrix_row(row) for row in rows] or [
             rf"\matrixnone{{{code(command(plan, 'verdicts.csv'))}}}"
         ]
-        listed = "\n".join(_verdict(row) for row in rows) or r"\noverdicts"
+        table = "\n".join(_verdict(row) for row in rows)
+        listed = rf"\verdicttable{{{table}}}" if rows else r"\noverdicts"
         out.append(rf"\defineverdicts{{{study}}}{{{listed}}}")
     body = "\n".join(matrix)
     return "\n".join([*out, rf"\definematrix{{{body}}}", ""])
@@ -281,60 +275,43 @@ def _matrix_row(row: Mapping[str, object]) -> str:
         rf"\verdictmark{{{_MARKS[verdict]}}}" if row["verdict"] == verdict else ""
         for verdict in VERDICTS
     ]
-    claim = rf"\claimlink{{{_identity(row)}}}{{{escape(_words(row['claim']))}}}"
+    claim = rf"\claimlink{{{claim_anchor(row)}}}{{{escape(claim_title(str(row['claim'])))}}}"
     value = _compact(row["value"]) or "--"
     threshold = shown(row["threshold"]) or ""
-    return " & ".join([claim, *marks, value, _interval(row, _compact), threshold]) + r" \\"
+    return " & ".join([claim, *marks, value, _interval(row), threshold]) + r" \\"
 
 
 def _verdict(row: Mapping[str, object]) -> str:
-    mark = _MARKS.get(str(row["verdict"]), "cannottell")
-    measured = ""
-    value = shown(row["value"])
-    if value is not None:
-        interval = _interval(row)
-        measured = f"{_sentence(row['statistic'])} {value}"
-        measured += f" (95\\,\\% interval {interval})" if interval else ""
-        threshold = shown(row["threshold"])
-        measured += f"; held against: {threshold}." if threshold else "."
     parts = (
-        _identity(row),
-        mark,
-        escape(_words(row["claim"])),
+        claim_anchor(row),
+        _MARKS.get(str(row["verdict"]), "cannottell"),
+        escape(claim_title(str(row["claim"]))),
         escape(str(row["quote"])),
         escape(str(row["where"])),
-        measured,
-        " ".join(filter(None, (shown(row["reason"]), shown(row["paired"])))),
+        _measured(row),
+        shown(row["threshold"]) or "--",
     )
     return r"\verdict" + "".join(f"{{{part}}}" for part in parts)
 
 
-def _identity(row: Mapping[str, object]) -> str:
+def _measured(row: Mapping[str, object]) -> str:
+    value = _compact(row["value"])
+    if value is None:
+        return "--"
+    return " ".join(filter(None, (f"{shown(row['statistic']) or 'value'}:", value, _interval(row))))
+
+
+def claim_anchor(row: Mapping[str, object]) -> str:
+    """Where a claim stands in report and page: `<study>.<claim>`."""
     return re.sub(r"[^\w.-]", "-", f"{row['study']}.{row['claim']}", flags=re.ASCII)
-
-
-def _words(claim: object) -> str:
-    text = " ".join(map(_spelt, str(claim).replace("non_", "non-").split("_")))
-    return text[:1].upper() + text[1:]
-
-
-def _spelt(word: str) -> str:
-    if _FRACTION.fullmatch(word):
-        return f"0.{word[1:]}"
-    return _SPELT.get(word, word)
-
-
-def _sentence(statistic: object) -> str:
-    text = shown(statistic) or "value"
-    return text[:1].upper() + text[1:] + ":"
 
 
 def _compact(value: object) -> str | None:
     return shown(float(f"{value:.3g}")) if isinstance(value, float) else shown(value)
 
 
-def _interval(row: Mapping[str, object], show: Callable[[object], str | None] = shown) -> str:
-    low, high = show(row["low"]), show(row["high"])
+def _interval(row: Mapping[str, object]) -> str:
+    low, high = _compact(row["low"]), _compact(row["high"])
     return "" if low is None or high is None else f"[{low}, {high}]"
 
 
