@@ -12,10 +12,9 @@ import pytest
 from stalegrad.io import cache
 from stalegrad.io.cache import CacheUnavailable, cache_folder
 from stalegrad.io.compiled import compiled
-from stalegrad.planning import speed
 from stalegrad.planning.config import load_settings
 from stalegrad.planning.plan import Plan
-from stalegrad.training import kernels, progress
+from stalegrad.training import kernels, progress, speed
 
 ROOT = Path(__file__).parents[1]
 

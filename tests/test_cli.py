@@ -443,6 +443,7 @@ def test_archived_runs_are_left_out_unless_all_are_asked_for(workplace, call):
     archive = Path("studies/jain2018/measured")
     archive.mkdir()
     (archive / "runs.txt").write_text("\n".join(c.hash for c in cells[:298]))
+    (archive / "history.csv.gz").touch()
     arguments = ["--study", "jain2018", "--preset", "paper", "--grid", "fig2", "--seeds", "1"]
     _, said, _ = call("bundles", *arguments, "--output", "w")
     assert "2 runs in 1 bundles" in said and f"298 more are in {archive} already" in said
@@ -563,7 +564,7 @@ def test_runs_of_other_code_are_archived_with_a_note(small_study, call):
     path = Path("own.csv.provenance.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "of yesterday"}))
     status, _, said = call(*keep, "second")
-    assert status == 0 and said.startswith("note: own.csv was trained by other code")
+    assert status == 0 and said.startswith("note: own.csv was made by other code")
     assert list(pd.read_csv("second/provenance.csv")["code"]) == ["of yesterday"]
 
 

@@ -491,6 +491,7 @@ def test_measured_only_leaves_out_landscapes_that_are_not_kept(recorded):
     everything = {cell.hash for cell in plan().grids["tiny"]["curves"]}
     ARCHIVE.mkdir(parents=True)
     (ARCHIVE / "runs.txt").write_text("\n".join(everything))
+    (ARCHIVE / "history.csv.gz").touch()
     only = plan(measured_only=True)
     assert only.trajectories == only.landscapes == {"tiny": {}}
     assert only.outputs("tiny") == ["runs.csv", "history.csv"]
@@ -517,7 +518,7 @@ def test_results_of_another_preset_are_not_kept(recorded, capsys):
     (path,) = (recorded / "tiny" / "landscapes").glob("*.provenance.json")
     path.write_text(json.dumps({"landscape": "0123456789abcdef"}))
     assert main(["archive", "--study", "tiny", "--results", str(recorded)]) == 2
-    assert "plane.npz.provenance.json is of other runs" in capsys.readouterr().err
+    assert "plane.npz.provenance.json belongs to other runs" in capsys.readouterr().err
     assert not list(ARCHIVE.rglob("grid.npz"))
 
 

@@ -106,7 +106,7 @@ cell = sg.cell(problem=sg.problem("least_squares", rows=64, dimension=8, epoch_s
     (before, after), error = notebook(
         tmp_path, made, "said(kept(cell))", "FACTOR = 0.0", "said(kept(cell))"
     )
-    assert before != after and "was trained by other code than there is now" in error
+    assert before != after and "was made by other code than the present one" in error
 
 
 @pytest.mark.slow

@@ -107,7 +107,10 @@ def test_a_cell_is_that_of_the_configuration():
         ({"batch_size": 65}, "cell: 'batch_size' is 65, more than the 64 training samples"),
         ({"epochs": 0}, "cell: 'epochs' is 0"),
         ({"partition": "labels"}, "the problem 'least_squares' has no labels"),
-        ({"cluster": {"name": "constant_delay", "delay": 99}}, "'cluster' is .* no gradient would"),
+        (
+            {"cluster": {"name": "constant_delay", "delay": 99}},
+            "'cluster' cannot do what .* no gradient would",
+        ),
         ({"rule": {"name": "sgd", "lr": 0}}, "cell: 'rule.lr' is 0"),
         ({"rule": "sgd"}, "cell: 'rule' is 'sgd'; it must be a mapping with a 'name'"),
         ({"problem": None}, "cell: 'problem' is None; it must be a mapping"),

@@ -154,7 +154,8 @@ def _sentence(cls: type, problem: Mapping[str, Any], prefix: str) -> str:
             f"write 0.001.)"
         )
     if isinstance(value, str) and kind == "list_type":
-        return f"'{key}' is {value!r}; a list is needed, such as [{value}]."
+        shown = value if value.isprintable() else repr(value)
+        return f"'{key}' is {value!r}; a list is needed, such as [{shown}]."
     if isinstance(value, ArgsKwargs):  # of a check of several keys together
         value = value.kwargs
     message = message.removeprefix("Value error, ")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from stalegrad.rules import Numbers, Rule, State
+from stalegrad.rules import Numbers, Rule, RuleState
 from stalegrad.specs import spec
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ class SignSGD(Rule):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     @staticmethod
-    def init(weights: "Tensor") -> State:
+    def init(weights: "Tensor") -> RuleState:
         return {"mean": weights.new_zeros(weights.shape)}
 
     @staticmethod
     def update(
-        gradient: "Tensor", weights: "Tensor", state: State, numbers: Numbers
-    ) -> tuple["Tensor", State]:
+        gradient: "Tensor", weights: "Tensor", state: RuleState, numbers: Numbers
+    ) -> tuple["Tensor", RuleState]:
         mean = state["mean"] * numbers["decay"] + gradient * (1 - numbers["decay"])
         return weights - numbers["lr"] * mean.sign(), {"mean": mean}
