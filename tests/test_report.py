@@ -560,7 +560,7 @@ def test_the_whole_report(tmp_path, preset):
     assert pdf == tmp_path / "report.pdf"
     assert_no_complaints(pdf)
     text = text_of(pdf)
-    assert "??" not in text and "Not made yet" not in text and "[U+2295]" in text
+    assert "??" not in text and "Not made yet" not in text and "[U+00A7]" in text
     assert "4 claims are judged: 1 reproduced, 1 in part, 1 not" in text
     assert "Ajay Jain, Anand Srinivasan, and Parnian Barekatain" in text
     assert f"snakemake --cores all --config preset={preset} -- results/{preset}/report.pdf" in text
