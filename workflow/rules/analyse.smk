@@ -42,7 +42,7 @@ for study in PLAN.studies:
         conda:
             "../../envs/analysis.yaml"
         params:
-            home=str(PLAN.homes[study]),
+            home=lambda wildcards, study=study: str(PLAN.homes[study]),
             measured_only=SETTINGS.measured_only,
             tables=PLAN.products(study, "tables"),
             sources=lambda wildcards, study=study: PLAN.products_digest(study, "tables", "claims"),
@@ -65,7 +65,7 @@ for study in PLAN.studies:
         conda:
             "../../envs/analysis.yaml"
         params:
-            home=str(PLAN.homes[study]),
+            home=lambda wildcards, study=study: str(PLAN.homes[study]),
             measured_only=SETTINGS.measured_only,
             figures=PLAN.products(study, "figures"),
             sources=lambda wildcards, study=study: PLAN.products_digest(study, "figures"),
