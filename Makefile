@@ -28,6 +28,7 @@ reproduce: .venv/complete
 	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
 	@echo
 	@echo "Report:  results/$(PRESET)/report.pdf"
+	@echo "Page:    results/$(PRESET)/index.html"
 	@echo "Figures: results/$(PRESET)/figures/"
 
 test: .venv/complete
