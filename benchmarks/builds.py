@@ -88,8 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-folder", type=Path, default=Path("resources/data"))
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout to time beside")
     options = parser.parse_args(argv)
-    if options.against and not (options.against / "src" / "stalegrad").is_dir():
-        parser.error(f"--against is {options.against}, which is no checkout: no src/stalegrad")
+    if options.against and not (options.against / "src" / "stalegrad" / "training").is_dir():
+        parser.error(
+            f"--against is {options.against}, which is no checkout with the packages of this one: "
+            f"it has no src/stalegrad/training"
+        )
     try:
         for name in ("mnist", "fashion_mnist"):
             fetch_dataset(name, options.data_folder)

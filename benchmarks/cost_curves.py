@@ -26,11 +26,13 @@ from pathlib import Path  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import stepping  # noqa: E402
 from stalegrad.analysis import style  # noqa: E402
 from stalegrad.planning.cells import Cell, parse_cell  # noqa: E402
 from stalegrad.problems import Task  # noqa: E402
-from stalegrad.training import memory
+from stalegrad.training import (
+    memory,
+    stepping,  # noqa: E402
+)
 from stalegrad.training.backends import make_backend  # noqa: E402
 from stalegrad.training.bundles import plan_runs  # noqa: E402
 from stalegrad.training.machine import describe_machine  # noqa: E402

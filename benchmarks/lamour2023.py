@@ -17,7 +17,7 @@ from stalegrad.planning.cells import Bundle, Cell
 from stalegrad.planning.plan import Plan
 from stalegrad.training.bundles import Place, train_bundle
 
-AUTHORS = Path("published/lamour2023_wall_times.csv")
+AUTHORS = Path("studies/lamour2023/published/wall_times.csv")
 
 
 def slow_cell() -> Cell:

@@ -31,7 +31,6 @@ import numpy as np  # noqa: E402
 import peak  # noqa: E402
 import torch  # noqa: E402
 
-from stalegrad import stepping  # noqa: E402
 from stalegrad.clusters.heterogeneous import Heterogeneous  # noqa: E402
 from stalegrad.data_order import CLUSTER, IndependentOrder, generator  # noqa: E402
 from stalegrad.problems import Task, runs_in_step  # noqa: E402
@@ -39,7 +38,10 @@ from stalegrad.problems.chain import Chain  # noqa: E402
 from stalegrad.problems.least_squares import LeastSquares  # noqa: E402
 from stalegrad.problems.linear_regression import LinearRegression  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
-from stalegrad.training import replay
+from stalegrad.training import (
+    replay,
+    stepping,  # noqa: E402
+)
 from stalegrad.training.backends import make_backend  # noqa: E402
 from stalegrad.training.replay import Run  # noqa: E402
 

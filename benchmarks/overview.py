@@ -29,8 +29,8 @@ import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
 from table import Row, beyond_the_limit, show  # noqa: E402
 
-from stalegrad import kernels  # noqa: E402
 from stalegrad.problems.lenet5 import NETWORK, LeNet5  # noqa: E402
+from stalegrad.training import kernels  # noqa: E402
 from stalegrad.training.backends import make_backend  # noqa: E402
 from stalegrad.training.machine import describe_machine  # noqa: E402
 

@@ -23,10 +23,13 @@ from unittest import mock  # noqa: E402
 
 import torch  # noqa: E402
 
-from stalegrad import replay  # noqa: E402
 from stalegrad.planning.cells import Bundle, parse_cell  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
-from stalegrad.training import bundles, kernel_replay
+from stalegrad.training import (
+    bundles,
+    kernel_replay,
+    replay,  # noqa: E402
+)
 from stalegrad.training.backends import cpu, vmap  # noqa: E402
 from stalegrad.training.bundles import Place, train_bundle  # noqa: E402
 from stalegrad.training.machine import describe_machine  # noqa: E402
