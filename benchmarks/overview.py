@@ -32,7 +32,7 @@ from table import Row, beyond_the_limit, show  # noqa: E402
 from stalegrad.problems.lenet5 import NETWORK, LeNet5  # noqa: E402
 from stalegrad.training import kernels  # noqa: E402
 from stalegrad.training.backends import make_backend  # noqa: E402
-from stalegrad.training.machine import describe_machine  # noqa: E402
+from stalegrad.training.machine import cores, describe_machine  # noqa: E402
 
 BATCH, RUNS = 64, 16
 PLAIN = "plain PyTorch, one run"
@@ -43,7 +43,7 @@ def networks(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
     """LeNet-5: whole training steps, gradients and evaluation, and all cores."""
     idle = is_idle()  # asked before this itself makes work
     task = LeNet5(dataset="mnist").load(data_folder, torch.device("cpu"), torch.float32)
-    backend, cores = make_backend("auto", task), replay.cores()
+    backend, count = make_backend("auto", task), cores()
     one_core = [
         replay.plain(task, BATCH, 1),
         replay.bundle(task, backend, RUNS, BATCH, 1),
@@ -62,15 +62,15 @@ def networks(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
         *(peak.NAME, most_evaluated),
     )
     if idle:
-        bundles = [replay.bundle(task, backend, RUNS, BATCH, n) for n in (1, cores)]
+        bundles = [replay.bundle(task, backend, RUNS, BATCH, n) for n in (1, count)]
         one, every = replay.measure(bundles, seconds, repeats, wall=True)
-        name = f"LeNet-5, training steps on {cores} cores"
-        yield Row(name, every, "the same on one", one, f"{cores} times", cores * one)
+        name = f"LeNet-5, training steps on {count} cores"
+        yield Row(name, every, "the same on one", one, f"{count} times", count * one)
 
 
 def is_idle() -> bool:
     """Whether the cores can be measured together: there are some, and no other program runs."""
-    return replay.cores() > 1 and os.getloadavg()[0] < 0.5
+    return cores() > 1 and os.getloadavg()[0] < 0.5
 
 
 def larger_network(data_folder: Path, seconds: float, repeats: int) -> Iterator[Row]:
@@ -122,7 +122,7 @@ def about() -> str:
     return (
         f"{builds.processor()}, kernels built for {kernels.instruction_set('lenet5')} "
         f"({kernels.architecture()}).\n"
-        f"{replay.cores()} cores, load {os.getloadavg()[0]:.1f} at the start; "
+        f"{cores()} cores, load {os.getloadavg()[0]:.1f} at the start; "
         f"PyTorch {machine['torch']} ({torch.backends.cpu.get_cpu_capability()}), "
         f"NumPy {machine['numpy']} ({blas['internal_api']} for {blas['architecture']}), "
         f"Python {machine['python']}.\nThe limit: {peak.check()}.\n"

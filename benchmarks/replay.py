@@ -13,7 +13,6 @@ so the ratios of one call say more than its rates. Needs MNIST (`stalegrad data 
 
 import argparse
 import math
-import os
 import statistics
 import sys
 import time
@@ -35,7 +34,7 @@ from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.training import replay, stepping
 from stalegrad.training.backends import Backend, cpu, make_backend
 from stalegrad.training.bundles import plan_run
-from stalegrad.training.machine import describe_machine
+from stalegrad.training.machine import cores, describe_machine
 
 BATCH_SIZES = (32, 64, 256, 1024)
 BUNDLES = (1, 4, 16, 60)
@@ -264,12 +263,6 @@ def show(rows: Sequence[Sequence[str]], markdown: bool) -> None:
         if markdown and number == 0:
             print("| --- |" + " ---: |" * (len(row) - 1))
     print()
-
-
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def doubling(last: int) -> list[int]:

@@ -1,7 +1,6 @@
 """Flags that several commands have, and what they stand for."""
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,18 +160,12 @@ def add_place_flags(parser: argparse.ArgumentParser) -> None:
 def place_of(options: argparse.Namespace) -> "Place":
     from stalegrad.training.backends import resolve_device
     from stalegrad.training.bundles import Place
+    from stalegrad.training.machine import cores
 
     with named_by_flag({"device": "--device"}):
         device = resolve_device(options.device)
-    threads = options.threads or (_cores() if device.type == "cpu" else 1)
+    threads = options.threads or (cores() if device.type == "cpu" else 1)
     return Place(options.data_folder, device.type, options.backend, threads)
-
-
-def _cores() -> int:
-    """Those this process may use, where the system says."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
