@@ -17,16 +17,18 @@ from stalegrad.analysis.claims import (
     Finding,
     claim,
     claims_of,
+    judge,
+    share_verdict,
+    verdict_of,
+)
+from stalegrad.analysis.comparisons import (
     compare,
     compare_kinds,
     compare_runs,
-    judge,
     mean_interval,
     paired_tests,
     seed_interval,
     share_interval,
-    share_verdict,
-    verdict_of,
 )
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ConfigError, ResultError
@@ -40,19 +42,19 @@ def always(results):
 
     Whatever the runs.
     """
-    return Finding(REPRODUCED, "a count", 3.0, "any", "It holds.", 2.0, 4.0)
+    return Finding(REPRODUCED, "a count", 3.0, "It holds.", "any", 2.0, 4.0)
 
 
 @claim(where="section 2", full_grid=True)
 def needs_grid(results):
     """'before gradient t' arrives' for delays 1 and 2"""
-    return Finding(REPRODUCED, "a count", 1.0, "any", "It holds.")
+    return Finding(REPRODUCED, "a count", 1.0, "It holds.", "any")
 
 
 @claim(where="section 3", seeds=3)
 def needs_seeds(results):
     """'it holds (98.21%, N(0, 1)) on average'"""
-    return Finding(NOT_REPRODUCED, "a count", 1.0, "any", "It does not hold.")
+    return Finding(NOT_REPRODUCED, "a count", 1.0, "It does not hold.", "any")
 
 
 def judged(monkeypatch, results, *claims):
@@ -128,7 +130,7 @@ def test_seeds_are_those_of_the_grids_that_are_read(monkeypatch, tmp_path):
         def function(results):
             """'it holds'"""
             results.grid(*grids)
-            return Finding(REPRODUCED, "a count", 1.0, "any", "It holds.")
+            return Finding(REPRODUCED, "a count", 1.0, "It holds.", "any")
 
         function.__name__ = name
         return claim(where="section 5", seeds=3)(function)

@@ -25,8 +25,8 @@ from stalegrad.analysis.claims import (
     REPRODUCED,
     claims_of,
     judge,
-    mean_interval,
 )
+from stalegrad.analysis.comparisons import mean_interval
 
 CLAIMS = claims_of(home_of("jain2018"))
 DELAY_CLAIMS = ("delay_centred_at_workers_less_one", "delay_fits_a_normal")

@@ -11,7 +11,7 @@ from helpers import InOrder, assert_close, make_schedule, of_study, plan, quadra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stalegrad.analysis.claims import mean_interval
+from stalegrad.analysis.comparisons import mean_interval
 from stalegrad.analysis.virtual_iterates import trace
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous

@@ -13,12 +13,11 @@ import pandas as pd
 
 from stalegrad.analysis.claims import (
     Finding,
-    by_seed,
     claim,
-    compare,
     share_verdict,
     verdict_of,
 )
+from stalegrad.analysis.comparisons import by_seed, compare
 from stalegrad.analysis.results import StudyResults, student_half
 
 from .tables import (
@@ -49,9 +48,9 @@ def update_rate(results: StudyResults) -> Finding:
         verdict_of(list(off <= EXACT)),
         "largest relative distance of the update rate from n/(K mu)",
         off.max(),
-        "at most 0.01 for every cluster",
         f"Over {len(table)} clusters the rate differs from n/(K mu) by at most {off.max():.2%}, on "
         f"average by {off.mean():.2%}.",
+        "at most 0.01 for every cluster",
     )
 
 
@@ -70,9 +69,9 @@ def figure_1(results: StudyResults) -> Finding:
         verdict_of(list(off <= CLOSE)),
         "largest relative distance of the simulated mean from the theorem",
         off.max(),
-        "at most 0.05 for every n",
         f"The mean lies {after.min():+z.1%} to {after.max():+z.1%} from the theorem counted after "
         f"the update, {before.min():+z.1%} to {before.max():+z.1%} counted before it.",
+        "at most 0.05 for every n",
         off.max() - error,
         off.max() + error,
     )
@@ -98,12 +97,12 @@ def theorem_2_is_exact(results: StudyResults) -> Finding:
         share_verdict(holds.mean()),
         "share of clusters in which the simulated mean agrees with the theorem",
         holds.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"It agrees in {holds[~late].sum()} of {(~late).sum()} clusters without communication time "
         f"and in {holds[late].sum()} of {late.sum()} with it; there the mean is too large by "
         f"{table['relative_after'][late].max():.1%} at most and "
         f"{table['relative_after'][late].min():.1%} at least: the theorem takes the gradient's own "
         f"worker for one more stranger.",
+        "at least 0.9 (partly from 0.5)",
     )
 
 
@@ -121,8 +120,8 @@ def corollary_3(results: StudyResults) -> Finding:
         verdict_of(list(off <= CLOSE)),
         "largest relative distance of the simulated mean from the corollary",
         off.max(),
-        "at most 0.05 for every n >= 10 and T_c",
         f"{(off <= CLOSE).sum()} of {len(off)} clusters are within it.",
+        "at most 0.05 for every n >= 10 and T_c",
     )
 
 
@@ -142,9 +141,9 @@ def linear_in_workers(results: StudyResults) -> Finding:
         verdict_of([explained >= 0.999, abs(slope / theory - 1) <= CLOSE]),
         "slope of staleness over the number of workers, over that of the theorem",
         slope / theory,
-        "0.95 to 1.05, and at least 0.999 of the variance explained",
         f"The line explains {explained:.5f} of the variance; its slope is {slope:.4f}, the "
         f"theorem's {theory:.4f}.",
+        "0.95 to 1.05, and at least 0.999 of the variance explained",
     )
 
 
@@ -163,9 +162,9 @@ def grows_with_communication(results: StudyResults) -> Finding:
         verdict_of(grown),
         "share of n and K for which staleness grows with T_c throughout",
         float(np.mean(grown)),
-        "all",
         f"It grows over all {times} values of T_c for {sum(grown)} of {len(grown)} pairs of n "
         f"and K.",
+        "all",
     )
 
 
@@ -188,9 +187,9 @@ def proportional_to_communication(results: StudyResults) -> Finding:
         verdict_of([min(explained) >= 0.999, max(factors) <= 1 + CLOSE]),
         "largest ratio between the factors of proportion of one n and K",
         max(factors),
-        "at most 1.05, on a line (0.999 of the variance)",
         f"A line explains at least {min(explained):.5f} of the variance; the factors of proportion "
         f"of one n and K lie {min(factors):.3g} to {max(factors):.3g} times apart.",
+        "at most 1.05, on a line (0.999 of the variance)",
     )
 
 
@@ -213,10 +212,10 @@ def any_distribution(results: StudyResults) -> Finding:
         verdict_of(list(holds)),
         "share of distributions whose mean staleness is within 5 % of the theorem",
         holds.mean(),
-        "all",
         f"{holds.sum()} of {len(holds)} distributions are; "
         + (f"not: {missed}." if missed else f"the furthest is off by {worst.max():.1%}.")
         + f" Counted before the update, {before.sum()} are at every T_c above 0.",
+        "all",
     )
 
 
@@ -235,9 +234,9 @@ def first_two_updates(results: StudyResults) -> Finding:
         verdict_of([abs(first) <= 0.05, abs(second - 1) <= 0.05]),
         "mean staleness of the second update",
         second,
-        "0.95 to 1.05, and at most 0.05 for the first",
         f"Counted before, the first update has {first:.3f} and the second {second:.3f}; counted "
         f"after, as theorem 2 must be, each is larger by 1/K.",
+        "0.95 to 1.05, and at most 0.05 for the first",
         second - half,
         second + half,
     )
@@ -259,9 +258,9 @@ def rises_in_a_few_iterations(results: StudyResults) -> Finding:
         verdict_of([rises, reached < 10]),
         "first update within 5 % of the value that staleness fluctuates around",
         float(reached + 1),
-        "at most 10, with a rise at every update before",
         f"Staleness, counted before, {'rises' if rises else 'does not rise throughout'} until "
         f"update {reached + 1}, and fluctuates around {value:.3f}.",
+        "at most 10, with a rise at every update before",
     )
 
 
@@ -281,9 +280,9 @@ def fluctuates_around_the_limit(results: StudyResults) -> Finding:
         verdict_of([bool((off.abs() <= CLOSE).all()), around]),
         "mean staleness of the last twenty updates over the limit, less one",
         off.mean(),
-        "each within 0.05, some above 0 and some below",
         f"They lie {off.min():+z.1%} to {off.max():+z.1%} from the limit counted after, and lower "
         f"by {1 / limit['minibatches_per_update'] / limit['theorem']:.1%} counted before.",
+        "each within 0.05, some above 0 and some below",
     )
 
 
@@ -302,11 +301,11 @@ def staleness_of_the_two_cases(results: StudyResults) -> Finding:
         verdict_of(list(off <= EXACT)),
         "largest relative distance from 1, 10 and 2 seconds",
         off.max(),
-        "at most 0.01",
         f"Simulated staleness is {table['mean_after'][0]:.3f} and {table['mean_after'][1]:.3f}, "
         f"seconds between updates {table['simulated_seconds'][0]:.3f} and "
         f"{table['simulated_seconds'][1]:.3f}; over the training runs, their start included, "
         f"staleness is {table['trained_after'][0]:.2f} and {table['trained_after'][1]:.2f}.",
+        "at most 0.01",
     )
 
 
@@ -332,9 +331,9 @@ def case_1_has_the_lower_error(results: StudyResults) -> Finding:
         share_verdict(lower.mean()),
         "share of step sizes and times at which Case 1 has the lower error",
         lower.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"Case 1 is ahead in {lower.sum()} of {len(at)}, Case 2 in {higher.sum()}; the ratio is "
         f"{at['ratio'].min():.2g} to {at['ratio'].max():.2g}. Each at its best step, the errors at "
         f"the end are {best['case_1']:.2g} and {best['case_2']:.2g}.",
+        "at least 0.9 (partly from 0.5)",
         paired=compare(log_2, log_1, ("the log error of Case 2", "that of Case 1")),
     )

@@ -15,13 +15,15 @@ from stalegrad.analysis.claims import (
     Finding,
     cannot_tell,
     claim,
+    share_verdict,
+    verdict_of,
+)
+from stalegrad.analysis.comparisons import (
     compare,
     compare_kinds,
     compare_runs,
     mean_interval,
     share_interval,
-    share_verdict,
-    verdict_of,
 )
 from stalegrad.analysis.results import (
     StudyResults,
@@ -66,9 +68,9 @@ def delay_centred_at_workers_less_one(results: StudyResults) -> Finding:
         verdict_of(list(off <= 0.01)),
         "largest relative distance of the mean delay from N - 1",
         off.max(),
-        "at most 0.01 for every N",
         f"The mean delay is furthest from N - 1 at N = {worst['workers']:.0f}, where it is "
         f"{worst['mean']:.5f}.",
+        "at most 0.01 for every N",
         max(off.max() - error, 0.0),
         off.max() + error,
     )
@@ -90,9 +92,9 @@ def delay_fits_a_normal(results: StudyResults) -> Finding:
         verdict_of(list(distance <= 0.05)),
         "largest Kolmogorov-Smirnov distance from the normal fit",
         distance.max(),
-        "at most 0.05 for every N",
         f"The distance is largest, {distance.max():.3f}, at N = {worst['workers']:.0f}, and "
         f"{table['normal_distance'].iloc[-1]:.3f} at N = {table['workers'].iloc[-1]:.0f}.",
+        "at most 0.05 for every N",
     )
 
 
@@ -112,8 +114,8 @@ def constant_delay_stands_for_asynchrony(results: StudyResults) -> Finding:
         share_verdict(agree.mean()),
         "share of cells in which constant and random delay agree",
         agree.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"{agree.sum()} of {len(agree)} cells agree; {_largest_gap(cells)}.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(agree),
         compare_kinds(
             delay_kind_runs(results),
@@ -149,8 +151,8 @@ def best_at_low_rate_and_small_batch(results: StudyResults) -> Finding:
         verdict_of(list(short <= 0.005 + ROUNDING)),
         "largest shortfall of the named cells from the best cell of their delay",
         short.max(),
-        "at most 0.005 at every delay",
         f"The named cells fall short of the best by {short.min():.4f} to {short.max():.4f}.",
+        "at most 0.005 at every delay",
     )
 
 
@@ -168,8 +170,8 @@ def large_batches_and_rates_degrade(results: StudyResults) -> Finding:
         verdict_of(list(drop >= 0.1 - ROUNDING)),
         "mean drop in accuracy",
         drop.mean(),
-        "at least 0.1 at every delay",
         f"The drop is {drop.min():.2f} to {drop.max():.2f}.",
+        "at least 0.1 at every delay",
         *mean_interval(seeds.mean()),
         compare(seeds, 0 * seeds, ("accuracy at small batches and rates", "that at large ones")),
     )
@@ -200,9 +202,9 @@ def rises_with_rate_then_drops(results: StudyResults) -> Finding:
         share_verdict(float(np.mean(holds))),
         "share of curves that rise and then drop",
         float(np.mean(holds)),
-        "at least 0.9 (partly from 0.5)",
         f"{sum(holds)} of {len(holds)} curves rise to their best rate and then lose at least 0.3 "
         f"within half a decade.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(holds),
     )
 
@@ -239,9 +241,9 @@ def drops_sooner_with_more_delay(results: StudyResults) -> Finding:
         verdict_of(holds),
         "decades by which the largest rate that trains falls from the least to the most delay",
         float(np.mean(moves)),
-        "never grows with delay, and falls, at every batch size",
         f"It falls by {min(moves):.1f} to {max(moves):.1f} decades; it never grows with delay at "
         f"{sum(holds)} of {len(holds)} batch sizes.",
+        "never grows with delay, and falls, at every batch size",
         *mean_interval(moves),
         compare(none, most, ("the largest rate that trains without delay", "that with the most")),
     )
@@ -275,10 +277,10 @@ def figure_2_side_of_collapse(results: StudyResults) -> Finding:
         share_verdict(same.mean()),
         "share of readable cells on the same side of collapse",
         same.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"{same.sum()} of {len(same)} readable cells, where the commoner side everywhere would "
         f"agree in {max(theirs.sum(), (~theirs).sum())}; rank correlation "
         f"{rank_correlation(cells['mean'], cells['published']):.2f}.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(same),
     )
 
@@ -303,9 +305,9 @@ def figure_2_accuracies(results: StudyResults) -> Finding:
         share_verdict(close.mean()),
         "share of trained cells within 0.01 of the published accuracy",
         close.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"{close.sum()} of {len(close)}; on average ours is {difference.mean():+z.4f} from the "
         f"published.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(close),
     )
 
@@ -331,12 +333,12 @@ def adam_is_more_resilient(results: StudyResults) -> Finding:
         verdict_of(list(more > 0)),
         "share of runs that reach 0.9, Adam less SGD, mean over delays",
         more.mean(),
-        "above 0 at every delay",
         "; ".join(
             f"delay {d}: Adam {shares['adam'][d]:.2f}, SGD {shares['sgd'][d]:.2f}"
             for d in more.index
         )
         + ".",
+        "above 0 at every delay",
         *mean_interval((with_adam - with_sgd).mean()),
         compare(with_adam, with_sgd, ("the share that trains with Adam", "that with SGD")),
     )
@@ -363,10 +365,10 @@ def adam_comparable_to_one_worker(results: StudyResults) -> Finding:
         verdict_of(list(short <= COMPARABLE + ROUNDING)),
         "largest shortfall from the best without delay",
         short.max(),
-        "at most 0.01 at delays 32, 128 and 256",
         f"Best without delay {best[0]:.4f}; "
         + ", ".join(f"delay {d}: {best[d]:.4f}" for d in PUBLISHED_ADAM)
         + ".",
+        "at most 0.01 at delays 32, 128 and 256",
         *mean_interval(runs[0] - runs[short.idxmax()]),
         _without_delay_and_with(runs),
     )
@@ -385,8 +387,8 @@ def adam_best_accuracies(results: StudyResults) -> Finding:
         verdict_of(list(off.abs() <= 0.005 + ROUNDING)),
         "largest distance from the published accuracy",
         off.abs().max(),
-        "at most 0.005 at each delay",
         "Ours less theirs: " + ", ".join(f"delay {d}: {off[d]:+z.4f}" for d in off.index) + ".",
+        "at most 0.005 at each delay",
         *mean_interval(runs[worst] * np.sign(off[worst])),
     )
 
@@ -416,8 +418,8 @@ def sgd_fails_past_delay_32(results: StudyResults) -> Finding:
         NOT_REPRODUCED if handles[128] and handles[256] else verdict_of(holds),
         "shortfall of the best SGD cell at delay 256 from the best without delay",
         best[0] - best[256],
-        "at most 0.02 at delay 32, more at 128 and 256",
         "Best cells: " + ", ".join(f"delay {d}: {best[d]:.4f}" for d in best.index) + ".",
+        "at most 0.02 at delay 32, more at 128 and 256",
         *mean_interval(runs[0] - runs[256]),
         _without_delay_and_with(runs),
     )
@@ -446,10 +448,10 @@ def adam_converges_sooner(results: StudyResults) -> Finding:
         verdict_of(list(batches >= 2)),
         "fewest batch sizes at which Adam reaches 0.97, over delays",
         float(batches.min()),
-        "at least 2 at every delay",
         f"Of {curves['batch_size'].nunique()} batch sizes it does at "
         + ", ".join(f"{n} at delay {d}" for d, n in batches.items())
         + ".",
+        "at least 2 at every delay",
     )
 
 
@@ -469,8 +471,8 @@ def adam_drops_off_at_larger_rates(results: StudyResults) -> Finding:
         share_verdict(float(np.mean(holds))),
         "share of Adam's curves that drop sharply past their best rate",
         float(np.mean(holds)),
-        "at least 0.9 (partly from 0.5)",
         f"{sum(holds)} of {len(holds)} curves lose at least 0.3 from one rate to the next.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(holds),
     )
 
@@ -494,10 +496,10 @@ def sgd_takes_longer(results: StudyResults) -> Finding:
         verdict_of(list((ratio >= 2) | (sgd.isna() & adam.notna()))),
         "smallest ratio of epochs to 0.95, SGD to Adam, all epochs standing for never",
         float(ratio.min()),
-        "at least 2 at every delay, or SGD never",
         "Epochs needed: "
         + "; ".join(f"delay {d}: Adam {_count(adam[d])}, SGD {_count(sgd[d])}" for d in adam.index)
         + ".",
+        "at least 2 at every delay, or SGD never",
         paired=compare(of_sgd, of_adam, ("SGD's number of epochs", "Adam's")),
     )
 
@@ -538,9 +540,9 @@ def warmup_helps_only_at_first(results: StudyResults) -> Finding:
         verdict,
         "share of collapsing cells that warm-up helps at first and that fall all the same",
         (helps & falls).mean(),
-        "each part in at least 90 % of the cells",
         f"Of {len(collapsed)} cells that collapse at the full rate, {helps.sum()} do better during "
         f"warm-up and {falls.sum()} are collapsed at the end.",
+        "each part in at least 90 % of the cells",
         *share_interval(helps & falls),
         _with_and_without(runs, "warm-up", "accuracy during warm-up", "during"),
     )
@@ -573,9 +575,9 @@ def schedule_has_little_effect(results: StudyResults) -> Finding:
         share_verdict(little.mean()),
         "share of cells whose final accuracy warm-up does not raise",
         little.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"{little.sum()} of {len(little)} cells gain at most {COMPARABLE:g} by warm-up; the "
         f"largest gain is {gain.max():.2f}.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(little),
         _with_and_without(warmup_runs(results), "warm-up", "accuracy with warm-up", "final"),
     )
@@ -599,9 +601,9 @@ def gradual_workers_bring_stability(results: StudyResults) -> Finding:
         share_verdict(trained.mean()),
         "share of collapsing cells that are trained where workers come in gradually",
         trained.mean(),
-        "at least 0.9 (partly from 0.5)",
         f"Of {len(trained)} cells that collapse with all workers from the start {trained.sum()} "
         f"are trained where they come in gradually.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(trained),
         _with_and_without(runs, "gradual workers", "accuracy with gradual workers", "final"),
     )
@@ -622,9 +624,9 @@ def halving_heuristic(results: StudyResults) -> Finding:
         verdict_of([spread <= COMPARABLE + ROUNDING, gain > 0]),
         "spread of accuracy along the path",
         float(spread),
-        "at most 0.01, and above the fixed setting at the most workers",
         f"Accuracy along the path is {table['mean'].min():.4f} to {table['mean'].max():.4f}; at "
         f"{table['workers'].iloc[-1]} workers it is {gain:+z.4f} from the fixed setting.",
+        "at most 0.01, and above the fixed setting at the most workers",
         paired=compare_runs(
             results.grid("heuristic"),
             results.grid("no_heuristic"),
@@ -653,8 +655,8 @@ def careful_selection_or_adaptive_rates(results: StudyResults) -> Finding:
         verdict_of([bool((each <= COMPARABLE + ROUNDING).all()) for each in short.values()]),
         "largest shortfall from the best without delay, SGD or Adam",
         short[worst].max(),
-        "at most 0.01 at delays 32, 128 and 256, for each",
         f"SGD falls short by {short['sgd'].max():.4f} at most, Adam by {short['adam'].max():.4f}.",
+        "at most 0.01 at delays 32, 128 and 256, for each",
         *mean_interval(runs[worst][0] - runs[worst][delay]),
     )
 
@@ -681,9 +683,9 @@ def rate_and_batch_are_the_major_factors(results: StudyResults) -> Finding:
         verdict_of([share["lr"] > share["delay"], share["batch_size"] > share["delay"]]),
         "share of variance explained, lesser of rate and batch size, less that of delay",
         min(share["lr"], share["batch_size"]) - share["delay"],
-        "above 0",
         f"Rate explains {share['lr']:.0%}, batch size {share['batch_size']:.0%} and the amount of "
         f"delay {share['delay']:.0%} of the variance of what delay takes from accuracy.",
+        "above 0",
     )
 
 

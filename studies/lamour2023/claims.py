@@ -16,13 +16,15 @@ from stalegrad.analysis.claims import (
     Finding,
     cannot_tell,
     claim,
+    share_verdict,
+    verdict_of,
+)
+from stalegrad.analysis.comparisons import (
     compare_kinds,
     compare_runs,
     mean_interval,
     seed_interval,
     share_interval,
-    share_verdict,
-    verdict_of,
 )
 from stalegrad.analysis.results import StudyResults, over_seeds, rank_correlation
 
@@ -70,9 +72,9 @@ def synchronous_like_asynchronous_without_delay(results: StudyResults) -> Findin
         verdict_of(list(apart.abs() <= ALIKE)),
         "largest difference of synchronous and asynchronous accuracy, points",
         float(apart[worst]),
-        "at most 3 either way in every cell",
         f"{int((apart.abs() <= ALIKE).sum())} of {len(apart)} cells are that close; furthest apart "
         f"are {worst[0]} workers with split {worst[1]}.",
+        "at most 3 either way in every cell",
         paired=compare_kinds(
             table2_runs(results).query("delayed_workers == 'none'"),
             "mode",
@@ -96,8 +98,8 @@ def split_labels_lower_accuracy(results: StudyResults) -> Finding:
         verdict_of(list(drop >= 5)),
         "mean accuracy lost to split labels with a slow worker, points",
         float(drop.mean()),
-        "at least 5 in every cell",
         f"The loss is {drop.min():.1f} to {drop.max():.1f} points over {len(drop)} cells.",
+        "at least 5 in every cell",
         *seed_interval(runs, _mean_label_drop),
         compare_kinds(
             runs.query("delayed_workers == 'one'"),
@@ -127,9 +129,9 @@ def split_labels_cost_28_points(results: StudyResults) -> Finding:
         REPRODUCED if abs(ours - 27.8) <= 8 else NOT_REPRODUCED,
         "average loss to split labels, points",
         float(ours),
-        "27.8, give or take 8",
         f"The printed cells with a slow worker average {row['published_points']:.1f} points with a "
         f"deviation of {row['converged_points_std']:.1f}, ours {ours:.1f}.",
+        "27.8, give or take 8",
         *seed_interval(table2_runs(results), _mean_label_drop),
     )
 
@@ -147,9 +149,9 @@ def one_slow_worker_lowers_accuracy(results: StudyResults) -> Finding:
         share_verdict((drop > 0).mean()),
         "share of cells in which one slow worker ends lower",
         float((drop > 0).mean()),
-        "at least 0.9 (partly from 0.5)",
         f"{(drop > 0).sum()} of {len(drop)} cells end lower; the mean loss is {drop.mean():.1f} "
         f"points.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(drop > 0),
         compare_kinds(
             delayed,
@@ -180,9 +182,9 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults) -> Finding:
         REPRODUCED if abs(ours - 11) <= 6 else NOT_REPRODUCED,
         "average relative decrease, per cent",
         float(ours),
-        "11, give or take 6",
         f"The printed cells that converge average {row['converged_relative']:.1f} % with a "
         f"deviation of {row['converged_relative_std']:.1f}, ours {ours:.1f} %.",
+        "11, give or take 6",
         *seed_interval(table2_runs(results), _mean_relative_drop),
     )
 
@@ -208,8 +210,8 @@ def outdated_gradients_of_the_slow_worker(results: StudyResults) -> Finding:
         verdict_of(list(share >= 0.5)),
         "least share of the cost of one slow worker that is left where all stop together",
         float(share.min()) if len(share) else 0.0,
-        "at least 0.5 for 5 and for 10 workers",
         f"A slow worker costs, with {costs}.",
+        "at least 0.5 for 5 and for 10 workers",
         paired=compare_kinds(
             runs[~runs["run_on"].astype(bool)],
             "delay_ms",
@@ -241,10 +243,10 @@ def delay_hurts_most_in_large_clusters(results: StudyResults) -> Finding:
         verdict_of(holds),
         "points lost with 10 workers less those lost with 2",
         float(loss[10] - loss[2]),
-        "at least 5 lost at every number of workers, and more with 10 than with 2",
         "Lost with "
         + ", ".join(f"{workers} workers: {points:.1f}" for workers, points in loss.items())
         + ".",
+        "at least 5 lost at every number of workers, and more with 10 than with 2",
         paired=compare_kinds(
             runs.query("delayed_workers == 'none' or delay_ms == 90"),
             "delayed_workers",
@@ -275,7 +277,6 @@ def larger_model_vanishes_with_workers(results: StudyResults) -> Finding:
         verdict_of([bool(shares[10] > 0), bool(shares[10] > shares[2])]),
         "share of runs with 10 workers that end near chance",
         float(shares[10]),
-        "above 0, and above that with 2 workers",
         "Near chance end "
         + ", ".join(
             f"{vanished[runs['workers'] == n].sum()} of {(runs['workers'] == n).sum()} runs with "
@@ -283,6 +284,7 @@ def larger_model_vanishes_with_workers(results: StudyResults) -> Finding:
             for n in shares.index
         )
         + ".",
+        "above 0, and above that with 2 workers",
         *share_interval(vanished[runs["workers"] == 10]),
     )
 
@@ -306,11 +308,11 @@ def larger_model_synchronous_unchanged(results: StudyResults) -> Finding:
         verdict_of([int(cells["near_chance"].sum()) == 0, apart <= ALIKE]),
         "largest difference between numbers of synchronous workers, points",
         apart,
-        "at most 3, and no run near chance",
         "Mean accuracy: "
         + ", ".join(f"{n} workers {value:.1f}" for n, value in means.items())
         + f"; {int(cells['near_chance'].sum())} of {int(cells['count'].sum())} runs end near "
         f"chance.",
+        "at most 3, and no run near chance",
     )
 
 
@@ -331,9 +333,9 @@ def published_compensation_acts(results: StudyResults) -> Finding:
         verdict_of([bool(differ.any()), bool(gain.mean() > 0)]),
         "runs that the published compensation changes at all",
         float(differ.sum()),
-        "at least one, with a mean gain in accuracy",
         f"Of {len(apart)} runs {differ.sum()} differ from the run without compensation; the "
         f"largest difference in test loss is {loss.max():.3g}.",
+        "at least one, with a mean gain in accuracy",
     )
 
 
@@ -356,12 +358,12 @@ def working_compensation_helps(results: StudyResults) -> Finding:
         verdict_of(list(by_strength >= 3)),
         "mean gain over all cells, points",
         float(gains.mean()),
-        "at least 3 for each lambda",
         "The mean gain is "
         + ", ".join(
             f"{gain:+z.1f} at lambda = {strength:g}" for strength, gain in by_strength.items()
         )
         + f"; single cells lie between {gains.min():+z.1f} and {gains.max():+z.1f}.",
+        "at least 3 for each lambda",
         *mean_interval((both["accuracy"] - both["accuracy_off"]).groupby(both["seed"]).mean()),
         compare_runs(
             runs,
@@ -395,9 +397,9 @@ def compensation_gains_as_quoted(results: StudyResults) -> Finding:
         verdict_of(list(off < 2)),
         "largest distance from 7, 3 and 16",
         float(off.max()),
-        "below 2 for each",
         f"The mean gain is {ours[0]:+z.1f} points at lambda = 2 and {ours[1]:+z.1f} at lambda = 5; "
         f"{len(improved)} of {len(gains)} cells gain, on average {ours[2]:.1f} %.",
+        "below 2 for each",
     )
 
 
@@ -416,10 +418,10 @@ def momentum_099_diverges(results: StudyResults) -> Finding:
         verdict_of(list(right)),
         "momenta that behave as claimed, of five",
         float(right.sum()),
-        "all five",
         "Mean accuracy: "
         + ", ".join(f"{m['momentum']:g}: {m['mean']:.1f}" for _, m in means.iterrows())
         + ".",
+        "all five",
     )
 
 
@@ -438,9 +440,9 @@ def momentum_05_like_none(results: StudyResults) -> Finding:
         verdict_of(list(apart.abs() <= ALIKE)),
         "largest difference in accuracy after any epoch, points",
         float(apart.abs().max()),
-        "at most 3 after every epoch",
         f"The difference is {apart.iloc[0]:+z.1f} points after the first epoch and "
         f"{apart.iloc[-1]:+z.1f} after the last.",
+        "at most 3 after every epoch",
         paired=compare_kinds(
             curves,
             "momentum",
@@ -465,8 +467,8 @@ def momentum_09_in_the_best_minimum(results: StudyResults) -> Finding:
         REPRODUCED if rank == 1 else NOT_REPRODUCED,
         "place of momentum 0.9 by mean final test loss",
         float(rank),
-        "first",
         "Mean final test loss: " + ", ".join(f"{m:g}: {v:.3f}" for m, v in loss.items()) + ".",
+        "first",
         paired=compare_runs(
             runs[runs["momentum"] != 0.9],
             runs[runs["momentum"] == 0.9],
@@ -498,10 +500,10 @@ def momentum_095_in_another_minimum(results: StudyResults) -> Finding:
         verdict_of([*high[other], *~high[~other]]),
         "lowest barrier between 0.95 and another momentum",
         float(pairs.loc[other, "barrier"].min()),
-        "at least 0.1, and less between any two of the others",
         "Among the others barriers are "
         + ", ".join(f"{p.barrier:.2f} ({p.first:g} to {p.second:g})" for p in among.itertuples())
         + ".",
+        "at least 0.1, and less between any two of the others",
     )
 
 
@@ -521,13 +523,13 @@ def landscape_shows_where_runs_end(results: StudyResults) -> Finding:
         verdict_of([*(apart <= MISLEADS), same_order]),
         "largest factor between a run's last test loss and the one shown",
         float(apart.max()),
-        "at most 1.25 for each momentum, in the same order",
         "Own loss and shown: "
         + ", ".join(
             f"{e.momentum:g}: {e.test_loss:.3f}, {e.projected_test_loss:.3f}"
             for e in ends.itertuples()
         )
         + ".",
+        "at most 1.25 for each momentum, in the same order",
     )
 
 
@@ -547,10 +549,10 @@ def momentum_09_is_best(results: StudyResults) -> Finding:
         share_verdict(best.mean()),
         "share of cells in which momentum 0.9 is best",
         float(best.mean()),
-        "at least 0.9 (partly from 0.5)",
         f"0.9 is best in {best.sum()} of {len(best)} cells; means over cells: "
         + ", ".join(f"{m:g}: {value:.1f}" for m, value in wide.mean().items())
         + ".",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(best),
         compare_runs(
             in_percent(results.grid("table3")),
@@ -575,9 +577,9 @@ def momentum_05_better_than_none(results: StudyResults) -> Finding:
         share_verdict((gain > 0).mean()),
         "share of cells in which 0.5 ends higher than 0",
         float((gain > 0).mean()),
-        "at least 0.9 (partly from 0.5)",
         f"It does in {(gain > 0).sum()} of {len(gain)} cells, by {gain.mean():+z.1f} points on "
         f"average.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(gain > 0),
         compare_kinds(
             in_percent(results.grid("table3")),
@@ -602,10 +604,10 @@ def momentum_099_random_in_larger_clusters(results: StudyResults) -> Finding:
         verdict_of(list(random)),
         "largest mean accuracy at momentum 0.99, per cent",
         float(cells["mean"].max()),
-        "at most 15 in every cell",
         f"{random.sum()} of {len(cells)} cells are near chance; "
         f"{int(cells['no_convergence'].sum())} of {int(cells['count'].sum())} runs end at exactly "
         f"10 %.",
+        "at most 15 in every cell",
     )
 
 
@@ -629,10 +631,10 @@ def momentum_needs_care_in_large_clusters(results: StudyResults) -> Finding:
         share_verdict(smaller.mean()),
         "share of cells in which the largest momentum that trains is smaller with 10 workers",
         float(smaller.mean()),
-        "at least 0.9 (partly from 0.5)",
         f"It is in {smaller.sum()} of {len(smaller)} cells; with 2 and with 10 workers train "
         + ", ".join(f"{n[2]} and {n[10]} at momentum {m:g}" for m, n in count.iterrows())
         + ".",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(smaller),
     )
 
@@ -657,9 +659,9 @@ def cells_without_convergence(results: StudyResults) -> Finding:
         verdict_of([found >= 0.9, kept >= 0.9]),
         "share of the cells printed NC that do not converge in ours",
         float(found),
-        "at least 0.9, and as many of the others converge",
         f"{int(ours[theirs].sum())} of {int(theirs.sum())} cells printed NC are near chance in "
         f"ours, and {int(ours[~theirs].sum())} of the {int((~theirs).sum())} others.",
+        "at least 0.9, and as many of the others converge",
         *share_interval(ours[theirs]),
     )
 
@@ -680,10 +682,10 @@ def partitions_save_time(results: StudyResults) -> Finding:
         verdict_of(list(ratio >= 1.5)),
         "smallest ratio of training times",
         float(ratio.min()),
-        "at least 1.5 at every number of workers",
         "Without a partition n workers pass n times over the data: "
         + ", ".join(f"{n} workers take {r:.1f} times as long" for n, r in ratio.items())
         + ".",
+        "at least 1.5 at every number of workers",
     )
 
 
@@ -707,9 +709,9 @@ def tables_cell_by_cell(results: StudyResults) -> Finding:
         share_verdict(close.mean()),
         "share of cells within 5 points, where both converge",
         float(close.mean()),
-        "at least 0.9 (partly from 0.5)",
         f"{close.sum()} of {len(both)} cells agree, of {len(cells)} printed; rank correlation "
         f"{rank:.2f}.",
+        "at least 0.9 (partly from 0.5)",
         *share_interval(close),
     )
 

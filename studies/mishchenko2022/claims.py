@@ -24,11 +24,10 @@ from stalegrad.analysis.claims import (
     Finding,
     cannot_tell,
     claim,
-    compare_kinds,
-    compare_runs,
     share_verdict,
     verdict_of,
 )
+from stalegrad.analysis.comparisons import compare_kinds, compare_runs
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ResultError
 
@@ -84,8 +83,8 @@ def gradients_in_a_budget(results: StudyResults) -> Finding:
         share_verdict((worst <= FORMULA).mean(), most=1.0),
         "largest relative distance from the formulas",
         worst.max(),
-        "at most 0.02 for every profile of speeds",
         f"{(worst <= FORMULA).sum()} of {len(worst)} profiles agree.",
+        "at most 0.02 for every profile of speeds",
     )
 
 
@@ -101,9 +100,9 @@ def improvement(results: StudyResults) -> Finding:
         share_verdict((off <= FORMULA).mean(), most=1.0),
         "largest relative distance from the formula",
         off.max(),
-        "at most 0.02 for every profile of speeds",
         f"Asynchronous SGD computes {table['improvement'].min():.3g} to "
         f"{table['improvement'].max():.3g} times the gradients of minibatch SGD.",
+        "at most 0.02 for every profile of speeds",
     )
 
 
@@ -120,8 +119,8 @@ def longest_delay(results: StudyResults) -> Finding:
         share_verdict(close.mean()),
         "largest relative distance from the formula",
         off.max(),
-        "at most 0.1 in at least 90 % of the profiles",
         f"{close.sum()} of {len(close)} profiles agree within 10 %.",
+        "at most 0.1 in at least 90 % of the profiles",
     )
 
 
@@ -147,10 +146,10 @@ def asynchronous_beats_minibatch(results: StudyResults) -> Finding:
         verdict_of(list(ratio >= 2)),
         "smallest ratio of simulated times to minibatch SGD's final error",
         ratio.min(),
-        "at least 2 for both",
         f"Minibatch SGD gets there in {end:,.0f} s; asynchronous SGD with constant steps: "
         f"{said[ASYNCHRONOUS]}, with delay-adaptive steps: {said[ADAPTIVE]}. Final errors are "
         f"{errors[MINIBATCH]:.4g}, {errors[ASYNCHRONOUS]:.4g} and {errors[ADAPTIVE]:.4g}.",
+        "at least 2 for both",
         paired=compare_runs(
             runs[runs["method"] != MINIBATCH],
             runs[runs["method"] == MINIBATCH],
@@ -229,9 +228,9 @@ def _rate(results: StudyResults, convexity: str) -> Finding:
         verdict_of([*(by_k["high"] <= by_k["theorem"] + SLOPE), *as_m]),
         "largest power of K that the error follows",
         worst["slope"],
+        f"Power of K: {_intervals(by_k)}. Of M: {_intervals(by_m)}.{_unmeasured(by_m)}",
         f"at most {worst['theorem']:g} + 0.1; of M, no worse than "
         f"{by_m['theorem'].iloc[0]:g} by 0.1",
-        f"Power of K: {_intervals(by_k)}. Of M: {_intervals(by_m)}.{_unmeasured(by_m)}",
         worst["low"],
         worst["high"],
     )
@@ -282,11 +281,11 @@ def workers_not_longest_delay(results: StudyResults) -> Finding:
         verdict_of(list(table["high"] <= SLOPE)),
         "largest power of the longest delay that the error follows",
         worst["slope"],
-        "at most 0.1 on all three problems",
         "; ".join(
             f"{r['convexity']}, {r['where']}: {r['slope']:+z.3f}" for _, r in table.iterrows()
         )
         + ".",
+        "at most 0.1 on all three problems",
         worst["low"],
         worst["high"],
         compare_kinds(
@@ -321,9 +320,9 @@ def constant_delay_upper_bound(results: StudyResults) -> Finding:
         verdict_of(list(holds)),
         "largest power of K that the error follows",
         worst["slope"],
-        "at most -0.5 + 0.1 at every delay; of tau, at most 1 + 0.1",
         f"It holds in {holds[of_k.index].sum()} of {len(of_k)} cases and is largest at "
         f"{worst['where']}. Of tau: {_intervals(of_tau) or 'too few delays'}.",
+        "at most -0.5 + 0.1 at every delay; of tau, at most 1 + 0.1",
         worst["low"],
         worst["high"],
     )
@@ -355,10 +354,10 @@ def noise_makes_delay_negligible(results: StudyResults) -> Finding:
         verdict_of([*(noisy["times"] <= NEGLIGIBLE), *(silent["times"] >= 2)]),
         "largest ratio of the error with delay to that without, with noise",
         noisy["times"].max(),
-        "at most 1.25 where the delay's term is a quarter of the noise's; without noise at least 2",
         f"It is {noisy['times'].min():.2f} to {noisy['times'].max():.2f} with noise "
         f"({(noisy['times'] <= NEGLIGIBLE).sum()} of {len(noisy)} cases agree), "
         f"{silent['times'].min():.3g} to {silent['times'].max():.3g} without.",
+        "at most 1.25 where the delay's term is a quarter of the noise's; without noise at least 2",
         paired=compare_runs(
             runs.merge(noisy[cell], on=cell),
             runs[runs["tau"] == 1],
@@ -383,8 +382,8 @@ def constant_delay_lower_bound(results: StudyResults) -> Finding:
         verdict_of(list(ratio >= 1)),
         "smallest ratio of the error to the bound",
         ratio.min(),
-        "at least 1 at every delay",
         f"The error is {ratio.min():.2f} to {ratio.max():.2f} times the bound.",
+        "at least 1 at every delay",
     )
 
 
@@ -401,8 +400,8 @@ def as_bad_as_fewer_steps(results: StudyResults) -> Finding:
         verdict_of(list((ratio >= 1 / 3) & (ratio <= 3))),
         "mean ratio of the error with delay to that of K / tau steps without",
         ratio.mean(),
-        "between 1/3 and 3 at every delay",
         f"The ratio is {ratio.min():.2f} to {ratio.max():.2f}.",
+        "between 1/3 and 3 at every delay",
     )
 
 
@@ -421,9 +420,9 @@ def no_contradiction(results: StudyResults) -> Finding:
         verdict_of([*(ratio >= 3), *below]),
         "smallest ratio of the bound at tau = K to the error",
         ratio.min(),
-        "at least 3 on every function, and below the error at constant delay",
         f"The longest delay is {table['slow_tau'].max():,.0f}; the error is {ratio.min():.1f} to "
         f"{ratio.max():,.1f} times below the bound it would give.",
+        "at least 3 on every function, and below the error at constant delay",
     )
 
 
@@ -438,8 +437,8 @@ def virtual_iterates_identity(results: StudyResults) -> Finding:
         verdict_of([rows["error"].max() <= 1e-10]),
         "largest relative error of the identity",
         rows["error"].max(),
-        "at most 1e-10 at every update",
         f"Over {rows['run'].nunique()} runs of {rows['version'].max() + 1:,} updates.",
+        "at most 1e-10 at every update",
     )
 
 
@@ -474,9 +473,9 @@ def _below(results: StudyResults, penalty: str, bound: str) -> Finding:
         verdict_of([ratio.max() <= 1]),
         "largest ratio of the mean squared distance to the bound",
         ratio.max(),
-        "at most 1 at every update",
         f"The ratio is {ratio.mean():.2g} on average and {ratio.max():.2g} at most; it is above 1 "
         f"at {(ratio > 1).mean():.1%} of the updates.",
+        "at most 1 at every update",
     )
 
 
@@ -503,9 +502,9 @@ def constant_step_needs_bounded_gradients(results: StudyResults) -> Finding:
         verdict_of([shown.any()]),
         "steps at which only the constant step on unbounded gradients blows up",
         float(shown.sum()),
-        "at least 1",
         f"Of {len(table)} steps it blows up at {blown.sum()}, and the two others are calm at "
         f"{calm.sum()}.",
+        "at least 1",
     )
 
 
@@ -523,8 +522,8 @@ def adaptive_step_needs_independence(results: StudyResults) -> Finding:
         verdict_of([ratio[ADAPTIVE] >= 10, ratio[ASYNCHRONOUS] < 3]),
         "error with dependent over error with independent noise, delay-adaptive",
         ratio[ADAPTIVE],
-        "at least 10, and below 3 with constant steps",
         f"With constant steps the ratio is {ratio[ASYNCHRONOUS]:.2f}.",
+        "at least 10, and below 3 with constant steps",
         paired=_kept_and_broken(results, "noise and delay"),
     )
 
@@ -544,9 +543,9 @@ def workers_need_the_same_data(results: StudyResults) -> Finding:
         verdict_of([*(broken >= 10), *(kept < 3)]),
         "smallest ratio of errors with own over with the same data, asynchronous",
         broken.min(),
-        "at least 10, and below 3 for minibatch SGD",
         f"The ratio is at least 10 in {(broken >= 10).sum()} of {len(broken)} cases; minibatch "
         f"SGD's is {kept.min():.2f} to {kept.max():.2f}.",
+        "at least 10, and below 3 for minibatch SGD",
         paired=_kept_and_broken(results, "data"),
     )
 
@@ -588,9 +587,9 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
             CANNOT_TELL,
             "least mean accuracy with the data set split at random",
             least,
-            "at least 0.5, for labels to be what stops it",
             f"{(table['kept'] < TRAINED).sum()} of {len(table)} cases do not train with the data "
             f"set split at random either.",
+            "at least 0.5, for labels to be what stops it",
             paired=_kept_and_broken(results, "labels"),
         )
     loss = (table["kept"] - table["broken"]).groupby(table["method"])
@@ -599,9 +598,9 @@ def workers_need_the_same_labels(results: StudyResults) -> Finding:
         verdict_of([*(broken >= 0.01), *(kept < 0.01)]),
         "smallest loss of accuracy by labels of their own, asynchronous",
         broken.min(),
-        "at least 0.01, and below 0.01 for minibatch SGD",
         f"Asynchronous SGD loses {broken.min():.3f} to {broken.max():.3f}, minibatch SGD "
         f"{kept.min():.3f} to {kept.max():.3f}.",
+        "at least 0.01, and below 0.01 for minibatch SGD",
         paired=_kept_and_broken(results, "labels"),
     )
 
@@ -625,9 +624,9 @@ def faster_on_lenet(results: StudyResults) -> Finding:
         verdict_of([short <= 0.005, ratio >= 10]),
         "ratio of simulated times for the same epochs",
         ratio,
-        "at least 10, accuracy at most 0.005 lower",
         f"Accuracy {table.loc[ADAPTIVE, 'accuracy']:.4f} against "
         f"{table.loc[MINIBATCH, 'accuracy']:.4f}.",
+        "at least 10, accuracy at most 0.005 lower",
         paired=compare_kinds(
             best.assign(cell="best step"),
             "method",

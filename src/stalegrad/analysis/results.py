@@ -194,6 +194,16 @@ def _carried_on(history: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return both.sort_values(["run", "epoch"], ignore_index=True)
 
 
+def cell_columns(runs: pd.DataFrame) -> list[str]:
+    """The columns of `StudyResults.runs` that describe a cell, its seed included."""
+    outcomes = ("diverged", *_PROGRESS)
+    return [
+        name
+        for name in runs.columns
+        if name not in ("grid", "run", *outcomes) and not name.startswith(("final_", "best_"))
+    ]
+
+
 def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
     if missing := [grid for grid in grids if grid not in set(frame["grid"])]:
         raise ResultError(f"runs.csv holds no run of {', '.join(missing)}; `snakemake` makes it.")
