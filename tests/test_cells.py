@@ -37,6 +37,7 @@ CELL = {
 DEFAULTS = {
     "problem.normalize": False,
     "problem.details": False,
+    "problem.initialisation": None,
     "problem.train_samples": 60_000,
     "problem.test_samples": 10_000,
     "rule.warmup_epochs": 0.0,
@@ -51,6 +52,7 @@ CHANGES = {
     "problem.dataset": "fashion_mnist",
     "problem.normalize": True,
     "problem.details": True,
+    "problem.initialisation": {"torch_seed": 1},
     "problem.train_samples": 59_999,
     "problem.test_samples": 9_999,
     "rule.name": "adam",

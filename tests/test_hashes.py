@@ -35,7 +35,13 @@ DEFAULTS = {
     ),
     ("problem", "large_cnn"): (
         {"dataset": "mnist"},
-        {"normalize": False, "train_samples": 60000, "test_samples": 10000, "details": False},
+        {
+            "normalize": False,
+            "train_samples": 60000,
+            "test_samples": 10000,
+            "details": False,
+            "initialisation": None,
+        },
         "8b7d5bfa8de6c250",
     ),
     ("problem", "least_squares"): (
@@ -45,7 +51,13 @@ DEFAULTS = {
     ),
     ("problem", "lenet5"): (
         {"dataset": "mnist"},
-        {"normalize": False, "train_samples": 60000, "test_samples": 10000, "details": False},
+        {
+            "normalize": False,
+            "train_samples": 60000,
+            "test_samples": 10000,
+            "details": False,
+            "initialisation": None,
+        },
         "31404c4c9b14ca97",
     ),
     ("problem", "linear_regression"): (
@@ -148,6 +160,21 @@ def test_a_hash_stands_for_the_defaults_it_was_made_with(part, name):
         getattr(parse_cell(BASE | {part: {"name": name, **given}}, ""), part)
     )
     assert described.keys() - {"name"} == given.keys() | defaults.keys(), "a field is new here"
+
+
+# Of fields that the archive holds runs with: the hash with a value other than the default.
+CHOSEN = {
+    ("problem", "lenet5", "initialisation"): ({"torch_seed": 614310}, "b19aaa6b0f530f77"),
+    ("problem", "large_cnn", "initialisation"): ({"torch_seed": 614310}, "4dd2f2ba587b6894"),
+    ("cluster", "parameter_server", "pull"): ("before", "91f2dfaad44cedfb"),
+}
+
+
+@pytest.mark.parametrize(("part", "name", "field"), CHOSEN)
+def test_a_hash_stands_for_the_value_it_was_made_with(part, name, field):
+    value, pinned = CHOSEN[part, name, field]
+    given, _, unset = DEFAULTS[part, name]
+    assert hash_with(part, name, given | {field: value}) == pinned != unset
 
 
 def test_every_choice_is_pinned():

@@ -176,6 +176,25 @@ def test_initial_weights_are_pytorchs_and_follow_from_the_seed():
     assert task.layers == ((16, 64), (16,), (10, 16), (10,))
 
 
+def test_a_torch_seed_gives_the_weights_of_a_plain_construction():
+    problem = module_problem(perceptron, *digits(), torch_seed=614310)
+    task = load_task(problem, None, CPU, torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(614310)
+        wanted = nn.utils.parameters_to_vector(perceptron().parameters()).detach()
+    for seed in (1, 2):
+        assert torch.equal(task.initial_weights(seed).float(), wanted)
+    own = module_problem(perceptron, *digits())
+    assert own != problem
+    assert own == module_problem(perceptron, *digits(), torch_seed=None)
+
+
+@pytest.mark.parametrize("torch_seed", [-1, 1.5, True, (1, 2)])
+def test_a_torch_seed_that_is_none_is_refused(torch_seed):
+    with pytest.raises(ConfigError, match="^module_problem: 'torch_seed' is "):
+        module_problem(perceptron, *digits(), torch_seed=torch_seed)
+
+
 def test_shared_weights_are_one_and_frozen_ones_stay():
     class Tied(nn.Module):
         def __init__(self):

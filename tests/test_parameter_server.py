@@ -6,18 +6,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_close, epoch_an_arrival, plan, quadratic_task, trajectory
+from helpers import (
+    assert_close,
+    epoch_an_arrival,
+    plan,
+    quadratic_task,
+    small_cell,
+    trajectory,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import need_compiled
 
 from stalegrad.clusters._staleness import sample_schedules
 from stalegrad.clusters.parameter_server import ParameterServer
 from stalegrad.data_order import DataOrder, split
 from stalegrad.io.errors import ConfigError
+from stalegrad.planning.cells import Bundle
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
 from stalegrad.specs import describe, parse
 from stalegrad.training.backends.vmap import VmapBackend
+from stalegrad.training.bundles import Place, train_bundle
+from stalegrad.training.snapshots import plan_snapshots
 
 
 def simulate(cluster, batches=(3, 3), epochs=1, seed=0):
@@ -65,6 +76,76 @@ def test_pull_before_own_update():
     found = worker_time_read(simulate(replace(QUEUE, pull="before")))
     assert [version for _, _, version in found] == [0, 0, 0, 1, 2, 3]
     assert [time for _, time, _ in found] == [5.5, 7.5, 11.5, 14.5, 17.5, 21.5]
+
+
+def test_pull_before_makes_a_gradient_late_by_one_update_more():
+    """Alone, a worker is as late as its own last update; where two alternate, as late as both."""
+    alone = ParameterServer(workers=1, compute_ms=2, pull="before")
+    schedule = simulate(alone, (4,))
+    assert worker_time_read(schedule) == [(0, 2, 0), (0, 4, 0), (0, 6, 1), (0, 8, 2)]
+    assert schedule.staleness_before.tolist() == [0, 1, 1, 1]
+    two = simulate(ParameterServer(workers=2, compute_ms=2, pull="before"))
+    assert worker_time_read(two) == [
+        (0, 2, 0),
+        (1, 2, 0),
+        (0, 4, 0),
+        (1, 4, 1),
+        (0, 6, 2),
+        (1, 6, 3),
+    ]
+    assert two.staleness_before.tolist() == [0, 1, 2, 2, 2, 2]
+    after = simulate(ParameterServer(workers=2, compute_ms=2))
+    assert (two.staleness_before - after.staleness_before).tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_pull_before_replayed_equals_the_run_worked_by_hand():
+    """One worker, sample i with the gradient a_i w: each is of the weights before the last step."""
+    task = quadratic_task([1, 2, 3, 4], lambda seed: [1.0])
+
+    class InOrder:
+        batch_size = 1
+
+        def indices(self, stream, batch):
+            return batch[:, None]
+
+    alone = simulate(ParameterServer(workers=1, compute_ms=2, pull="before"), (4,))
+    run = plan(SGD(lr=0.125), epoch_an_arrival(alone), InOrder())
+    weights, _ = trajectory(task, [run], VmapBackend(task))
+    w1 = 1 - 0.125 * 1
+    w2 = w1 - 0.125 * 2 * 1
+    w3 = w2 - 0.125 * 3 * w1
+    w4 = w3 - 0.125 * 4 * w2
+    assert [each[0].tolist() for each in weights] == [[w1], [w2], [w3], [w4]]
+
+
+def test_kernel_and_torch_agree_where_workers_pull_before(data_folder, tmp_path):
+    need_compiled("lenet5")
+    server = {"name": "parameter_server", "workers": 3, "compute_ms": 10.0, "jitter": 0.2}
+    cells = tuple(
+        small_cell(cluster=server | {"pull": pull}, partition="dataset")
+        for pull in ("before", "after")
+    )
+    found = {}
+    for backend in ("cpu", "torch"):
+        output = tmp_path / f"{backend}.csv"
+        train_bundle(Bundle(cells), output, Place(data_folder, "cpu", backend))
+        found[backend] = pd.read_csv(output)
+    pd.testing.assert_frame_equal(found["cpu"], found["torch"], rtol=1e-4)
+    before, after = (found["cpu"][found["cpu"]["run"] == cell.hash] for cell in cells)
+    # But for a worker's first gradient, all are late by one update more: 6 of the 9 of an epoch.
+    more = before["mean_staleness"].to_numpy() - after["mean_staleness"].to_numpy()
+    np.testing.assert_allclose(more, 1 - 3 / after["updates"])
+    assert (before["test_loss"].to_numpy() != after["test_loss"].to_numpy()).all()
+
+
+def test_synchronous_workers_have_no_choice_of_what_to_pull():
+    with pytest.raises(ConfigError, match="'pull' cannot be 'before'; leave 'pull' out, or set"):
+        parse(
+            "clusters",
+            describe(QUEUE) | {"pull": "before", "synchronous": True},
+            where="a.yaml",
+            key="cluster",
+        )
 
 
 def test_workers_that_start_one_after_another_read_what_there_is_by_then():
@@ -224,8 +305,12 @@ def test_one_stream_is_dealt_in_the_order_of_arrival():
     assert schedule.epoch_ends.tolist() == [8, 16]
 
 
+def server(policy, **keys) -> ParameterServer:
+    return ParameterServer(**policy, **keys)
+
+
 clusters = st.builds(
-    ParameterServer,
+    server,
     workers=st.integers(1, 6),
     compute_ms=st.sampled_from([1.0, 12.5]),
     machine_ms=st.sampled_from([0.0, 1.0, 20.0]),
@@ -236,9 +321,8 @@ clusters = st.builds(
     delayed=st.sampled_from(["all", "one", "only"]),
     network_ms=st.sampled_from([0.0, 0.5]),
     service_ms=st.sampled_from([0.0, 3.0]),
-    pull=st.sampled_from(["after", "before"]),
     start_ms=st.sampled_from([0.0, 4.0]),
-    synchronous=st.booleans(),
+    policy=st.sampled_from([{}, {"pull": "before"}, {"synchronous": True}]),
 )
 
 
@@ -251,6 +335,7 @@ def test_every_schedule(cluster, batches, epochs, seed):
     for column in ("worker", "time", "read_version", "stream", "batch", "epoch_ends"):
         assert (getattr(schedule, column) == getattr(again, column)).all()
     assert schedule.arrivals == n * batches * epochs
+    assert plan_snapshots(schedule).slots <= cluster.in_flight()
     for w in range(n):
         assert schedule.batch[schedule.worker == w].tolist() == list(range(batches * epochs))
         reads = schedule.read_version[schedule.worker == w]

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from stalegrad.io.compiled import compiled
 from stalegrad.schedule import Schedule, Workload, count_within
@@ -33,7 +33,11 @@ class ParameterServer:
     network_ms: from a worker to the server, and as much back.
     service_ms: the server takes this for a gradient and serves one at a time, in the order of
         arrival.
-    pull: whether the weights a worker gets back are those after or before its own update.
+    pull: whether the weights a worker gets back are those right after or right before its own
+        update. `before`: the request for weights overtakes the gradient, so that the worker goes on
+        from weights without its last gradient, and its next one is later by that one update. All
+        times are as with `after`: the weights leave the server when it has served the gradient.
+        Synchronous workers get the update that all wait for, and have no choice.
     start_ms: each worker reads its first weights this long after the one before it.
     synchronous: every worker waits until all have been served, and one update is made of all.
     run_on: a worker that has done its epochs stops and the others train on; false stops all of them
@@ -54,6 +58,16 @@ class ParameterServer:
     start_ms: Milliseconds = 0.0
     synchronous: bool = False
     run_on: bool = True
+
+    @field_validator("synchronous")
+    @classmethod
+    def _must_leave_the_pull_alone(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("pull") == "before":
+            raise ValueError(
+                "synchronous workers all read the update that they have waited for, so that "
+                "'pull' cannot be 'before'; leave 'pull' out, or set 'synchronous' to false"
+            )
+        return value
 
     def streams(self) -> int:
         return self.workers

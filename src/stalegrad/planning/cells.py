@@ -42,7 +42,8 @@ class Cell:
 
     problem, rule, cluster: specs (see `stalegrad.specs`). batch_size: samples in a minibatch.
     epochs: passes over the training set. partition: how samples are dealt to workers. seed: of
-    initial weights, data order, partition and compute times.
+    initial weights (unless the problem says where they come from), data order, partition and
+    compute times.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # for type checkers

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from stalegrad.io.datasets import DATASETS, Dataset, load_dataset
 from stalegrad.problems import Task, Together
+from stalegrad.problems._initialisation import MaybeInitialisation
 from stalegrad.problems._network import Network
 from stalegrad.specs import name_of, spec
 
@@ -33,6 +34,9 @@ class ImageProblem:
         pixels lie in [0, 1].
     train_samples, test_samples: use only the first so many images.
     details: record each epoch also what `details` below computes.
+    initialisation: the weights at the start are those of a plain PyTorch construction of the same
+        layers in the same order after torch.manual_seed(its torch_seed), for every seed of the
+        run; otherwise they follow from the seed of the run.
     """
 
     dataset: DatasetName
@@ -40,6 +44,7 @@ class ImageProblem:
     train_samples: Annotated[int, Field(ge=1, le=TRAIN_IMAGES)] = TRAIN_IMAGES
     test_samples: Annotated[int, Field(ge=1, le=TEST_IMAGES)] = TEST_IMAGES
     details: bool = False
+    initialisation: MaybeInitialisation = None
 
     network: ClassVar[Network]
     test_chunk: ClassVar[int] = Task.test_chunk
@@ -58,6 +63,12 @@ class ImageProblem:
 
     def classes(self) -> int:
         return CLASSES
+
+    def initial_weights(self, seed: int) -> "Tensor":
+        """`Task.initial_weights`."""
+        if self.initialisation is not None:
+            return self.network.torch_weights(self.initialisation.torch_seed)
+        return self.network.initial_weights(seed)
 
     def metrics_of(
         self, weights: "Tensor", losses: "Tensor", classes: "Tensor", labels: "Tensor"
@@ -124,7 +135,7 @@ class ImageProblem:
         return Task(
             name=name_of(self),
             parameters=self.parameters(),
-            initial_weights=self.network.initial_weights,
+            initial_weights=self.initial_weights,
             loss=loss,
             metrics=metrics,
             train=part(data.train_images, data.train_labels, self.train_samples),

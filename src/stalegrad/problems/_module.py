@@ -20,7 +20,8 @@ from pydantic import Field
 from stalegrad.data_order import WEIGHTS, generator
 from stalegrad.io.errors import ConfigError
 from stalegrad.problems import Task
-from stalegrad.specs import name_of, spec
+from stalegrad.problems._initialisation import Initialisation, MaybeInitialisation, torch_seeded
+from stalegrad.specs import name_of, spec, validate
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 Samples = tuple["Tensor", "Tensor"]
 
-# Layers are filled from PyTorch's one generator, which threads share.
-_MAKING = threading.Lock()
 _SEEDS = 1, 2  # with which a module is made to find out what of it a seed decides
 
 
@@ -54,6 +53,8 @@ class ModuleProblem:
 
     network: name of the module's class. content: digest of its structure, of the weights that seed
     1 gives it, and of the data. weights: how many it has. train_samples, test_samples: rows.
+    initialisation: the weights at the start are those of torch.manual_seed(its torch_seed), for
+    every seed of the run.
     """
 
     network: str
@@ -62,6 +63,7 @@ class ModuleProblem:
     train_samples: int
     test_samples: int
     parts: Annotated[Any, Field(exclude=True, repr=False)]
+    initialisation: MaybeInitialisation = None
 
     def datasets(self) -> tuple[str, ...]:
         return ()
@@ -93,7 +95,11 @@ class ModuleProblem:
             return inputs, targets
 
         def initial_weights(seed: int) -> "Tensor":
-            weights = parameters_to_vector(_trained(_made(self.parts.make, seed)).values())
+            if self.initialisation is not None:
+                made = _made_after(self.parts.make, self.initialisation.torch_seed)
+            else:
+                made = _made(self.parts.make, seed)
+            weights = parameters_to_vector(_trained(made).values())
             return weights.detach().double()
 
         module = _made(self.parts.make, _SEEDS[0]).to(device)
@@ -139,7 +145,12 @@ class LabelledModuleProblem(ModuleProblem):
 
 
 def module_problem(
-    make: Callable[[], "Module"], train: Any, test: Any, *, loss: Loss | None = None
+    make: Callable[[], "Module"],
+    train: Any,
+    test: Any,
+    *,
+    loss: Loss | None = None,
+    torch_seed: int | None = None,
 ) -> ModuleProblem:
     """A problem made of a PyTorch module and data.
 
@@ -150,6 +161,8 @@ def module_problem(
         (uint8) are images: the module is given numbers in [0, 1]. Other integers stay as they are.
     loss: (outputs [B, ...], targets [B, ...]) -> the mean over samples. By default cross-entropy
         where the targets are integers, and the mean squared error otherwise.
+    torch_seed: every run starts from the weights that `make` gives after
+        `torch.manual_seed(torch_seed)`, whatever its own seed.
 
     It is trained like every other problem, by the backend `torch`. Metrics are test_loss and, of
     labels, test_accuracy. Raises ConfigError, which names the layer, where a module cannot be
@@ -173,6 +186,7 @@ def module_problem(
         "weights": sum(weight.numel() for weight in _trained(module).values()),
         "train_samples": len(trained[1]),
         "test_samples": len(tested[1]),
+        "initialisation": _initialisation(torch_seed),
         "parts": Parts(content, make, chosen, trained, tested, layers, activations),
     }
     return LabelledModuleProblem(labels=labels, **keys) if labelled else ModuleProblem(**keys)
@@ -210,11 +224,19 @@ class OfWeights:
 
 def _made(make: Callable[[], "Module"], seed: int) -> "Module":
     """A module whose random numbers follow from `seed`."""
-    import torch
+    return _made_after(make, int(generator(seed, WEIGHTS).integers(1 << 62)))
 
-    with _MAKING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, WEIGHTS).integers(1 << 62)))
+
+def _made_after(make: Callable[[], "Module"], torch_seed: int) -> "Module":
+    with torch_seeded(torch_seed):
         return make()
+
+
+def _initialisation(torch_seed: int | None) -> Initialisation | None:
+    """Raises ConfigError for a seed that `torch.manual_seed` would not take."""
+    if torch_seed is None:
+        return None
+    return validate(Initialisation, {"torch_seed": torch_seed}, where="module_problem")
 
 
 def _trained(module: "Module") -> dict[str, "Tensor"]:

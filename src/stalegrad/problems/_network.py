@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stalegrad.data_order import WEIGHTS, generator
+from stalegrad.problems._initialisation import torch_seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,10 @@ class Layer:
 
     def weights(self, shape: Shape) -> tuple[Shape, ...]:
         """Shapes of its weights and its biases, in the order of PyTorch's parameters()."""
+        return ()
+
+    def drawn(self, shape: Shape) -> tuple["Tensor", ...]:
+        """Its weights and biases (float32) as PyTorch's own layer draws them, on the CPU."""
         return ()
 
     def noise(self, shape: Shape) -> int:
@@ -64,6 +69,13 @@ class Convolution(Layer):
 
     def weights(self, shape: Shape) -> tuple[Shape, ...]:
         return (self.channels, shape[0], self.kernel, self.kernel), (self.channels,)
+
+    def drawn(self, shape: Shape) -> tuple["Tensor", ...]:
+        from torch import float32
+        from torch.nn import Conv2d
+
+        layer = Conv2d(shape[0], self.channels, self.kernel, device="cpu", dtype=float32)
+        return tuple(layer.parameters())
 
     def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         from torch.nn.functional import conv2d
@@ -133,6 +145,13 @@ class Connected(Layer):
 
     def weights(self, shape: Shape) -> tuple[Shape, ...]:
         return (self.units, math.prod(shape)), (self.units,)
+
+    def drawn(self, shape: Shape) -> tuple["Tensor", ...]:
+        from torch import float32
+        from torch.nn import Linear
+
+        layer = Linear(math.prod(shape), self.units, device="cpu", dtype=float32)
+        return tuple(layer.parameters())
 
     def apply(self, x: "Tensor", weights: list["Tensor"], noise: "Tensor | None") -> "Tensor":
         from torch.nn.functional import linear
@@ -206,6 +225,15 @@ class Network:
             for size, fan in zip(self.sizes, fan_in, strict=True)
         ]
         return torch.cat([torch.from_numpy(part) for part in parts])
+
+    def torch_weights(self, torch_seed: int) -> "Tensor":
+        """Those of PyTorch's layers, made in this order after `torch.manual_seed(torch_seed)`;
+        float64 [P] that holds the float32 numbers drawn. The caller's generator is left alone."""
+        import torch
+
+        with torch_seeded(torch_seed), torch.no_grad():
+            parts = [part for layer, shape, _ in self.walk() for part in layer.drawn(shape)]
+            return torch.cat([part.flatten() for part in parts]).double()
 
     def __call__(self, weights: "Tensor", x: "Tensor", noise: "Tensor | None" = None) -> "Tensor":
         """Outputs [B, ...] for inputs [B, *input_shape].
