@@ -128,7 +128,8 @@ def write_results(plan: Plan, folder: Path, **columns: list) -> None:
     pd.DataFrame(verdicts).assign(**columns).to_csv(folder / "verdicts.csv", index=False)
 
 
-ROBUSTNESS = ["firm", "fragile", "firm", "", "fragile"]
+FLIPS = "partly without seed 2"
+ROBUSTNESS = ["stable", FLIPS, "stable", "not tried: results are missing", FLIPS]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def site(tmp_path_factory) -> Path:
     """The page of two studies, of which one has neither figures nor runs."""
     folder = tmp_path_factory.mktemp("site")
     plan = plan_in(folder, tried=STUDY, bare=BARE)
-    write_results(plan, folder / "quick", robustness=ROBUSTNESS, floor=0.125)
+    write_results(plan, folder / "quick", robustness=ROBUSTNESS, floor=0.125, null="no effect")
     return build_page(plan, folder / "quick")
 
 
@@ -268,7 +269,11 @@ def test_a_claim_says_all_there_is_of_it(page):
     text = page.until(f"{claim}.open && {claim}.innerText")
     assert "it says momentum_099_diverges" in text
     measured = "share of cells: 0.75, 95\xa0% interval [0.5, 0.9]"
-    beside = ("Beside it\nPaired over 3 seeds.", "Floor\n0.125", "How firm\nfirm")
+    beside = (
+        "Beside it\nPaired over 3 seeds.",
+        "Floor\n0.125 – no effect",
+        "What would flip it\nstable",
+    )
     for said in ("section 3", measured, "Held against\n0.9", "So it is.", *beside):
         assert said in text, said
     seen = page.run("document.getElementById('tried.seen').textContent")
@@ -440,12 +445,13 @@ def test_a_study_without_figures_has_no_place_for_them(site):
     assert 'id="tried.shown"' in text and 'id="bare.shown"' not in text
 
 
-def test_how_firm_a_verdict_is_stands_only_where_it_is_known(tmp_path, site):
-    assert 'name="fragile"' in site.read_text("utf-8")
-    plan = plan_in(tmp_path, tried=STUDY, bare=BARE)
-    write_results(plan, tmp_path / "quick")
-    text = build_page(plan, tmp_path / "quick").read_text("utf-8")
-    assert 'name="fragile"' not in text and "How firm" not in text
+def test_how_firm_a_verdict_is_stands_beside_it(site):
+    text = site.read_text("utf-8")
+    assert (
+        text.count(" data-fragile>") == ROBUSTNESS.count(FLIPS) == text.count(f"<dd>{FLIPS}</dd>")
+    )
+    for firm in ("stable", "fragile", "not tried"):
+        assert f'<td role="cell">{firm}</td>' in text
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):

@@ -41,6 +41,7 @@ COLUMNS = (
     *("floor", "null", "ceiling", "best", "printed", "printed_verdict", "robustness"),
 )
 STABLE = "stable"
+_NOT_TRIED = "not tried: "
 
 # A null that passes a criterion more often than this makes its verdict worthless.
 NULL_PASSES = 0.05
@@ -260,9 +261,9 @@ def _judged(function: Claim, reading: _Reading) -> tuple[Finding, dict[str, Any]
         unfit = _unfit(function, reading)
     except ResultError as error:
         missing = f"The results it needs are not there ({' '.join(str(error).split())})."
-        return cannot_tell(missing), {"robustness": "not tried: results are missing"}
+        return cannot_tell(missing), {"robustness": f"{_NOT_TRIED}results are missing"}
     if reading.preset == "smoke":
-        return _cannot(finding, unfit), {"robustness": "not tried at the smoke preset"}
+        return _cannot(finding, unfit), {"robustness": f"{_NOT_TRIED}this is the smoke preset"}
     trial, doubt = _tried(function, reading)
     finding, others = _over_seeds(function, reading, finding)
     flips = _flips(function, reading.base, finding, others)
@@ -418,6 +419,12 @@ def _held(finding: Finding, threshold: Threshold | None, others: Mapping[str, Fi
         return finding
     reason = f"As it stands: {finding.verdict}, but {because}. {finding.reason}"
     return replace(finding, verdict=PARTLY, reason=reason)
+
+
+def fragile(robustness: str) -> bool:
+    """Whether another threshold or one seed less would change the verdict, by the column
+    `robustness`."""
+    return robustness not in ("", STABLE) and not robustness.startswith(_NOT_TRIED)
 
 
 def verdict_of(holds: Sequence[bool]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-from stalegrad.analysis.claims import COLUMNS, VERDICTS
+from stalegrad.analysis.claims import COLUMNS, VERDICTS, fragile
 from stalegrad.analysis.results import read_csv
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import write_atomically
@@ -31,15 +31,12 @@ from stalegrad.report.pages import claim_anchor, command
 from stalegrad.report.values import cells_frame, read_if_there
 
 _FOLDER = Path(__file__).parent
-# Of verdicts.csv beside COLUMNS, shown where it is there: what separates reproduced from not, and
-# whether another reading of the runs would change the verdict.
-_ASIDE = {
-    "floor": "Floor",
-    "ceiling": "Ceiling",
-    "robustness": "How firm",
-    "flips": "What would flip it",
-}
-FRAGILE = "fragile"
+# The trial of a criterion in verdicts.csv: heading, column of the value, column of what it is.
+_TRIAL = (
+    ("Floor", "floor", "null"),
+    ("Ceiling", "ceiling", "best"),
+    ("Printed numbers", "printed", "printed_verdict"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,8 @@ class Grid:
 class Claim:
     """A row of verdicts.csv in words.
 
-    sorted: the value to sort by. aside: columns that not every verdicts.csv has, by heading. files:
-    what else than grids it read, below `results/<preset>/`. again: the commands that list its cells
+    sorted: the value to sort by. trial: what the criterion gives elsewhere, by heading. files: what
+    else than grids it read, below `results/<preset>/`. again: the commands that list its cells
     and run them again. shows: anchors of figures and tables.
     """
 
@@ -74,8 +71,8 @@ class Claim:
     threshold: str
     reason: str
     paired: str
-    aside: dict[str, str]
-    fragile: bool
+    trial: dict[str, str]
+    firm: str
     grids: list[Grid]
     files: list[str]
     again: list[str]
@@ -157,7 +154,6 @@ def _render(
         archived=plan.settings.measured_only,
         studies=parts,
         verdicts=counts,
-        robustness="robustness" in verdicts,
         charts={anchor: asdict(chart) for anchor, chart in drawn.items()},
         report="report.pdf" if (results_folder / "report.pdf").exists() else "",
         vega=_vega(),
@@ -181,10 +177,8 @@ def _vega() -> str:
 
 def _verdicts(results_folder: Path) -> pd.DataFrame:
     """`verdicts.csv`; text where it has none is '', numbers NaN."""
-    found = read_if_there(results_folder / "verdicts.csv")
-    frame = found.reindex(columns=[*COLUMNS, *(c for c in _ASIDE if c in found)])
-    numbers = ["value", "low", "high"]
-    words = frame.columns.difference([*numbers, "floor", "ceiling"])
+    frame = read_if_there(results_folder / "verdicts.csv").reindex(columns=list(COLUMNS))
+    words = frame.columns.difference(["value", "low", "high", *(value for _, value, _ in _TRIAL)])
     return frame.assign(**frame[words].astype(object).fillna("").astype(str))
 
 
@@ -210,7 +204,8 @@ def _study(
 
 def _claim(plan: Plan, row: Mapping[str, Any], runs: pd.DataFrame) -> Claim:
     study = row["study"]
-    aside = {heading: _number(row[column]) for column, heading in _ASIDE.items() if column in row}
+    trial = {heading: _tried(row, value, what) for heading, value, what in _TRIAL}
+    trial["What would flip it"] = row["robustness"]
     low, high = _number(row["low"]), _number(row["high"])
     grids, files = row["grids"].split(), row["files"].split()
     return Claim(
@@ -221,13 +216,18 @@ def _claim(plan: Plan, row: Mapping[str, Any], runs: pd.DataFrame) -> Claim:
         sorted=None if pd.isna(row["value"]) else float(row["value"]),
         interval=f"[{low}, {high}]" if low and high else "",
         paired=row["paired"],
-        aside={heading: text for heading, text in aside.items() if text},
-        fragile=FRAGILE in row.get("robustness", ""),
+        trial={heading: text for heading, text in trial.items() if text},
+        firm="fragile" if fragile(row["robustness"]) else row["robustness"].partition(":")[0],
         grids=[_grid(plan, study, name, runs) for name in grids if name in plan.grids[study]],
         files=[f"{study}/{file}" for file in [*(["runs.csv"] if grids else []), *files]],
         again=_again(plan, study, grids, files),
         shows=_shows(plan, row),
     )
+
+
+def _tried(row: Mapping[str, Any], value: str, what: str) -> str:
+    """A value of a trial and what it is the value of; one alone where there is no other."""
+    return " \N{EN DASH} ".join(part for part in (_number(row[value]), row[what]) if part)
 
 
 def _shows(plan: Plan, row: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ function filterRows() {
       wanted.every((word) => text.includes(word)) &&
       (!study.value || row.dataset.study === study.value) &&
       (!verdict.value || row.dataset.verdict === verdict.value) &&
-      (!fragile?.checked || "fragile" in row.dataset);
+      (!fragile.checked || "fragile" in row.dataset);
     row.hidden = !shown;
     left += shown;
   }
