@@ -154,14 +154,17 @@ def verdict(study: str, claim: str, verdict: str, **more) -> dict:
         "where": "§ 3",
     }
     row |= {"verdict": verdict, "statistic": "share_of cells", "value": 0.875, "low": 0.5}
-    return row | {"high": np.nan, "threshold": "≥ 0.9", "reason": "7 of 8 do; τ ± 1 ⊕."} | more
+    row |= {"high": np.nan, "threshold": "≥ 0.9", "reason": "7 of 8 do; τ ± 1 ⊕."}
+    row |= {"floor": 0.25, "printed": np.nan, "printed_verdict": "It prints none."}
+    return row | {"robustness": "stable"} | more
 
 
 def write_verdicts(study: str, folder: Path) -> None:
     rows = [
         verdict(study, "accuracy_rises", "reproduced", high=0.99),
         verdict(study, "sgd_drops_sooner", "not reproduced", high=0.99),
-        verdict(study, "in_part", "partly"),
+        verdict(study, "in_part", "partly", robustness="partly without seed 2", printed=0.75)
+        | {"printed_verdict": "not reproduced"},
         verdict(study, "nothing_known", "cannot tell", value=np.nan, low=np.nan, statistic=""),
     ]
     pd.DataFrame(rows).to_csv(folder / "verdicts.csv", index=False)
@@ -325,6 +328,45 @@ def test_a_study_has_a_table_of_its_verdicts(tmp_path):
     assert r"{share\_of cells: 0.875 [0.5, 0.99]}{$\geq$ 0.9}" in table
     assert table.count("{--}") == 1  # what has no value
     assert "nan" not in verdicts
+
+
+def test_the_summary_has_floors_and_marks_what_is_fragile(tmp_path):
+    write_verdicts("jain2018", tmp_path)
+    verdicts = (write_sources(plan_of("quick"), tmp_path, PAPER) / "verdicts.tex").read_text()
+    matrix = verdicts.partition(r"\definematrix{")[2].partition(r"\defineprinted")[0]
+    assert matrix.count(" & 0.25 & ") == 4
+    assert matrix.count(r"\fragilemark") == 1
+    assert r"{In part} &  & \verdictmark{partly}\fragilemark &  &  & " in matrix
+
+
+def test_printed_numbers_are_judged_in_a_table(tmp_path):
+    write_verdicts("jain2018", tmp_path)
+    verdicts = (write_sources(plan_of("quick"), tmp_path, PAPER) / "verdicts.tex").read_text()
+    printed = verdicts.partition(r"\defineprinted{")[2]
+    assert printed.count(r"\claimlink") == 1
+    assert (
+        r"{In part} & \verdictmark{notreproduced} & 0.75 & \verdictmark{partly} & 0.875" in printed
+    )
+
+
+def test_changed_criteria_are_told(tmp_path):
+    """With the verdict then and now; what was left as it was is not."""
+    plan = made_up_plan(tmp_path)
+    study, home = next(iter(plan.homes.items()))
+    rows = [
+        ("in_part", "5 % in 3 of 4", "reproduced", "3 of 4", "It asked for too much."),
+        ("left_alone", "any", "partly", "unchanged", "The audit does not touch it."),
+        ("new_one", "none", "", "half of them", "Nothing answered the sentence."),
+    ]
+    columns = ("claim", "old_criterion", "old_verdict", "new_criterion", "reason")
+    pd.DataFrame(rows, columns=columns).to_csv(home / "criteria.csv", index=False)
+    write_verdicts(study, tmp_path)
+    text = (write_sources(plan, tmp_path, PAPER) / "criteria.tex").read_text()
+    assert (
+        r"In part & 5 \% in 3 of 4 & \verdictmark{reproduced} & \verdictmark{partly} & It " in text
+    )
+    assert r"New one & none & -- & -- & Nothing answered" in text
+    assert "Left alone" not in text
 
 
 def test_only_named_values_are_written_and_missing_ones_are_noted():

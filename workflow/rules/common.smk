@@ -12,6 +12,7 @@ from stalegrad.planning.cells import Bundle
 from stalegrad.planning.config import read_yaml
 from stalegrad.io.errors import StalegradError
 from stalegrad.planning.plan import Plan, as_inputs
+from stalegrad.planning.studies import words_of
 from stalegrad.training.progress import announcement
 
 
@@ -49,7 +50,9 @@ NOTEBOOKS = [
     for study in PLAN.studies
     if Path(notebook_of(study)).exists()
 ]
+# What the report says in words: of the paper, and of each study.
 PAPER = [str(path) for path in sorted(Path("paper").rglob("*")) if path.is_file()]
+PAPER += [str(path) for home in PLAN.homes.values() for path in words_of(home)]
 SHORT_BUNDLES = {s: short for s in PLAN.studies if (short := PLAN.short_bundles(s))}
 LONG_BUNDLES = [
     bundle

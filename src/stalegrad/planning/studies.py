@@ -3,7 +3,8 @@
     <study>/study.yaml      grids, figures and tables, as `stalegrad.planning.config.Study` has them
     <study>/tables.py       functions that make its tables; likewise figures.py and claims.py
     <study>/published/      the paper's own numbers, as CSV
-    <study>/section.tex     its section of the report
+    <study>/section.tex     its section of the report, and references.bib what it cites
+    <study>/criteria.csv    criteria that were changed after runs, and why
     <study>/notebook.py     its notebook
     <study>/measured/       its archived runs
 
@@ -22,6 +23,7 @@ from types import ModuleType
 from stalegrad.io.errors import ConfigError
 
 CONTENT = "study.yaml"
+SECTION, REFERENCES, CRITERIA = "section.tex", "references.bib", "criteria.csv"
 ARCHIVE = "measured"
 
 
@@ -50,6 +52,12 @@ def find_studies(folders: Iterable[Path]) -> dict[str, Path]:
 def archive_of(home: Path) -> Path:
     """The folder of the archived runs of the study in `home`."""
     return home / ARCHIVE
+
+
+def words_of(home: Path) -> list[Path]:
+    """What the report takes from the study in `home` as it stands there."""
+    files = (home / name for name in (SECTION, REFERENCES, CRITERIA))
+    return [file for file in files if file.exists()]
 
 
 def study_module(home: Path, name: str) -> ModuleType:

@@ -12,6 +12,7 @@ from pathlib import Path
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import replaced, write_atomically
 from stalegrad.planning.plan import Plan
+from stalegrad.planning.studies import REFERENCES, SECTION
 from stalegrad.report.latex import typeset
 from stalegrad.report.pages import pages
 from stalegrad.report.values import collect_values, published_grids, used_keys, values_tex
@@ -68,8 +69,8 @@ def _with_studies(prose: dict[str, str], plan: Plan) -> dict[str, str]:
     """The prose, the section that each study has, and the references that it adds."""
     prose = dict(prose)
     for study, home in plan.homes.items():
-        if (section := home / "section.tex").exists():
+        if (section := home / SECTION).exists():
             prose[f"sections/{study}.tex"] = section.read_text("utf-8")
-        if (references := home / "references.bib").exists():
+        if (references := home / REFERENCES).exists():
             prose["references.bib"] += references.read_text("utf-8")
     return prose

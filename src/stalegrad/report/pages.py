@@ -1,15 +1,16 @@
 """The generated pages of the report: LaTeX that `paper/stalegrad.sty` gives its looks."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from stalegrad.analysis.claims import VERDICTS
+from stalegrad.analysis.claims import VERDICTS, fragile
 from stalegrad.io.wording import claim_title, duration
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
+from stalegrad.planning.studies import CRITERIA
 from stalegrad.report.latex import code, escape
 from stalegrad.report.values import (
     Grids,
@@ -26,6 +27,8 @@ _GENERATED = "% Generated from results and configuration; changes are lost.\n"
 _SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
 
+# What `criteria.csv` has for a criterion that was left as it was.
+UNCHANGED = "unchanged"
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
 
@@ -41,6 +44,7 @@ def pages(
         "studies.tex": _studies(plan, prose),
         "facts.tex": _facts(plan, published, results_folder, prose),
         "verdicts.tex": _verdicts(plan, read_verdicts(results_folder)),
+        "criteria.tex": _criteria(plan, read_verdicts(results_folder)),
         "scale.tex": _scale(plan, published),
         "environments.tex": _environments(plan, results_folder),
         "commands.tex": _commands(plan),
@@ -254,31 +258,81 @@ def _all_cells(grids: Grids) -> int:
 
 
 def _verdicts(plan: Plan, verdicts: pd.DataFrame) -> str:
-    r"""`\claimsmatrix`, and for `\studyverdicts` a table of each study."""
-    matrix = []
-    out = []
+    r"""`\claimsmatrix`, `\printedmatrix`, and for `\studyverdicts` a table of each study."""
+    matrix, printed, out = [], [], []
     for study, content in plan.studies.items():
         rows = verdicts[verdicts["study"] == study].to_dict("records")
-        matrix.append(rf"\matrixstudy{{{escape(content.title)}}}")
+        heading = escape(content.title)
+        matrix.append(rf"\matrixstudy{{9}}{{{heading}}}")
         matrix += [_matrix_row(row) for row in rows] or [
             rf"\matrixnone{{{code(command(plan, 'verdicts.csv'))}}}"
         ]
+        if own := [_printed_row(row) for row in rows if row["printed_verdict"] in VERDICTS]:
+            printed += [rf"\matrixstudy{{5}}{{{heading}}}", *own]
         table = "\n".join(_verdict(row) for row in rows)
         listed = rf"\verdicttable{{{table}}}" if rows else r"\noverdicts"
         out.append(rf"\defineverdicts{{{study}}}{{{listed}}}")
-    body = "\n".join(matrix)
-    return "\n".join([*out, rf"\definematrix{{{body}}}", ""])
+    return "\n".join([*out, _defined("matrix", matrix), _defined("printed", printed), ""])
+
+
+def _defined(name: str, rows: Sequence[str]) -> str:
+    body = "\n".join(rows)
+    return rf"\define{name}{{{body}}}"
 
 
 def _matrix_row(row: Mapping[str, object]) -> str:
-    marks = [
-        rf"\verdictmark{{{_MARKS[verdict]}}}" if row["verdict"] == verdict else ""
-        for verdict in VERDICTS
-    ]
-    claim = rf"\claimlink{{{claim_anchor(row)}}}{{{escape(claim_title(str(row['claim'])))}}}"
-    value = _compact(row["value"]) or "--"
-    threshold = shown(row["threshold"]) or ""
-    return " & ".join([claim, *marks, value, _interval(row), threshold]) + r" \\"
+    mark = _mark(row["verdict"]) + (r"\fragilemark" if fragile(str(row["robustness"])) else "")
+    marks = [mark if row["verdict"] == verdict else "" for verdict in VERDICTS]
+    numbers = [_compact(row["value"]) or "--", _interval(row), _compact(row["floor"]) or "--"]
+    return _row(_linked(row), *marks, *numbers, shown(row["threshold"]) or "")
+
+
+def _printed_row(row: Mapping[str, object]) -> str:
+    """A criterion that the paper's own numbers were put through."""
+    return _row(
+        _linked(row),
+        _mark(row["printed_verdict"]),
+        _compact(row["printed"]) or "--",
+        _mark(row["verdict"]),
+        _compact(row["value"]) or "--",
+        shown(row["threshold"]) or "",
+    )
+
+
+def _criteria(plan: Plan, verdicts: pd.DataFrame) -> str:
+    r"""`\criteriatable`: criteria that were changed after runs, from each study's file of them."""
+    lines = []
+    now = verdicts.set_index(["study", "claim"])["verdict"]
+    for study, home in plan.homes.items():
+        frame = read_if_there(home / CRITERIA)
+        if frame.empty:
+            continue
+        frame = frame[frame["new_criterion"] != UNCHANGED].fillna("")
+        lines.append(rf"\matrixstudy{{5}}{{{escape(plan.studies[study].title)}}}")
+        for row in frame.to_dict("records"):
+            verdict = now.get((study, row["claim"]))
+            lines.append(
+                _row(
+                    escape(claim_title(row["claim"])),
+                    escape(row["old_criterion"]),
+                    _mark(row["old_verdict"]),
+                    _mark(verdict),
+                    escape(row["reason"]),
+                )
+            )
+    return _defined("criteria", lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _linked(row: Mapping[str, object]) -> str:
+    return rf"\claimlink{{{claim_anchor(row)}}}{{{escape(claim_title(str(row['claim'])))}}}"
+
+
+def _mark(verdict: object) -> str:
+    return rf"\verdictmark{{{_MARKS[verdict]}}}" if verdict in _MARKS else "--"
 
 
 def _verdict(row: Mapping[str, object]) -> str:
