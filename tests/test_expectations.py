@@ -11,7 +11,8 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.config import Settings
 from stalegrad.planning.freshness import training_code
 from stalegrad.training import kernels, speed

@@ -11,7 +11,7 @@ import torch
 from helpers import small_cell
 
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import bundles
+from stalegrad.planning.bundle import bundles
 from stalegrad.planning.config import Preset
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5

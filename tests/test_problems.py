@@ -8,7 +8,8 @@ import torch
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems import load_task
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares

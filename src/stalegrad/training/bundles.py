@@ -32,7 +32,8 @@ from stalegrad.io.files import (
     replaced,
     write_atomically,
 )
-from stalegrad.planning.cells import Bundle, Cell, described, lockstep_key
+from stalegrad.planning.bundle import Bundle, lockstep_key
+from stalegrad.planning.cell import Cell, described
 from stalegrad.planning.freshness import can_take, made_as, training_code
 from stalegrad.problems import Task, load_task
 from stalegrad.training import memory, replay, stepping
