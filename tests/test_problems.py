@@ -68,6 +68,7 @@ def telling(method: str, value: int) -> Chain:
         ("parameters", r"parameters\(\) is 1, its task has 4\."),
         ("samples", r"samples\(\) is 1, its task has 8\."),
         ("classes", r"classes\(\) is 1, its task has labels 0 to 1\."),
+        ("activations", r"activations\(\) is 1, its task has 0\."),
     ],
 )
 def test_a_problem_that_says_another_thing_than_it_loads_is_refused(method, said, tmp_path):

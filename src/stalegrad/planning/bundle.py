@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
+from stalegrad.planning import memory
 from stalegrad.planning.cell import Cell, described, digest, parse_cell
 from stalegrad.planning.config import Preset
 from stalegrad.problems import runs_in_step
@@ -34,12 +35,8 @@ class Bundle:
         return digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
-        """Memory to request for a job with this bundle: PyTorch, the data and a step of one run,
-        and twice what the runs hold, since a checkpoint copies it.
-
-        `training.memory` estimates what replay takes once the job runs.
-        """
-        return math.ceil(1_500 + 2 * sum(map(_megabytes, self.cells)))
+        """Memory to request for a job with this bundle."""
+        return memory.of_job(self.cells)
 
     def work(self) -> float:
         """Weights times samples, plus a fixed amount for each call that steps runs together.
@@ -118,9 +115,9 @@ def bundles(cells: list[Cell], preset: Preset) -> list[Bundle]:
     out: list[Bundle] = []
     for problem in dict.fromkeys(cell.problem for cell in distinct):
         alike = [cell for cell in distinct if cell.problem == problem]
-        alike.sort(key=lambda cell: (lockstep_key(cell), _megabytes(cell)))
-        needs = [_megabytes(cell) for cell in alike]
-        _check_largest(max(alike, key=_megabytes), preset)
+        alike.sort(key=lambda cell: (lockstep_key(cell), _held(cell)))
+        needs = [_held(cell) for cell in alike]
+        _check_largest(max(alike, key=_held), preset)
         size = preset.bundle_size * runs_in_step(problem.parameters())
         for count in range(math.ceil(len(alike) / size), len(alike) + 1):
             bounds = [len(alike) * i // count for i in range(count + 1)]
@@ -138,16 +135,15 @@ def lockstep_key(cell: Cell) -> str:
     return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
 
 
-def _megabytes(cell: Cell) -> float:
-    """Megabytes that a run holds: weights, gradient and rule state (at most six times the weights),
-    and the old weights kept for gradients in flight."""
-    return (6 + cell.cluster.in_flight()) * cell.problem.parameters() * 4 / 1e6
+def _held(cell: Cell) -> float:
+    """Megabytes that a run of it holds from its beginning to its end."""
+    return memory.of_cell(cell).held
 
 
 def _check_largest(cell: Cell, preset: Preset) -> None:
-    if _megabytes(cell) > preset.bundle_memory:
+    if _held(cell) > preset.bundle_memory:
         raise ConfigError(
             f"preset '{preset.title}': 'bundle_memory' is {preset.bundle_memory}, but a run takes "
-            f"{_megabytes(cell):,.0f} megabytes with its {cell.cluster.in_flight()} gradients in "
+            f"{_held(cell):,.0f} megabytes with its {cell.cluster.in_flight()} gradients in "
             f"flight (cell {cell.hash}); allow more, or leave that cell out. {described(cell)}"
         )

@@ -59,6 +59,9 @@ class ImageProblem:
     def classes(self) -> int:
         return CLASSES
 
+    def activations(self) -> int:
+        return self.network.activations
+
     def metrics_of(
         self, weights: "Tensor", losses: "Tensor", classes: "Tensor", labels: "Tensor"
     ) -> dict[str, "Tensor"]:
@@ -133,7 +136,7 @@ class ImageProblem:
             metrics_of=self.metrics_of,
             noise=self.network.noise,
             test_chunk=self.test_chunk,
-            activations=self.network.activations,
+            activations=self.activations(),
             together=Together(many_losses, many_metrics),
             shapes=self.network.shapes,
         )
