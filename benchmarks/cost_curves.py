@@ -27,7 +27,7 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
 from stalegrad.analysis import style  # noqa: E402
-from stalegrad.planning.cells import Cell, parse_cell  # noqa: E402
+from stalegrad.planning.cell import Cell, parse_cell  # noqa: E402
 from stalegrad.problems import Task  # noqa: E402
 from stalegrad.training import (
     memory,

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from stalegrad.analysis.results import read_csv
-from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.plan import Plan
 from stalegrad.training.bundles import Place, train_bundle
 

@@ -23,7 +23,8 @@ from unittest import mock  # noqa: E402
 
 import torch  # noqa: E402
 
-from stalegrad.planning.cells import Bundle, parse_cell  # noqa: E402
+from stalegrad.planning.bundle import Bundle  # noqa: E402
+from stalegrad.planning.cell import parse_cell  # noqa: E402
 from stalegrad.rules.sgd import SGD  # noqa: E402
 from stalegrad.training import (
     bundles,

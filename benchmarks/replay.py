@@ -28,7 +28,7 @@ from torch import nn
 
 from stalegrad.data_order import minibatch_noise
 from stalegrad.io.errors import StalegradError
-from stalegrad.planning.cells import parse_cell
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems import Task
 from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.training import replay, stepping

@@ -20,7 +20,7 @@ import torch
 from replay import show
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.plan import Plan
 from stalegrad.problems import Task
 from stalegrad.training import replay, stepping

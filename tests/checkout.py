@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.plan import Plan
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stalegrad.data_order import DataOrder
-from stalegrad.planning.cells import Cell, parse_cell
+from stalegrad.planning.cell import Cell, parse_cell
 from stalegrad.planning.studies import study_module
 from stalegrad.problems import Task
 from stalegrad.rules import Rule

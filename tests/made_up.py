@@ -11,8 +11,9 @@ import pandas as pd
 from helpers import home_of
 
 from stalegrad.analysis.results import StudyResults, collect
-from stalegrad.planning.cells import Cell, study_cells
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import Preset, load_study
+from stalegrad.planning.expand import study_cells
 
 STUDY = load_study(home_of("jain2018"))
 # Grids of which more than the last epoch is read.

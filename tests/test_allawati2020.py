@@ -21,7 +21,7 @@ from stalegrad.analysis.results import StudyResults, collect, read_csv
 from stalegrad.analysis.simulations import _columns, simulate_all
 from stalegrad.analysis.style import save, style
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import load_study
 from stalegrad.planning.plan import Plan
 from stalegrad.report.values import collect_values, published_grids, used_keys

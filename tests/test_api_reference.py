@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 # Page -> what it must show.
 PAGES = {
     "stalegrad.html": ["planning", "training", "analysis", "data_order"],
-    "stalegrad/planning/cells.html": ["class Cell", "parse_cell", "study_cells"],
+    "stalegrad/planning/cell.html": ["class Cell", "parse_cell"],
+    "stalegrad/planning/expand.html": ["study_cells", "with_keys"],
     "stalegrad/training/replay.html": ["class ReplayState", "advance_in_steps"],
     "stalegrad/rules/adam.html": ["class Adam", "beta1"],
     "stalegrad/analysis/claims.html": ["class Finding", "judge", "paired_tests"],

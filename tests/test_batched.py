@@ -9,7 +9,7 @@ import torch
 from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, small_cell
 
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation

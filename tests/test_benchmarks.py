@@ -1,23 +1,25 @@
 """Benchmarks are run by hand; here, that each of them starts and finds its files."""
 
-import subprocess
-import sys
-
 import pytest
+from forked import Ended, run_all
 from helpers import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
-def test_a_benchmark_can_be_imported(name):
-    command = [sys.executable, "-W", "error", "-c", f"import {name}"]
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Ended]:
+    """How the import of each ended, as given in its folder."""
+    return run_all({name: f"import {name}" for name in NAMES}, BENCHMARKS, BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_can_be_imported(name, imported):
+    assert imported[name].returncode == 0, imported[name].stderr
 
 
 def test_the_authors_time_is_there():
-    code = "import lamour2023; print(lamour2023.authors_seconds())"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); {code}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    program = "import lamour2023; print(lamour2023.authors_seconds())"
+    (done,) = run_all({"lamour2023": program}, ROOT, BENCHMARKS).values()
     assert float(done.stdout) > 0, done.stderr

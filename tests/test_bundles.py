@@ -20,7 +20,8 @@ from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.io import files
 from stalegrad.io.errors import ConfigError, DataError
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.memory import SHARE
 from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.training import bundles, memory, replay
 from stalegrad.training.backends.vmap import VmapBackend
@@ -207,7 +208,7 @@ import numpy as np
 from stalegrad.io import datasets
 from stalegrad.training import backends, bundles
 from stalegrad.training.backends.vmap import VmapBackend
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 
 when, folder, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 datasets.SHA256 = json.loads(sys.argv[4])
@@ -361,7 +362,7 @@ def megabytes_of(state) -> float:
 
 def with_free(monkeypatch, megabytes: float) -> list[float]:
     """Let so much be had; what the states begun and not yet done hold is noted after each epoch."""
-    monkeypatch.setattr(memory, "free_megabytes", lambda device: megabytes / memory.SHARE)
+    monkeypatch.setattr(memory, "free_megabytes", lambda device: megabytes / SHARE)
     held = []
     advance = bundles._in_memory
 

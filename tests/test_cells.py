@@ -10,19 +10,10 @@ from helpers import home_of
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import (
-    Bundle,
-    Cell,
-    SimulationCell,
-    bundles,
-    combinations,
-    lockstep_key,
-    parse_cell,
-    study_cells,
-    study_simulations,
-    with_keys,
-)
+from stalegrad.planning.bundle import Bundle, bundles, lockstep_key
+from stalegrad.planning.cell import Cell, SimulationCell, parse_cell
 from stalegrad.planning.config import Preset, Study, load_preset, load_study
+from stalegrad.planning.expand import combinations, study_cells, study_simulations, with_keys
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config"

@@ -22,9 +22,10 @@ from stalegrad.cli.cell_flags import cell_of, field_texts
 from stalegrad.cli.flags import Parser, add_place_flags, grids_of, named_by_flag
 from stalegrad.io import datasets
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, study_cells
-from stalegrad.planning.cells import bundles as cut
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.bundle import bundles as cut
 from stalegrad.planning.config import Preset, Settings, load_preset, load_study
+from stalegrad.planning.expand import study_cells
 from stalegrad.training import bundles
 
 ROOT = Path(__file__).parents[1]

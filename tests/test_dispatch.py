@@ -11,7 +11,7 @@ import torch
 from helpers import small_cell
 
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.training import kernels, machine
 from stalegrad.training.bundles import Place, train_bundle
 

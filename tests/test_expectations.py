@@ -11,7 +11,8 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.config import Settings
 from stalegrad.planning.freshness import training_code
 from stalegrad.training import kernels, speed
@@ -123,19 +124,37 @@ def test_each_target_has_its_own(monkeypatch):
     assert speed.read(SETTINGS) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"start": 1, "cuda": false}', '{"start": "', "{}"])
-def test_what_is_damaged_is_measured_again(cache, content):
+DAMAGED = ["", "[]", '{"start": 1, "cuda": false}', '{"start": "', "{}"]
+
+
+def damage(cache: Path, content: str) -> None:
     speed.write(SETTINGS, SPEEDS)
     (file,) = cache.glob("speed-*.json")
     file.write_text(content)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_what_is_damaged_is_measured_again(cache, content, monkeypatch):
+    """By a process that is told what to measure; `test_it_is_measured_once` starts a real one."""
+    asked = []
+
+    def measure(command, **keywords):
+        asked.append(command[1:])
+        speed.write(SETTINGS, SPEEDS)
+
+    monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=measure))
+    damage(cache, content)
     assert speed.read(SETTINGS) is None
-    found = speed.measured(SETTINGS, [Bundle((chain(),))])
-    assert found.problems.keys() == {"chain"} and found == speed.read(SETTINGS)
+    assert speed.measured(SETTINGS, [Bundle((chain(),))]) == SPEEDS == speed.read(SETTINGS)
+    device, backend = SETTINGS.device, SETTINGS.backend
+    assert asked == [["-m", "stalegrad.training.timing", device, backend, "chain"]]
 
 
-def test_it_is_measured_once(monkeypatch):
+def test_it_is_measured_once(cache, monkeypatch):
+    damage(cache, DAMAGED[2])
     bundles = [Bundle((chain(),))]
     first = speed.measured(SETTINGS, bundles)
+    assert first.problems.keys() == {"chain"} and first == speed.read(SETTINGS)
     chained = first.problems["chain"]
     assert all(seconds > 0 for _, seconds in chained.steps) and chained.rate > 0
     assert 0.1 < first.start < 60 and not first.cuda

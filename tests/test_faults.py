@@ -23,7 +23,7 @@ from helpers import small_cell
 
 from stalegrad.io import datasets
 from stalegrad.io.datasets import fetch_dataset
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.training.bundles import Place, train_bundle
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,8 @@ from stalegrad.io import files
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import provenance_path
 from stalegrad.planning import sources
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.freshness import can_take, closure, code_of, is_fresh, training_code
 from stalegrad.planning.plan import Plan
 from stalegrad.planning.sources import PACKAGE
@@ -133,7 +134,7 @@ def test_training_is_of_the_engine_and_of_its_own_parts():
         "rules/__init__.py",
     } <= found
     assert {"problems/least_squares.py", "problems/_synthetic.py", "rules/sgd.py"} <= found
-    assert {"clusters/constant_delay.py", "io/files.py", "planning/cells.py"} <= found
+    assert {"clusters/constant_delay.py", "io/files.py", "planning/cell.py"} <= found
     kernels = {"calls.py", "replay.h", "linear_model.cpp"}
     assert {"training/backends/cpu.py", *(f"training/kernels/{name}" for name in kernels)} <= found
     assert not {"problems/lenet5.py", "clusters/hub_and_spoke.py"} & found

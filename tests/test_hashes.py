@@ -8,7 +8,8 @@ import pytest
 from stalegrad import clusters, specs
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning import freshness
-from stalegrad.planning.cells import Bundle, parse_cell, parse_simulation
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell, parse_simulation
 from stalegrad.planning.freshness import code_of, training_code
 from stalegrad.planning.plan import Plan, as_inputs
 

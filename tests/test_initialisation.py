@@ -9,8 +9,10 @@ from networks import need_compiled
 from torch import nn
 
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, Cell, parse_cell, study_cells
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell, parse_cell
 from stalegrad.planning.config import Preset, Study
+from stalegrad.planning.expand import study_cells
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.training.bundles import Place, train_bundle

@@ -25,13 +25,13 @@ from stalegrad.analysis.claims import (
 from stalegrad.analysis.products import maker
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.analysis.simulations import simulate_all
-from stalegrad.planning.cells import (
+from stalegrad.planning.config import Preset, load_study
+from stalegrad.planning.expand import (
     study_cells,
     study_landscapes,
     study_simulations,
     study_trajectories,
 )
-from stalegrad.planning.config import Preset, load_study
 from stalegrad.problems.lenet5 import NETWORK, LeNet5
 from stalegrad.report.values import _Values, used_keys
 from stalegrad.training.backends.cpu import CpuBackend, reason_against

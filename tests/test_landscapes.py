@@ -25,8 +25,9 @@ from stalegrad.analysis.landscapes import (
 from stalegrad.data_order import generator
 from stalegrad.io.errors import ConfigError
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle, LandscapeCell, study_landscapes, study_trajectories
+from stalegrad.planning.bundle import Bundle, LandscapeCell
 from stalegrad.planning.config import Preset, Study
+from stalegrad.planning.expand import study_landscapes, study_trajectories
 from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import Place, train_bundle
 
@@ -201,7 +202,7 @@ from stalegrad.analysis import landscapes
 from stalegrad.io import datasets
 from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import Place
-from stalegrad.planning.cells import Bundle, LandscapeCell
+from stalegrad.planning.bundle import Bundle, LandscapeCell
 
 folder, output = Path(sys.argv[1]), Path(sys.argv[2])
 datasets.SHA256 = json.loads(sys.argv[3])

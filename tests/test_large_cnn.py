@@ -12,7 +12,8 @@ from torch import nn
 from stalegrad.analysis.results import read_csv
 from stalegrad.analysis.virtual_iterates import trace
 from stalegrad.data_order import DataOrder, minibatch_noise
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems._network import Dropout, Network
 from stalegrad.problems.large_cnn import NETWORK, LargeCNN
 from stalegrad.rules.sgd import SGD

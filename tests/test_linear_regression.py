@@ -6,7 +6,8 @@ import torch
 from helpers import assert_close
 
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems import runs_in_step
 from stalegrad.problems.lenet5 import NETWORK
 from stalegrad.problems.linear_regression import LinearRegression

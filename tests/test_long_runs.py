@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.schedule import Schedule
 from stalegrad.training.bundles import Grown, Place, Progress, train_bundle
 

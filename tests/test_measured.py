@@ -29,7 +29,8 @@ from stalegrad.cli import main
 from stalegrad.io.datasets import fetch_dataset
 from stalegrad.io.errors import ConfigError, ResultError
 from stalegrad.io.files import provenance_path
-from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.plan import Plan
 from stalegrad.training import kernels, replay, stepping
 from stalegrad.training.backends import make_backend

@@ -3,16 +3,21 @@
 That training keeps to it is in test_bundles.py.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from checkout import DATA
 from helpers import small_cell
 
+from stalegrad.io.datasets import fetch_dataset
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import bundles
+from stalegrad.planning.bundle import Bundle, bundles
 from stalegrad.planning.config import Preset
+from stalegrad.planning.memory import of_cell, of_job
 from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.problems.lenet5 import LeNet5
 from stalegrad.training import replay
@@ -31,18 +36,17 @@ def task_of(cell, data_folder):
     return cell.problem.load(data_folder, torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"cluster__delay": 0},
-        {"cluster__delay": 7},
-        {"rule": {"name": "adam", "lr": 0.001}},
-        {"rule": {"name": "dc_asgd", "lr": 0.01, "compensation": 2.0, "adaptive": True}},
-        {"cluster": SERVER, "partition": "dataset"},
-        {"cluster": SERVER | {"synchronous": True}, "partition": "dataset"},
-    ],
-    ids=str,
-)
+CHANGES = [
+    {"cluster__delay": 0},
+    {"cluster__delay": 7},
+    {"rule": {"name": "adam", "lr": 0.001}},
+    {"rule": {"name": "dc_asgd", "lr": 0.01, "compensation": 2.0, "adaptive": True}},
+    {"cluster": SERVER, "partition": "dataset"},
+    {"cluster": SERVER | {"synchronous": True}, "partition": "dataset"},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_what_runs_hold_is_known_to_the_byte(changes, data_folder):
     cell = small_cell(**changes)
     task = task_of(cell, data_folder)
@@ -105,6 +109,62 @@ def test_patches_on_a_gpu_take_more_than_layers(data_folder):
 
 
 # ---- the plan ----
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_the_plan_counts_no_less_than_the_job_will(changes, data_folder):
+    cell = small_cell(**changes)
+    task = task_of(cell, data_folder)
+    (planned,) = plan_runs([cell], task.train[1].numpy())
+    told, found = of_cell(cell), need(task, [planned.run])
+    assert found.snapshots <= told.snapshots and found.held <= told.held
+    assert told.step == pytest.approx(found.step, rel=1e-12)
+
+
+def test_a_job_asks_for_what_a_step_and_a_checkpoint_take_on_top():
+    one, other = small_cell(cluster__delay=256, epochs=50), small_cell(batch_size=40)
+    told = [of_cell(cell) for cell in (one, other)]
+    asked = 2 * (told[0].held + told[1].held) + max(need.step for need in told)
+    assert Bundle((one, other)).megabytes() == of_job((one, other))
+    assert of_job((one, other)) == pytest.approx(1_500 + asked / 0.8, abs=1)
+
+
+# Trains a bundle and prints how much the process held before it and at most (Linux).
+TRAINING = """
+import sys
+from pathlib import Path
+from stalegrad.planning.bundle import Bundle
+from stalegrad.training.bundles import Place, train_bundle
+
+def at_most():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+
+bundle, before = Bundle.from_json(sys.stdin.read(), "stdin"), at_most()
+train_bundle(bundle, Path(sys.argv[1]), Place(Path(sys.argv[2]), "cpu", sys.argv[3]))
+print(before, at_most())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_training_takes_what_was_told(backend, tmp_path):
+    """A hundred old weights of 4.8 MB: more than PyTorch's own libraries."""
+    fetch_dataset("mnist", DATA)
+    problem = {"name": "large_cnn", "dataset": "mnist", "train_samples": 256, "test_samples": 100}
+    cell = small_cell(problem=problem, batch_size=1, epochs=1, cluster__delay=100)
+    bundle = Bundle((cell,))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, str(tmp_path / "out.csv"), str(DATA), backend],
+        input=bundle.to_json(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, most = map(float, done.stdout.split())
+    task = task_of(cell, DATA)
+    (planned,) = plan_runs([cell], task.train[1].numpy())
+    # Libraries and data are some 200 MB that no run takes.
+    assert need(task, [planned.run]).held <= most - before <= of_cell(cell).peak + 200
+    assert most <= bundle.megabytes()
 
 
 def test_bundles_are_cut_to_the_memory_of_the_largest():

@@ -17,7 +17,7 @@ from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.data_order import IndependentOrder
 from stalegrad.io.errors import ResultError
-from stalegrad.planning.cells import parse_cell
+from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.plan import Plan
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares

@@ -17,7 +17,8 @@ from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.data_order import DataOrder
 from stalegrad.io.datasets import CIFAR10_FOLDER, CIFAR10_TEST, CIFAR10_TRAIN, load_cifar10
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell
 from stalegrad.problems import load_task
 from stalegrad.problems._module import module_problem
 from stalegrad.rules.adam import Adam

@@ -20,7 +20,7 @@ from stalegrad.io.files import (
     provenance_path,
     write_atomically,
 )
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.training import bundles
 from stalegrad.training.bundles import Place, train_bundle
 

@@ -22,7 +22,7 @@ from stalegrad.clusters._staleness import sample_schedules
 from stalegrad.clusters.parameter_server import ParameterServer
 from stalegrad.data_order import DataOrder, split
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.rules.sgd import SGD
 from stalegrad.schedule import Workload
 from stalegrad.specs import describe, parse

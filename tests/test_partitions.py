@@ -15,7 +15,7 @@ from stalegrad.data_order import (
     split,
 )
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import parse_cell
+from stalegrad.planning.cell import parse_cell
 
 TARGETS = np.random.default_rng(0).integers(10, size=1_003)
 

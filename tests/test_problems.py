@@ -8,7 +8,8 @@ import torch
 
 from stalegrad import specs
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems import load_task
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
@@ -67,6 +68,7 @@ def telling(method: str, value: int) -> Chain:
         ("parameters", r"parameters\(\) is 1, its task has 4\."),
         ("samples", r"samples\(\) is 1, its task has 8\."),
         ("classes", r"classes\(\) is 1, its task has labels 0 to 1\."),
+        ("activations", r"activations\(\) is 1, its task has 0\."),
     ],
 )
 def test_a_problem_that_says_another_thing_than_it_loads_is_refused(method, said, tmp_path):

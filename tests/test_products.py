@@ -139,8 +139,8 @@ def test_a_figure_may_be_made_by_a_name_of_any_kind():
         ("from .tabels import fig2", r"it imports \.?tabels\.fig2, which does not exist"),
         ("from stalegrad.resluts import x", "it imports stalegrad.resluts.x, which does not exist"),
         (
-            "def f():\n    from stalegrad.planning.cells import Sell",
-            "it imports stalegrad.planning.cells.Sell,",
+            "def f():\n    from stalegrad.planning.cell import Sell",
+            "it imports stalegrad.planning.cell.Sell,",
         ),
         (
             '@claim(where="here")\ndef unquoted(results):\n    """It holds."""',

@@ -9,7 +9,7 @@ import pytest
 from helpers import small_cell
 
 from stalegrad.io.wording import duration
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.config import Settings
 from stalegrad.training import progress, speed
 from stalegrad.training.progress import Overview, Reporter, overview

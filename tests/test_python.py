@@ -16,7 +16,8 @@ import stalegrad as sg
 from stalegrad.analysis.archive import archived_history
 from stalegrad.data_order import CLUSTER, generator
 from stalegrad.io.errors import ConfigError, ResultError
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.studies import archive_of
 from stalegrad.rules import Rule
 from stalegrad.schedule import Schedule, Workload

@@ -1,12 +1,10 @@
 """Every Python block of docs/python.md runs, and the first one says what it shows."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Ended, run_all
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
@@ -14,18 +12,22 @@ BLOCKS = re.findall(
 )
 
 
-def run(block: str, folder: Path) -> str:
-    (folder / "block.py").write_text(block)
-    command = [sys.executable, "-W", "error", folder / "block.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> list[Ended]:
+    """How each block ended, as a script of its own."""
+    programs = {}
+    for number, block in enumerate(BLOCKS):
+        script = tmp_path_factory.mktemp("block") / "block.py"
+        script.write_text(block)
+        start = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+        programs[str(number)] = start
+    return list(run_all(programs, ROOT).values())
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_every_block_runs(number, tmp_path):
-    said = run(BLOCKS[number], tmp_path)
-    assert bool(said) == ("print(" in BLOCKS[number])
+def test_every_block_runs(number, ended):
+    assert ended[number].returncode == 0, ended[number].stderr
+    assert bool(ended[number].stdout) == ("print(" in BLOCKS[number])
 
 
 def test_there_are_blocks():

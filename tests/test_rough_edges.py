@@ -11,7 +11,7 @@ from stalegrad import cli
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.clusters.parameter_server import ParameterServer
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import bundles
+from stalegrad.planning.bundle import bundles
 from stalegrad.planning.config import Preset
 from stalegrad.schedule import Workload
 from stalegrad.training.bundles import plan_run

@@ -12,8 +12,9 @@ from stalegrad.clusters.hub_and_spoke import HubAndSpoke
 from stalegrad.clusters.parameter_server import ParameterServer
 from stalegrad.data_order import CLUSTER, generator
 from stalegrad.io.errors import ConfigError
-from stalegrad.planning.cells import SimulationCell, parse_simulation, study_simulations
+from stalegrad.planning.cell import SimulationCell, parse_simulation
 from stalegrad.planning.config import Study
+from stalegrad.planning.expand import study_simulations
 from stalegrad.schedule import Workload
 from stalegrad.staleness.compute_times import Exponential, Pareto
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.data_order import IndependentOrder
-from stalegrad.planning.cells import Bundle, parse_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import parse_cell
 from stalegrad.problems.chain import Chain
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.problems.linear_regression import LinearRegression

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from stalegrad import rules
 from stalegrad.data_order import IndependentOrder
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.problems.least_squares import LeastSquares
 from stalegrad.rules import Numbers, Rule, RuleState, steps_digest
 from stalegrad.rules.adam import Adam

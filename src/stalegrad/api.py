@@ -15,7 +15,8 @@ from stalegrad import specs
 from stalegrad.clusters import Cluster
 from stalegrad.data_order import CLUSTER, Partition, generator
 from stalegrad.io.errors import ConfigError, ResultError
-from stalegrad.planning.cells import Bundle, Cell, SimulationCell, check_cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell, SimulationCell, check_cell
 from stalegrad.planning.freshness import can_take
 from stalegrad.planning.plan import Plan
 from stalegrad.problems import Problem

@@ -9,8 +9,8 @@ from stalegrad.analysis.archive import archived_history
 from stalegrad.analysis.results import StudyResults, over_seeds
 from stalegrad.analysis.tables import Table
 from stalegrad.io.errors import ResultError
-from stalegrad.planning.cells import study_cells
 from stalegrad.planning.config import Preset, load_study
+from stalegrad.planning.expand import study_cells
 from stalegrad.planning.studies import archive_of
 
 # A run below this test accuracy has not learnt. Ten classes, so chance is 0.1; the published

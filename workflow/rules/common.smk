@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from stalegrad.io import datasets, files
 from stalegrad.planning import freshness, plan
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.config import read_yaml
 from stalegrad.io.errors import StalegradError
 from stalegrad.planning.plan import Plan, as_inputs

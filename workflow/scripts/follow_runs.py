@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stalegrad.analysis.archive import restore
 from stalegrad.io.logs import logged
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.config import load_settings
 from stalegrad.training.bundles import Place, Progress, train_bundle
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stalegrad.io.logs import logged
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.config import load_settings
 from stalegrad.training.bundles import Place, train_bundle
 from stalegrad.training.progress import Reporter

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 
 SEEDS = 3  # the seeds of the paper preset
 SCHEDULE = ("updates", "simulated_seconds", "mean_staleness", "max_staleness")

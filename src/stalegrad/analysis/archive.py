@@ -27,7 +27,7 @@ from stalegrad.io.files import (
     write_atomically,
     write_bytes_atomically,
 )
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 
 UNRECORDED = "not recorded"
 

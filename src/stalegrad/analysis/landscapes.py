@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from stalegrad.io.files import csv_text, provenance_path, replaced, write_atomically
-from stalegrad.planning.cells import LandscapeCell
+from stalegrad.planning.bundle import LandscapeCell
 from stalegrad.planning.freshness import code_of, digest
 from stalegrad.problems import load_task
 from stalegrad.training.backends import Backend, make_backend, resolve_device

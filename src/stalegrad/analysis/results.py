@@ -17,7 +17,7 @@ from scipy import stats
 from stalegrad.io.errors import ResultError
 
 if TYPE_CHECKING:
-    from stalegrad.planning.cells import Cell
+    from stalegrad.planning.cell import Cell
 
 # Columns of a history that describe progress; all others but `diverged` are metrics.
 _PROGRESS = ("updates", "simulated_seconds", "mean_staleness", "max_staleness")

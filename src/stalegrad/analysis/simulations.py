@@ -11,7 +11,7 @@ from stalegrad import specs
 from stalegrad.clusters._staleness import StalenessSample, sample_schedules
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
 from stalegrad.data_order import CLUSTER, generator
-from stalegrad.planning.cells import SimulationCell
+from stalegrad.planning.cell import SimulationCell
 
 Arrays = dict[str, np.ndarray]
 

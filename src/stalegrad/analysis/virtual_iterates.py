@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 from stalegrad.problems import Task, load_task
 from stalegrad.rules import Rule
 from stalegrad.rules.sgd import SGD

@@ -25,7 +25,7 @@ from stalegrad.io.errors import ConfigError
 from stalegrad.io.wording import duration, rate
 
 if TYPE_CHECKING:
-    from stalegrad.planning.cells import Bundle
+    from stalegrad.planning.bundle import Bundle
     from stalegrad.training.bundles import Progress
 
 LINE_SECONDS = 10.0  # between lines of progress where there is no terminal for a bar
@@ -61,7 +61,7 @@ def add_bundles(commands: Commands) -> None:
 def _write_bundles(options: argparse.Namespace) -> None:
     from stalegrad.analysis.archive import archived_runs
     from stalegrad.io.files import write_atomically
-    from stalegrad.planning.cells import bundles
+    from stalegrad.planning.bundle import bundles
     from stalegrad.planning.config import load_preset
 
     runs = distinct(grids_of(options))
@@ -144,7 +144,7 @@ def _run_bundles(options: argparse.Namespace) -> None:
 
 
 def _read_bundle(file: Path) -> "Bundle":
-    from stalegrad.planning.cells import Bundle
+    from stalegrad.planning.bundle import Bundle
 
     try:
         text = file.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from stalegrad.cli.flags import Flags, distinct, grids_of, named_by_flag
 from stalegrad.io.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stalegrad.planning.cells import Cell
+    from stalegrad.planning.cell import Cell
 
 # The parts of a cell that are chosen by name, where the choices are, and what is taken unsaid.
 PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
@@ -65,7 +65,7 @@ def _listed_cell(options: argparse.Namespace) -> "Cell":
 def add_cell_flags(parser: argparse.ArgumentParser, chosen: Mapping[str, Any]) -> None:
     """A flag for every field of a cell and of its parts, under the field's name."""
     from stalegrad import specs
-    from stalegrad.planning.cells import Cell
+    from stalegrad.planning.cell import Cell
 
     _add_fields(parser.add_argument_group("numbers of the cell"), Cell, "", skip=PARTS)
     for part, kind in PARTS.items():
@@ -129,7 +129,8 @@ def _value(text: str) -> Any:
 
 def cell_of(options: argparse.Namespace) -> "Cell":
     """The cell that the flags of `run` describe. Raises ConfigError naming the flags."""
-    from stalegrad.planning.cells import Cell, parse_cell, with_keys
+    from stalegrad.planning.cell import Cell, parse_cell
+    from stalegrad.planning.expand import with_keys
 
     given = vars(options)
     fields = {f.name for f in dataclasses.fields(Cell)} - PARTS.keys()
@@ -147,7 +148,7 @@ def cell_of(options: argparse.Namespace) -> "Cell":
 def _flags_of(chosen: Mapping[str, Any]) -> dict[str, str]:
     """Key as an error names it -> flag."""
     from stalegrad import specs
-    from stalegrad.planning.cells import Cell
+    from stalegrad.planning.cell import Cell
 
     flags = {f.name: _flag(f.name) for f in dataclasses.fields(Cell)}
     for part, kind in PARTS.items():

@@ -10,7 +10,7 @@ from stalegrad.io.errors import ConfigError
 from stalegrad.io.paths import read_path
 
 if TYPE_CHECKING:
-    from stalegrad.planning.cells import Cell
+    from stalegrad.planning.cell import Cell
     from stalegrad.planning.config import Settings
     from stalegrad.training.bundles import Place
 
@@ -75,8 +75,8 @@ def add_grid_flag(parser: Flags) -> None:
 
 def grids_of(options: argparse.Namespace, preset: str | None = None) -> dict[str, list["Cell"]]:
     """The runs of each grid of the study (of those that `--grid` names, where there is one)."""
-    from stalegrad.planning.cells import study_cells
     from stalegrad.planning.config import load_preset, load_study
+    from stalegrad.planning.expand import study_cells
     from stalegrad.planning.studies import CONTENT
 
     preset, home = preset or options.preset, study_home(options, options.study)

@@ -65,7 +65,7 @@ def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from stalegrad.analysis.results import read_csv
-    from stalegrad.planning.cells import Bundle
+    from stalegrad.planning.bundle import Bundle
     from stalegrad.planning.freshness import can_take
     from stalegrad.training.bundles import train_bundle
 

@@ -168,7 +168,7 @@ class SimulationCases(_Model):
     """Clusters simulated for their staleness alone; no gradient is computed.
 
     Axes and cases change keys of `cluster` (`cluster.workers`) or any of the others, which
-    `planning.cells.SimulationCell` describes.
+    `planning.cell.SimulationCell` describes.
     """
 
     cluster: dict[str, Any] = {}

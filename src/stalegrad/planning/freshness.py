@@ -30,7 +30,7 @@ UNDECIDING = frozenset(
 
 
 class Trained(Protocol):
-    """The attributes of a `planning.cells.Bundle` that are used here."""
+    """The attributes of a `planning.bundle.Bundle` that are used here."""
 
     @property
     def hash(self) -> str: ...

@@ -13,8 +13,9 @@ from typing import Any
 
 from stalegrad.io.errors import ConfigError
 from stalegrad.io.files import archived_folder, archived_runs, is_kept
-from stalegrad.planning import cells, freshness, sources
-from stalegrad.planning.cells import Bundle, Cell, LandscapeCell, SimulationCell
+from stalegrad.planning import expand, freshness, sources
+from stalegrad.planning.bundle import Bundle, LandscapeCell, bundles
+from stalegrad.planning.cell import Cell, SimulationCell
 from stalegrad.planning.config import (
     Preset,
     Product,
@@ -71,12 +72,12 @@ class Plan:
 
     def grids_at(self, name: str, preset: Preset) -> dict[str, dict[str, list[Cell]]]:
         """Study -> grid -> all its runs at a preset, which need not be the plan's own."""
-        return self._expanded(cells.study_cells, name, preset)
+        return self._expanded(expand.study_cells, name, preset)
 
     def _expanded(
         self, expand: Callable[[Study, str, Preset, str], Any], name: str, preset: Preset
     ) -> dict[str, Any]:
-        """Study -> what one of the functions `cells.study_...` makes of it at a preset."""
+        """Study -> what one of the functions `expand.study_...` makes of it at a preset."""
         return {
             study: expand(content, name, preset, self._file(study))
             for study, content in self.studies.items()
@@ -90,7 +91,7 @@ class Plan:
             known = self.archived(name)
             runs = [c for grid in grids.values() for c in grid if c.hash not in known]
             try:
-                cut = cells.bundles(runs, self.preset)
+                cut = bundles(runs, self.preset)
             except ConfigError as error:
                 preset = self.folder / "presets" / f"{self.settings.preset}.yaml"
                 raise ConfigError(f"{self._file(name)} with {preset}: {error}") from None
@@ -125,25 +126,25 @@ class Plan:
     def simulations(self) -> dict[str, dict[str, list[SimulationCell]]]:
         """Study -> simulation -> its clusters."""
         return {
-            name: cells.study_simulations(study, self.settings.preset, self._file(name))
+            name: expand.study_simulations(study, self.settings.preset, self._file(name))
             for name, study in self.studies.items()
         }
 
     @cached_property
     def traces(self) -> dict[str, dict[str, list[Cell]]]:
         """Study -> trace -> its runs."""
-        return self._expanded(cells.study_traces, self.settings.preset, self.preset)
+        return self._expanded(expand.study_traces, self.settings.preset, self.preset)
 
     @cached_property
     def trajectories(self) -> dict[str, dict[str, Bundle]]:
         """Study -> trajectory -> its runs and how often they are recorded."""
-        found = self._expanded(cells.study_trajectories, self.settings.preset, self.preset)
+        found = self._expanded(expand.study_trajectories, self.settings.preset, self.preset)
         return self._measured_of("trajectories", found)
 
     @cached_property
     def landscapes(self) -> dict[str, dict[str, LandscapeCell]]:
         """Study -> landscape -> its runs and its grid."""
-        found = self._expanded(cells.study_landscapes, self.settings.preset, self.preset)
+        found = self._expanded(expand.study_landscapes, self.settings.preset, self.preset)
         return self._measured_of("landscapes", found)
 
     def _measured_of(

@@ -98,7 +98,9 @@ class Problem(Protocol):
     def parameters(self) -> int:
         """Length of the flat weights."""
 
-    # Where targets are labels, `classes(self) -> int`, how many there are.
+    # Where targets are labels, `classes(self) -> int`, how many there are. Where samples go through
+    # a network, `activations(self) -> int` as in the task, and `test_samples` and `test_chunk`: a
+    # job then asks for the memory of its activations.
 
     def load(self, data_folder: Path, device: "torch.device", dtype: "torch.dtype") -> Task:
         """The task on `device`. Raises DataError where the data are not there."""
@@ -109,8 +111,8 @@ def load_task(
 ) -> Task:
     """`problem.load`, held to what the problem says of itself without loading.
 
-    Raises ConfigError where parameters, samples or classes are others: memory, minibatches and
-    partitions were reckoned with what it says.
+    Raises ConfigError where parameters, samples, classes or activations are others: memory,
+    minibatches and partitions were reckoned with what it says.
     """
     # By its name a backend knows what it can do: a kernel of the class that a subclass is made of
     # may not be the subclass's.
@@ -127,6 +129,8 @@ def load_task(
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= problem.classes():
             wrong.append(f"classes() is {problem.classes()}, its task has labels {low} to {high}")
+    if hasattr(problem, "activations") and task.activations != problem.activations():
+        wrong.append(f"activations() is {problem.activations()}, its task has {task.activations}")
     if wrong:
         raise ConfigError(
             f"problem '{name_of(problem)}': {'; '.join(wrong)}. Correct the problem "

@@ -70,6 +70,9 @@ class ImageProblem:
             return self.network.torch_weights(self.initialisation.torch_seed)
         return self.network.initial_weights(seed)
 
+    def activations(self) -> int:
+        return self.network.activations
+
     def metrics_of(
         self, weights: "Tensor", losses: "Tensor", classes: "Tensor", labels: "Tensor"
     ) -> dict[str, "Tensor"]:
@@ -144,7 +147,7 @@ class ImageProblem:
             metrics_of=self.metrics_of,
             noise=self.network.noise,
             test_chunk=self.test_chunk,
-            activations=self.network.activations,
+            activations=self.activations(),
             together=Together(many_losses, many_metrics),
             shapes=self.network.shapes,
         )

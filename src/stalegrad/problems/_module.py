@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -65,6 +65,8 @@ class ModuleProblem:
     parts: Annotated[Any, Field(exclude=True, repr=False)]
     initialisation: MaybeInitialisation = None
 
+    test_chunk: ClassVar[int] = Task.test_chunk
+
     def datasets(self) -> tuple[str, ...]:
         return ()
 
@@ -76,6 +78,9 @@ class ModuleProblem:
 
     def parameters(self) -> int:
         return self.weights
+
+    def activations(self) -> int:
+        return self.parts.activations
 
     def code(self) -> tuple[Any, ...]:
         """What decides the loss: the functions given, and the classes of the module's layers."""
@@ -126,7 +131,7 @@ class ModuleProblem:
             train=placed(self.parts.train),
             test=placed(self.parts.test),
             options={},
-            activations=self.parts.activations,
+            activations=self.activations(),
             shapes=shapes,
         )
 

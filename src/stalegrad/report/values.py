@@ -25,7 +25,7 @@ from stalegrad.analysis.results import read_csv
 from stalegrad.io.errors import ResultError
 from stalegrad.io.files import provenance_path
 from stalegrad.io.wording import duration
-from stalegrad.planning.cells import Cell
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import load_preset
 from stalegrad.planning.plan import Plan
 from stalegrad.report.latex import code, escape

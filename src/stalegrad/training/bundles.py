@@ -32,8 +32,10 @@ from stalegrad.io.files import (
     replaced,
     write_atomically,
 )
-from stalegrad.planning.cells import Bundle, Cell, described, lockstep_key
+from stalegrad.planning.bundle import Bundle, lockstep_key
+from stalegrad.planning.cell import Cell, described
 from stalegrad.planning.freshness import can_take, made_as, training_code
+from stalegrad.planning.memory import SHARE
 from stalegrad.problems import Task, load_task
 from stalegrad.training import memory, replay, stepping
 from stalegrad.training.backends import Backend, make_backend, resolve_device
@@ -172,7 +174,7 @@ def train_bundle(
         instructions = vector_instructions(backend.name, task.name, device)
         choices = dispatch(backend.name, device)
         free = memory.free_megabytes(device)
-        room = math.inf if free is None else memory.SHARE * free
+        room = math.inf if free is None else SHARE * free
         plans = _plan_parts(bundle, task, backend, room)
         before = made_as(output)
         with held(output, wait=True):

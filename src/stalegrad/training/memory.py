@@ -1,58 +1,32 @@
-"""How much memory training takes, estimated before it starts."""
+"""How much memory the runs of a job take, by `planning.memory`, and how much is free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from stalegrad.planning.memory import Need, of_run
 from stalegrad.problems import Task
 from stalegrad.rules import steps_on
 from stalegrad.training.replay import Run
 
-# The share of free memory that may be used: other jobs grow too, and allocators waste some.
-SHARE = 0.8
-# Beside weights and snapshots, a step holds the weights read, gradients (of a minibatch, corrected,
-# clipped) and new weights, and about as many intermediate tensors.
-_STEP_COPIES = 8
-
-
-@dataclass(frozen=True)
-class Need:
-    """Megabytes that runs take: `held` from their beginning to their end, `step` while they are
-    stepped or evaluated. snapshots: of `held`, the old weights of gradients in flight."""
-
-    held: float
-    step: float
-    snapshots: float
-
-    @property
-    def peak(self) -> float:
-        return self.held + self.step
-
 
 def need(task: Task, runs: Sequence[Run]) -> Need:
-    """Memory of runs stepped together in float32: what replay holds, exactly, and an estimate of
-    what a step takes in addition.
-
-    The step is that of the backend `torch`, which keeps the activations of a minibatch until its
-    gradient is taken; fused kernels take less.
-    """
+    """What runs stepped together take in float32: what replay holds, exactly, and an estimate of
+    what a step takes in addition."""
     run = max(runs, key=lambda run: run.snapshots.slots)  # all have as many slots as any
-    one = torch.empty((1, task.parameters), device="meta")
-    grouped = run.schedule.arrivals_per_update > 1
+    one = torch.empty((1, task.parameters), dtype=torch.float32, device="meta")
     state = steps_on(type(run.rule), task.layers).init(one)
-    rule = sum(tensor.nbytes for tensor in state.values())
-    snapshots = run.snapshots.slots * one.nbytes
-    held = (1 + grouped) * one.nbytes + rule + snapshots
-    # Training holds activations and their gradients, so twice. On a GPU, layers as matrix products
-    # also hold patches of three times that size. In evaluation, libraries copy activations with
-    # channels padded to whole vectors: three times and more, as measured.
-    times = 8 if task.together and task.train[0].device.type == "cuda" else 2
-    samples = max(times * run.order.batch_size, 4 * min(task.test_chunk, len(task.test[1])))
-    step = _STEP_COPIES * one.nbytes + samples * task.activations * one.element_size()
-    size = len(runs) / 1e6
-    return Need(held * size, step * size, snapshots * size)
+    return of_run(
+        task.parameters,
+        snapshots=run.snapshots.slots,
+        state=sum(tensor.nbytes for tensor in state.values()),
+        grouped=run.schedule.arrivals_per_update > 1,
+        batch_size=run.order.batch_size,
+        evaluated=min(task.test_chunk, len(task.test[1])),
+        activations=task.activations,
+        patches=task.together is not None and task.train[0].device.type == "cuda",
+    ).times(len(runs))
 
 
 def free_megabytes(device: torch.device) -> float | None:

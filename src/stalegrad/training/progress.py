@@ -19,7 +19,7 @@ from typing import Any
 
 from stalegrad.io.files import write_atomically
 from stalegrad.io.wording import duration
-from stalegrad.planning.cells import Bundle
+from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.freshness import is_fresh
 from stalegrad.planning.plan import Plan
 from stalegrad.training import kernels, speed

@@ -26,7 +26,8 @@ from stalegrad import specs
 from stalegrad.io.cache import CacheUnavailable, cache_folder
 from stalegrad.io.files import write_atomically
 from stalegrad.io.wording import duration
-from stalegrad.planning.cells import Bundle, Cell
+from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import Settings
 from stalegrad.problems import runs_in_step
 from stalegrad.training import kernels

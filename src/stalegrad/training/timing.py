@@ -19,7 +19,7 @@ import torch
 from stalegrad.io.cache import CacheUnavailable
 from stalegrad.io.datasets import Dataset
 from stalegrad.io.errors import StalegradError
-from stalegrad.planning.cells import Cell, parse_cell
+from stalegrad.planning.cell import Cell, parse_cell
 from stalegrad.planning.config import Settings
 from stalegrad.problems import Task, runs_in_step
 from stalegrad.training import kernels, replay, speed, stepping
