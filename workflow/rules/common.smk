@@ -57,6 +57,7 @@ LONG_BUNDLES = [
     for bundle in bundles
     if bundle not in SHORT_BUNDLES.get(study, ())
 ]
+CHECKED = [f"{RESULTS}/check.csv", f"{RESULTS}/check.json"] if PLAN.is_checked else []
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
 
@@ -84,6 +85,16 @@ def reported(study, kind, suffix):
         )
         files.append(flagged)
     return files
+
+
+def archived_kinds():
+    """Of the archived runs one of each kind, which decide the data and the code of all of them."""
+    kinds = {}
+    for study, grids in PLAN.grids.items():
+        known = PLAN.archived(study)
+        for cell in (cell for grid in grids.values() for cell in grid if cell.hash in known):
+            kinds.setdefault((cell.problem, type(cell.rule), type(cell.cluster)), cell)
+    return [Bundle((cell,)) for cell in kinds.values()]
 
 
 def bundle_of(wildcards):

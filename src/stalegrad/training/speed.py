@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from stalegrad import specs
 from stalegrad.io.cache import CacheUnavailable, cache_folder
@@ -83,8 +84,11 @@ class Speed:
         a_step = self.step(size)
         if size > self.alone or cell.rule.clip_norm is not None:
             a_step += self.call / together
-        tested = getattr(cell.problem, "test_samples", 0)
-        return steps * a_step + cell.epochs * (self.epoch + tested * self.sample)
+        return steps * a_step + cell.epochs * self.record(cell.problem)
+
+    def record(self, problem: Any) -> float:
+        """Seconds of evaluating and recording a run once."""
+        return self.epoch + getattr(problem, "test_samples", 0) * self.sample
 
     def bundle(self, bundle: Bundle) -> float:
         """Seconds of one core."""
