@@ -23,10 +23,9 @@ rule spot_check:
     priority: -1
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores or SETTINGS.threads
+    threads: lambda wildcards: workflow.cores if workflow.local_exec else SETTINGS.threads
     resources:
-        mem_mb=max((bundle.megabytes() for bundle in ARCHIVED), default=0)
-        * (workflow.cores or SETTINGS.threads),
+        mem_mb=lambda wildcards, threads: threads * max(b.megabytes() for b in ARCHIVED),
     params:
         minutes=SETTINGS.check_minutes,
         seed=SETTINGS.check_seed,

@@ -324,7 +324,10 @@ def spot_check(
     """
     clock = time.monotonic()
     budget = 60 * plan.settings.check_minutes
-    speeds = speeds_for(plan)
+    runs = [cell for grids in plan.grids.values() for grid in grids.values() for cell in grid]
+    speeds = speed.measured_of_timed(
+        plan.settings, {c.problem: Bundle((c,)) for c in runs}.values()
+    )
     strata = strata_of(plan, speeds)
     if resolve_device(plan.settings.device).type == "cuda":
         cores = 1  # only one run at a time can be captured
@@ -345,15 +348,3 @@ def spot_check(
         not_begun=len(drawn) - len(made),
     )
     return rows, extent
-
-
-def speeds_for(plan: Plan) -> Speeds | None:
-    """The speed of this machine for the problems of the plan that can be timed."""
-    one_each = {
-        speed.problem_of(bundle): bundle
-        for grids in plan.grids.values()
-        for grid in grids.values()
-        for bundle in (Bundle((cell,)) for cell in grid)
-    }
-    timed = [bundle for name, bundle in one_each.items() if name in speed.TIMED]
-    return speed.measured(plan.settings, timed) if timed else None

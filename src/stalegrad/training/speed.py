@@ -153,6 +153,12 @@ def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
     return found if _suffices(found, bundles) else None
 
 
+def measured_of_timed(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
+    """`measured` for those of the bundles whose problems can be timed; None if none can be."""
+    timed = [bundle for bundle in bundles if problem_of(bundle) in TIMED]
+    return measured(settings, timed) if timed else None
+
+
 def _suffices(speeds: Speeds | None, bundles: Iterable[Bundle]) -> bool:
     return speeds is not None and (speeds.cuda or speeds.covers(bundles))
 
