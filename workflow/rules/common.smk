@@ -191,8 +191,8 @@ def jobs_done():
 onsuccess:
     HELD.close()
     tell(*stages.spent(jobs_done()))
-    if PLAN.is_checked:
-        tell("", Path(f"{RESULTS}/check.txt").read_text().splitlines()[0])
+    if PLAN.is_checked and (found := Path(f"{RESULTS}/check.txt")).exists():
+        tell(found.read_text().splitlines()[0])
 
 
 onerror:
