@@ -1,15 +1,20 @@
-## make reproduce   set everything up, run the pipeline, say where the report is
+## make reproduce   set everything up, make report and page from the archive of runs, train some of
+##                  these again as a check, say what held
 ## make test        set everything up, run all that CI runs
 ## make docs        build the API reference: build/api/index.html
 ## make lock        resolve pyproject.toml into requirements.lock again (needs uv)
 ##
-## PRESET=quick     smoke, quick or paper
+## PRESET=paper     smoke, quick or paper (archived runs; what the archive lacks is trained)
+## CHECK_MINUTES=5  how long archived runs, drawn at random, are trained again; 0 for no check
+## CHECK_SEED=      of this draw; unset, a new one, which is printed
 ## CORES=all        how many cores the pipeline may use
 ## PYTHON=python3   the Python (3.11 or later) that .venv is made with
 ## TORCH_INDEX=     package index to take PyTorch from. Unset, pip takes its usual build, which on
 ##                  Linux is the CUDA one (several GB): without a GPU, name PyTorch's CPU index.
 
-PRESET ?= quick
+PRESET ?= paper
+CHECK_MINUTES ?= 5
+CHECK_SEED ?=
 CORES ?= all
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -23,7 +28,8 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 reproduce: .venv/complete
-	$(ACTIVATE) snakemake --quiet host reason rules --cores $(CORES) --config preset=$(PRESET)
+	$(ACTIVATE) snakemake --quiet host reason rules --cores $(CORES) --config preset=$(PRESET) \
+	    check_minutes=$(CHECK_MINUTES) $(if $(CHECK_SEED),check_seed=$(CHECK_SEED))
 	@echo
 	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
 	@echo

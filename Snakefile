@@ -15,6 +15,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/landscapes.smk"
 include: "workflow/rules/analyse.smk"
+include: "workflow/rules/check.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/notebooks.smk"
 
@@ -39,3 +40,4 @@ rule all:
         FIGURES,
         TABLES,
         NOTEBOOKS,
+        f"{RESULTS}/check.txt" if PLAN.is_checked else [],

@@ -1,6 +1,7 @@
 # What all rules use: the configuration, checked and expanded, and where things are.
 
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stalegrad.planning.config import read_yaml
 from stalegrad.io.errors import StalegradError
 from stalegrad.planning.plan import Plan, as_inputs
 from stalegrad.planning.studies import words_of
+from stalegrad.training import speed, stages
 from stalegrad.training.progress import announcement
 
 
@@ -32,6 +34,7 @@ with refusing():
     if workflow.is_main_process:  # before anything is trained that could not be shown in the end
         PLAN.check_code()
 
+BEGUN = time.time()
 SETTINGS = PLAN.settings
 DATA = SETTINGS.data_folder
 RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
@@ -60,6 +63,7 @@ LONG_BUNDLES = [
     for bundle in bundles
     if bundle not in SHORT_BUNDLES.get(study, ())
 ]
+CHECKED = [f"{RESULTS}/check.csv", f"{RESULTS}/check.json"] if PLAN.is_checked else []
 VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
 
@@ -87,6 +91,16 @@ def reported(study, kind, suffix):
         )
         files.append(flagged)
     return files
+
+
+def archived_kinds():
+    """Of the archived runs one of each kind, which decide the data and the code of all of them."""
+    kinds = {}
+    for study, grids in PLAN.grids.items():
+        known = PLAN.archived(study)
+        for cell in (cell for grid in grids.values() for cell in grid if cell.hash in known):
+            kinds.setdefault((cell.problem, type(cell.rule), type(cell.cluster)), cell)
+    return [Bundle((cell,)) for cell in kinds.values()]
 
 
 def bundle_of(wildcards):
@@ -155,16 +169,38 @@ onstart:
             *map(Path, (RESULTS, DATA, SOURCE, "paper", "workflow")), *PLAN.homes.values()
         )
         cores = workflow.cores if workflow.local_exec else None
-        for line in announcement(PLAN, Path(RESULTS), cores):
-            print(line, file=sys.stderr, flush=True)
+        tell(*announcement(PLAN, Path(RESULTS), cores))
+        names = [job.rule.name for job in workflow.persistence.dag.needrun_jobs()]
+        speeds = speed.measured_of_timed(SETTINGS, ARCHIVED) or speed.read(SETTINGS)
+        tell(stages.expected(names, speeds, cores, SETTINGS.check_minutes))
+
+
+def tell(*lines):
+    """On the terminal, whatever Snakemake itself is told to say; '' is no line."""
+    for line in filter(None, lines):
+        print(line, file=sys.stderr, flush=True)
+
+
+def jobs_done():
+    """Rule, start and end of each job that this run has ended."""
+    found = []
+    for job in workflow.persistence.dag.finished_jobs:
+        made = workflow.persistence.metadata(job.output[0]) if job.output else None
+        if made is not None and made.starttime and made.endtime and made.endtime > BEGUN:
+            found.append((job.rule.name, made.starttime, made.endtime))
+    return found
 
 
 onsuccess:
     HELD.close()
+    tell(*stages.spent(jobs_done()))
+    if PLAN.is_checked and (found := Path(f"{RESULTS}/check.txt")).exists():
+        tell(found.read_text().splitlines()[0])
 
 
 onerror:
     HELD.close()
+    tell(*stages.spent(jobs_done()))
     print(
         "The run has ended before its end. Whatever is complete is kept: give the same command"
         " again, and it goes on from there, a bundle from its last whole epoch.",

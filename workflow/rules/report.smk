@@ -6,6 +6,7 @@ rule build_report:
         figures=FIGURES,
         tables=TABLES,
         verdicts=f"{RESULTS}/verdicts.csv",
+        check=CHECKED,
         paper=PAPER,
         code=lambda wildcards: as_inputs(freshness.code_of("report")),
     output:
@@ -29,6 +30,7 @@ rule build_page:
         figures=FIGURES,
         tables=TABLES,
         verdicts=f"{RESULTS}/verdicts.csv",
+        check=CHECKED,
         runs=[
             f"{RESULTS}/{study}/{file}"
             for study in PLAN.studies

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -272,9 +273,7 @@ def evaluate(
     left = [chunk for chunk in chunks if not store.done[chunk].all()]
 
     def metrics(chunk: slice) -> tuple[slice, dict[str, np.ndarray]]:
-        weights = torch.from_numpy(coefficients[chunk] @ basis).to(like)
-        parts = [backend.metrics(part) for part in weights.split(backend.runs_at_once or _CHUNK)]
-        return chunk, {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
+        return chunk, _metrics(coefficients[chunk] @ basis, backend, like)
 
     with threadpool_limits(1), ThreadPoolExecutor(max_workers=threads) as pool:
         computing = [pool.submit(metrics, chunk) for chunk in left]
@@ -288,6 +287,29 @@ def evaluate(
             store.save()
             raise
     return store.values
+
+
+def _metrics(weights: np.ndarray, backend: Backend, like: torch.Tensor) -> dict[str, np.ndarray]:
+    """Metrics [N] of the test set at weights [N, P], of one chunk of points."""
+    split = torch.from_numpy(weights).to(like).split(backend.runs_at_once or _CHUNK)
+    parts = [backend.metrics(part) for part in split]
+    return {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[0]}
+
+
+def metrics_at(
+    coefficients: np.ndarray, basis: np.ndarray, problem: Any, place: Place
+) -> dict[str, np.ndarray]:
+    """Metrics [N] of a few points, the weights coefficients [N, B] @ basis [B, P] of a problem."""
+    device = resolve_device(place.device)
+    with settled_torch(device), threadpool_limits(1):
+        task = load_task(problem, place.data_folder, device, torch.float32)
+        backend = make_backend(place.backend, task)
+        like = torch.empty(0, dtype=torch.float32, device=device)
+        chunks = [
+            _metrics(coefficients[i : i + _CHUNK] @ basis, backend, like)
+            for i in range(0, len(coefficients), _CHUNK)
+        ]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def make_landscape(

@@ -30,6 +30,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def counted(number: int, what: str) -> str:
+    """'1 core', '2 cores'."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def rate(samples: float, seconds: float) -> str:
     """'74,200 samples/s'."""
     return f"{samples / max(seconds, 1e-3):,.0f} samples/s"

@@ -70,6 +70,9 @@ class Settings(_Model):
     measured_only: train nothing, and use archived runs, trajectories and landscapes alone. Of each
     grid, those seeds are used that the archive holds for all cells. A figure or table whose results
     are missing says that it is not measured yet.
+    check_minutes: how long archived runs, drawn at random, are trained afresh to be held to the
+    archive (see `analysis.spot_check`); 0 for no such check. check_seed: of the draw; null for one
+    drawn anew. Both count where the archive is used and runs may be trained: `Plan.is_checked`.
     """
 
     preset: Literal["smoke", "quick", "paper"] = "quick"
@@ -83,6 +86,8 @@ class Settings(_Model):
     results_folder: OutputFolder = "results"
     recompute: bool = False
     measured_only: bool = False
+    check_minutes: Annotated[float, Field(ge=0)] = 0.0
+    check_seed: Annotated[int, Field(ge=0)] | None = None
 
     @pydantic.field_validator("measured_only")
     @classmethod

@@ -114,6 +114,20 @@ class Plan:
             return set()
         return archived_runs(self.archive(study))
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether some archived runs are trained afresh and held to the archive."""
+        settings = self.settings
+        trains = not settings.recompute and not settings.measured_only
+        return settings.preset == "paper" and trains and settings.check_minutes > 0
+
+    def archive_files(self, study: str) -> list[Path]:
+        """All files of a study's archive that a check reads, sorted."""
+        archive = self.archive(study)
+        kept = [archive / kind for kind in ("trajectories", "landscapes")]
+        within = [path for folder in kept for path in folder.rglob("*") if path.is_file()]
+        return sorted([*(path for path in archive.glob("*") if path.is_file()), *within])
+
     def kept(self, study: str, kind: str, content: str) -> str:
         """The folder of the archive that a trajectory or landscape (`kind`) is taken from; '' where
         it is made: see `archived`."""

@@ -11,6 +11,7 @@ from stalegrad.io.wording import claim_title, duration
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
 from stalegrad.planning.studies import CRITERIA
+from stalegrad.report.checked import NOT_MADE, check_files, read_check
 from stalegrad.report.latex import code, escape
 from stalegrad.report.values import (
     Grids,
@@ -46,6 +47,7 @@ def pages(
         "verdicts.tex": _verdicts(plan, read_verdicts(results_folder)),
         "criteria.tex": _criteria(plan, read_verdicts(results_folder)),
         "scale.tex": _scale(plan, published),
+        "check.tex": _check(plan, results_folder),
         "environments.tex": _environments(plan, results_folder),
         "commands.tex": _commands(plan),
     }
@@ -251,6 +253,22 @@ def _scale(plan: Plan, published: Grids) -> str:
         r"What needs the full grid is marked \emph{cannot tell}, and accuracies lie below the "
         rf"published ones where training is cut short. {full} runs every cell.}}" + "\n"
     )
+
+
+def _check(plan: Plan, folder: Path) -> str:
+    """On the first page, what a spot check of the archive has found."""
+    if not plan.is_checked or not all(file.exists() for file in check_files(folder)):
+        return rf"\paragraph{{Spot check.}} {escape(NOT_MADE)}" + "\n"
+    said = read_check(folder)
+    text = " ".join(map(escape, [said.line, *said.details]))
+    if not said.disagreements:
+        return rf"\paragraph{{Spot check.}} {text}" + "\n"
+    wrong = "".join(
+        rf"\par {escape(each.name)}: {escape(each.reason)} Both histories stand in "
+        rf"{code('check.csv')}."
+        for each in said.disagreements
+    )
+    return rf"\scalenote{{The archive does not hold.}}{{{text}{wrong}}}" + "\n"
 
 
 def _all_cells(grids: Grids) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from stalegrad import specs
 from stalegrad.io.cache import CacheUnavailable, cache_folder
@@ -84,8 +85,11 @@ class Speed:
         a_step = self.step(size)
         if size > self.alone or cell.rule.clip_norm is not None:
             a_step += self.call / together
-        tested = getattr(cell.problem, "test_samples", 0)
-        return steps * a_step + cell.epochs * (self.epoch + tested * self.sample)
+        return steps * a_step + cell.epochs * self.record(cell.problem)
+
+    def record(self, problem: Any) -> float:
+        """Seconds of evaluating and recording a run once."""
+        return self.epoch + getattr(problem, "test_samples", 0) * self.sample
 
     def bundle(self, bundle: Bundle) -> float:
         """Seconds of one core."""
@@ -148,6 +152,12 @@ def measured(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
     subprocess.run([*command, settings.device, settings.backend, *sorted(names)], check=False)
     found = read(settings)
     return found if _suffices(found, bundles) else None
+
+
+def measured_of_timed(settings: Settings, bundles: Iterable[Bundle]) -> Speeds | None:
+    """`measured` for those of the bundles whose problems can be timed; None if none can be."""
+    timed = [bundle for bundle in bundles if problem_of(bundle) in TIMED]
+    return measured(settings, timed) if timed else None
 
 
 def _suffices(speeds: Speeds | None, bundles: Iterable[Bundle]) -> bool:

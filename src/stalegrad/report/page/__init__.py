@@ -24,6 +24,7 @@ from stalegrad.io.files import write_atomically
 from stalegrad.io.wording import claim_title
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
+from stalegrad.report.checked import NOT_MADE, Said, check_files, read_check
 from stalegrad.report.page import charts
 from stalegrad.report.page.charts import Chart
 from stalegrad.report.page.pictures import Picture, picture
@@ -152,6 +153,8 @@ def _render(
     return environment.get_template("page.html").render(
         preset=plan.settings.preset,
         archived=plan.settings.measured_only,
+        check=_spot_check(plan, results_folder),
+        unchecked=NOT_MADE,
         studies=parts,
         verdicts=counts,
         charts={anchor: asdict(chart) for anchor, chart in drawn.items()},
@@ -160,6 +163,12 @@ def _render(
         style=_asset("page.css"),
         script=_asset("page.js"),
     )
+
+
+def _spot_check(plan: Plan, folder: Path) -> Said | None:
+    """None where no check of the archive was made."""
+    there = all(file.exists() for file in check_files(folder))
+    return read_check(folder) if plan.is_checked and there else None
 
 
 def _asset(name: str) -> str:
