@@ -23,13 +23,9 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 reproduce: .venv/complete
-	$(ACTIVATE) snakemake --quiet host reason rules --cores $(CORES) --config preset=$(PRESET)
+	$(ACTIVATE) snakemake --logger stalegrad --cores $(CORES) --config preset=$(PRESET)
 	@echo
 	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
-	@echo
-	@echo "Report:  results/$(PRESET)/report.pdf"
-	@echo "Page:    results/$(PRESET)/index.html"
-	@echo "Figures: results/$(PRESET)/figures/"
 
 test: .venv/complete
 	$(ACTIVATE) ruff check .
