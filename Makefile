@@ -6,13 +6,15 @@
 ## PRESET=quick     smoke, quick or paper
 ## CORES=all        how many cores the pipeline may use
 ## PYTHON=python3   the Python (3.11 or later) that .venv is made with
-## TORCH_INDEX=     package index to take PyTorch from. Unset, pip takes its usual build, which on
-##                  Linux is the CUDA one (several GB): without a GPU, name PyTorch's CPU index.
+## TORCH_INDEX=     package index to take PyTorch from, or 'usual' for pip's own. Unset, it is chosen:
+##                  with an NVIDIA driver the usual build, which on Linux has CUDA (several GB);
+##                  without one the CPU build of TORCH_CPU_INDEX, where that can be reached.
 
 PRESET ?= quick
 CORES ?= all
 PYTHON ?= python3
 TORCH_INDEX ?=
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 ACTIVATE := . .venv/bin/activate &&
 
@@ -47,7 +49,9 @@ docs: .venv/complete
 	$(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv (a few minutes the first time)."
 	.venv/bin/python -m pip install --quiet --use-pep517 --require-hashes --requirement requirements.lock
-	.venv/bin/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --requirement requirements-torch.lock
+	options=$$($(PYTHON) tools/torch_build.py requirements-torch.lock \
+	    --cpu-index '$(TORCH_CPU_INDEX)' --index '$(TORCH_INDEX)') && \
+	    .venv/bin/python -m pip install $$options --requirement requirements-torch.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
