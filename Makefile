@@ -44,14 +44,15 @@ docs: .venv/complete
 	@echo "Reference: build/api/index.html"
 	@echo "With its search: python -m http.server --directory build/api"
 
-# The project itself is built with the locked setuptools, so nothing unpinned is fetched.
+# The project itself is built with the locked setuptools, so nothing unpinned is fetched. Most of
+# PyTorch is never imported: what is, Python compiles then.
 .venv/complete: requirements.lock requirements-torch.lock pyproject.toml | system
 	$(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv (a few minutes the first time)."
 	.venv/bin/python -m pip install --quiet --use-pep517 --require-hashes --requirement requirements.lock
 	options=$$($(PYTHON) tools/torch_build.py requirements-torch.lock \
 	    --cpu-index '$(TORCH_CPU_INDEX)' --index '$(TORCH_INDEX)') && \
-	    .venv/bin/python -m pip install $$options --requirement requirements-torch.lock
+	    .venv/bin/python -m pip install $$options --no-compile --requirement requirements-torch.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
