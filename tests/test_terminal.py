@@ -273,6 +273,15 @@ def test_what_training_says_goes_before_what_its_jobs_tell(run, clock):
     assert run.share(stage) == 1.0 and stage.ended == clock.now
 
 
+def test_jobs_that_tell_how_far_they_are_are_quoted(run, tmp_path):
+    for number, line in enumerate(("4 of 8 epochs, 1 s\n", "4 of 8 ep", "a warning\n", "")):
+        log = tmp_path / f"{number}.log"
+        log.write_text(line)
+        run.start(Job(number, "train_short_x", f"y{number}", log=log))
+    run.start(Job(9, "train_bundle"))
+    assert run.at_work() == ["train short x y0: 4 of 8 epochs, 1 s"]
+
+
 def test_a_job_that_is_tried_again_has_not_failed(run):
     stage = run.stages["training"]
     for _ in range(2):

@@ -9,8 +9,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 # Messages without a kind that say only that Snakemake is at work. What is not known is shown.
 _AT_WORK = (
-    *("Using workflow specific profile", "Config file ", "Assuming unrestricted shared filesystem"),
-    *("Building DAG of jobs", "Using shell:", "Conda environments: ignored"),
+    *("Config file ", "Assuming unrestricted shared filesystem", "Building DAG of jobs"),
+    *("Using shell:", "Conda environments: ignored"),
     *("Singularity containers: ignored", "Select jobs to execute", "Execute ", "Complete log"),
     *("Job rate limit reached", "Elapsed time", "Storing output in storage"),
 )

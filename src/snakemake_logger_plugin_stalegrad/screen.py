@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
@@ -30,6 +31,8 @@ class Screen:
         self._printed = Printed(self._hear)
 
     def begin(self) -> None:
+        if self._live is not None:
+            return
         self._printed.take()
         self._live = Live(
             get_renderable=self._bars,
@@ -130,4 +133,5 @@ class Printed:
     def _read(self, receive: int) -> None:
         with open(receive, encoding="utf-8", errors="replace") as printed:
             for line in printed:
-                self._hear(line.rstrip("\n"))
+                with suppress(OSError):  # the terminal is gone; who prints must not wait for ever
+                    self._hear(line.rstrip("\n"))

@@ -195,10 +195,10 @@ class Run:
         return max(said[1] - (self.clock() - said[2]), 0.0)
 
     def at_work(self) -> list[str]:
-        """What each running job that tells says last, the newest job last."""
+        """What each running job that tells how far it is says last, the newest job last."""
         found = []
         for job in tuple(self._jobs.values()):
-            if line := job.last_line():
+            if _OF.match(line := job.last_line()):
                 found.append(f"{f'{job.rule} {job.about}'.replace('_', ' ').strip()}: {line}")
         return found
 
