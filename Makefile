@@ -9,8 +9,9 @@
 ## CHECK_SEED=      of this draw; unset, a new one, which is printed
 ## CORES=all        how many cores the pipeline may use
 ## PYTHON=python3   the Python (3.11 or later) that .venv is made with
-## TORCH_INDEX=     package index to take PyTorch from. Unset, pip takes its usual build, which on
-##                  Linux is the CUDA one (several GB): without a GPU, name PyTorch's CPU index.
+## TORCH_INDEX=     package index to take PyTorch from, or 'usual' for pip's own. Unset, it is chosen:
+##                  with an NVIDIA driver the usual build, which on Linux has CUDA (several GB);
+##                  without one the CPU build of TORCH_CPU_INDEX, where that can be reached.
 
 PRESET ?= paper
 CHECK_MINUTES ?= 5
@@ -18,6 +19,7 @@ CHECK_SEED ?=
 CORES ?= all
 PYTHON ?= python3
 TORCH_INDEX ?=
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 ACTIVATE := . .venv/bin/activate &&
 
@@ -28,14 +30,10 @@ help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
 reproduce: .venv/complete
-	$(ACTIVATE) snakemake --quiet host reason rules --cores $(CORES) --config preset=$(PRESET) \
+	$(ACTIVATE) snakemake --logger stalegrad --cores $(CORES) --config preset=$(PRESET) \
 	    check_minutes=$(CHECK_MINUTES) $(if $(CHECK_SEED),check_seed=$(CHECK_SEED))
 	@echo
 	@$(ACTIVATE) stalegrad verdicts results/$(PRESET)/verdicts.csv
-	@echo
-	@echo "Report:  results/$(PRESET)/report.pdf"
-	@echo "Page:    results/$(PRESET)/index.html"
-	@echo "Figures: results/$(PRESET)/figures/"
 
 test: .venv/complete
 	$(ACTIVATE) ruff check .
@@ -52,12 +50,15 @@ docs: .venv/complete
 	@echo "Reference: build/api/index.html"
 	@echo "With its search: python -m http.server --directory build/api"
 
-# The project itself is built with the locked setuptools, so nothing unpinned is fetched.
+# The project itself is built with the locked setuptools, so nothing unpinned is fetched. Most of
+# PyTorch is never imported: what is, Python compiles then.
 .venv/complete: requirements.lock requirements-torch.lock pyproject.toml | system
 	$(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv (a few minutes the first time)."
 	.venv/bin/python -m pip install --quiet --use-pep517 --require-hashes --requirement requirements.lock
-	.venv/bin/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --requirement requirements-torch.lock
+	options=$$($(PYTHON) tools/torch_build.py requirements-torch.lock \
+	    --cpu-index '$(TORCH_CPU_INDEX)' --index '$(TORCH_INDEX)') && \
+	    .venv/bin/python -m pip install $$options --no-compile --requirement requirements-torch.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

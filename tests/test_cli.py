@@ -619,10 +619,31 @@ def test_errors_keep_their_kind_when_flags_are_named():
             raise ConfigError("'rule.lr' is wrong.")
 
 
-def test_verdicts_are_listed_with_their_counts(tmp_path, capsys):
+def test_verdicts_are_counted_a_line_a_paper(tmp_path, capsys):
     path = tmp_path / "verdicts.csv"
-    path.write_text("study,claim,verdict\na,one_claim,reproduced\nb,two,partly\nb,three,partly\n")
+    path.write_text(
+        "study,claim,verdict,robustness\na,momentum_099_diverges,reproduced,stable\n"
+        "long,two,partly,reproduced without seed 2\nlong,three,partly,\n"
+    )
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "report.pdf").touch()
     assert cli.main(["verdicts", str(path)]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[:2] == ["a", "  reproduced      one claim"]
-    assert out[-1] == "1 reproduced, 2 partly, 0 not reproduced, 0 cannot tell"
+    counted = [
+        "a        1 reproduced    0 partly    0 not reproduced    0 cannot tell",
+        "long     0 reproduced    2 partly    0 not reproduced    0 cannot tell",
+        "all      1 reproduced    2 partly    0 not reproduced    0 cannot tell",
+    ]
+    where = [f"Report:   {tmp_path}/report.pdf", f"Figures:  {tmp_path}/figures/"]
+    assert capsys.readouterr().out.splitlines() == [
+        *counted,
+        "",
+        f"Claims:   stalegrad verdicts -v {path}",
+        *where,
+    ]
+    assert cli.main(["verdicts", "-v", str(path)]) == 0
+    listed = [
+        *("", "a", "  reproduced       Momentum 0.99 diverges"),
+        *("", "long", "  partly         ~ Two", "  partly           Three", ""),
+        "~ fragile: half or double the threshold, or one seed less, gives another verdict",
+    ]
+    assert capsys.readouterr().out.splitlines() == [*counted, *listed, "", *where]

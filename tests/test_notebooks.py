@@ -15,7 +15,7 @@ from test_lamour2023 import write_results as write_lamour2023
 
 from stalegrad.analysis.claims import claims_of
 from stalegrad.io.errors import ResultError
-from stalegrad.report.notebooks import as_far_as_made, open_results, show
+from stalegrad.report.notebooks import as_far_as_made, described, open_results, show
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.parent.name: path for path in (ROOT / "studies").glob("*/notebook.py")}
@@ -108,3 +108,22 @@ def test_sentences_in_tables_are_shown_whole(monkeypatch):
     monkeypatch.setattr(display, "display", lambda frame: texts.append(frame.to_html()))
     show(pd.DataFrame({"reason": ["a word " * 40]}))
     assert "..." not in texts[0]
+
+
+def test_a_figure_is_described_by_its_panels():
+    figure, (first, second, colours) = pyplot.subplots(1, 3)
+    figure.suptitle("$n=4$\n$M=2\\quad\\sigma=1$")
+    first.set(title="one", xlabel="delay $\\tau$", ylabel="loss")
+    second.set(xlabel="delay $\\tau$")
+    colours.set(xlabel="delay $\\tau$")
+    said = "Figure: n=4 M=2 sigma=1; one: loss over delay tau; delay tau."
+    assert described(figure) == said
+    pyplot.close(figure)
+    assert described(pyplot.Figure()) == "Figure."
+
+
+def test_pictures_are_shown_with_their_description(shown):
+    figure, axes = pyplot.subplots()
+    axes.set(xlabel="delay", ylabel="loss")
+    show(figure)
+    assert [picture.alt for picture in shown] == ["Figure: loss over delay."]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import small_cell
 
-from stalegrad.io.wording import duration
+from stalegrad.io.wording import duration, read_training_line
 from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.config import Settings
 from stalegrad.training import progress, speed
@@ -80,6 +80,13 @@ def test_a_job_that_has_only_begun_goes_as_fast_as_was_measured(tmp_path, settin
     assert seen.rate == pytest.approx(0.1 + 1.0)
 
 
+def test_the_log_says_what_is_trained(tmp_path, settings, capsys):
+    Reporter(settings, output_of(tmp_path, 0)).report(told(1, 3.0))
+    Reporter(settings, output_of(tmp_path, 0), "12 runs of lenet5").report(told(2, 6.0))
+    said = ["1 of 10 epochs, 3 s", "2 of 10 epochs, 6 s (12 runs of lenet5)"]
+    assert capsys.readouterr().out.splitlines() == said
+
+
 def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypatch, capfd):
     monkeypatch.setattr(sys, "__stderr__", os.fdopen(os.dup(2), "w"))
     output = output_of(tmp_path, 1)
@@ -110,4 +117,13 @@ def test_it_is_said_now_and_then_past_a_redirection(tmp_path, settings, monkeypa
 )
 def test_durations(seconds, said):
     assert duration(seconds) == said
-    assert str(Overview(2.0, 1.0, 1 / seconds)) == f"training: 50 % done, about {said} left"
+    line = f"training: 50 % done, about {said} left"
+    assert str(Overview(2.0, 1.0, 1 / seconds)) == line
+    share, left = read_training_line(line)
+    assert share == 0.5 and duration(left) == said
+
+
+def test_only_what_training_says_is_read():
+    assert read_training_line("training: 50 % done\n") == (0.5, None)
+    assert read_training_line("training: 56 runs, about 4 s on 2 cores") is None
+    assert read_training_line("training: 50 % done, and a word more") is None

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from browser import CHROMIUM, browser
+from packages import need
 
 from stalegrad.io.errors import ResultError
 from stalegrad.report.rendering import render_notebook
@@ -123,3 +126,53 @@ def test_a_kernel_that_dies_is_reported(tmp_path):
         render_notebook(
             script, tmp_path / "a.ipynb", tmp_path / "a.html", {"STALEGRAD_RESULTS": ""}
         )
+
+
+TOLD = """# %% [markdown]
+# # A title: of *two* words
+# {prose}
+
+# %%
+from matplotlib import pyplot
+from stalegrad.report.notebooks import show
+figure, axes = pyplot.subplots()
+axes.set(xlabel="delay < 4", ylabel="loss")
+show(figure)
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    if not any(map(shutil.which, CHROMIUM)):
+        need(CHROMIUM[:1], "chromium")
+    with browser(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+def rendered(folder: Path, prose: str) -> Path:
+    script, html = folder / "notebook.py", folder / "notebooks" / "a.html"
+    html.parent.mkdir()
+    script.write_text(TOLD.format(prose=prose))
+    render_notebook(script, html.with_suffix(".ipynb"), html, back="../index.html#a")
+    return html
+
+
+def test_a_notebook_opens_in_a_browser_without_network(chromium, tmp_path):
+    (tmp_path / "index.html").write_text("<title>all</title><a href='notebooks/a.html'>it</a>")
+    rendered(tmp_path, "Nothing but words.")
+    chromium.problems.clear(), chromium.asked.clear()
+    chromium.open(tmp_path / "index.html")
+    chromium.run("document.querySelector('a').click()")
+    chromium.until("document.title === 'A title: of *two* words'")
+    chromium.until("document.readyState === 'complete'")
+    pictures = "[...document.images].map(i => [i.alt, i.naturalWidth > 100, i.width > 100])"
+    assert chromium.run(pictures) == [["Figure: loss over delay < 4.", True, True]]
+    assert chromium.problems == []
+    assert [url for url in chromium.asked if not url.startswith(("file:", "data:", "about:"))] == []
+    chromium.run("document.querySelector('nav a').click()")
+    chromium.until("document.title === 'all' && location.hash === '#a'")
+
+
+def test_formulas_bring_what_sets_them(tmp_path):
+    """Without network their source is read."""
+    assert "mathjax" in rendered(tmp_path, "It is $n/K$.").read_text().lower()

@@ -13,5 +13,9 @@ with logged(snakemake.log[0]):
         "STALEGRAD_STUDY": str(params.home),
     }
     render_notebook(
-        Path(snakemake.input.notebook), Path(output.ipynb), Path(output.html), variables
+        Path(snakemake.input.notebook),
+        Path(output.ipynb),
+        Path(output.html),
+        variables,
+        back=f"../index.html#{snakemake.wildcards.study}",
     )

@@ -421,10 +421,11 @@ def _held(finding: Finding, threshold: Threshold | None, others: Mapping[str, Fi
     return replace(finding, verdict=PARTLY, reason=reason)
 
 
-def fragile(robustness: str) -> bool:
-    """Whether another threshold or one seed less would change the verdict, by the column
-    `robustness`."""
-    return robustness not in ("", STABLE) and not robustness.startswith(_NOT_TRIED)
+def fragile(robustness: object) -> bool:
+    """Whether another threshold or one seed less would change the verdict, by an entry of the
+    column `robustness`; where that is empty it is not known."""
+    tried = isinstance(robustness, str) and not robustness.startswith(_NOT_TRIED)
+    return tried and robustness not in ("", STABLE)
 
 
 def verdict_of(holds: Sequence[bool]) -> str:

@@ -3,10 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 from stalegrad.cli.flags import Commands, add_config_flag, examples, path, study_homes
 from stalegrad.io.errors import ConfigError
+from stalegrad.io.wording import claim_title
 
 
 def add_figure(commands: Commands) -> None:
@@ -50,21 +53,27 @@ def _draw(options: argparse.Namespace) -> None:
 COLOURS = {"reproduced": 32, "partly": 33, "not reproduced": 31, "cannot tell": 90}
 
 
+# What lies beside the verdicts, and what it is called.
+PRODUCTS = {"Report": "report.pdf", "Page": "index.html", "Figures": "figures"}
+
+
 def add_verdicts(commands: Commands) -> None:
     parser = commands.add_parser(
         "verdicts",
-        help="did it hold? every claim on a line",
-        description="Show the verdicts of a preset, in colours where the terminal has them.",
-        epilog=examples("stalegrad verdicts", "stalegrad verdicts results/paper/verdicts.csv"),
+        help="did it hold? one line a paper, every claim with -v",
+        description="Count the verdicts of a preset, a line a paper, and say where the report is;"
+        " in colours where the terminal has them.",
+        epilog=examples("stalegrad verdicts", "stalegrad verdicts -v results/quick/verdicts.csv"),
     )
     parser.add_argument(
         "file",
         nargs="?",
         type=path,
-        default=Path("results/quick/verdicts.csv"),
+        default=Path("results/paper/verdicts.csv"),
         metavar="CSV",
-        help="default: results/quick/verdicts.csv",
+        help="default: results/paper/verdicts.csv",
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="list every claim")
     parser.set_defaults(act=_show_verdicts)
 
 
@@ -72,14 +81,41 @@ def _show_verdicts(options: argparse.Namespace) -> None:
     from stalegrad.analysis.results import read_csv
 
     verdicts = read_csv(options.file, "study", "claim", "verdict")
-    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    studies = {str(study): claims for study, claims in verdicts.groupby("study", sort=False)}
+    width = max(map(len, (*studies, "all")))
+    for study, claims in {**studies, "all": verdicts}.items():
+        print(f"{study:{width}}  {_counts(claims['verdict'].tolist())}")
+    for study, claims in studies.items() if options.verbose else ():
+        print(f"\n{study}")
+        for row in claims.to_dict("records"):
+            print(f"  {_claim(row)}")
+    if options.verbose:
+        print("\n~ fragile: half or double the threshold, or one seed less, gives another verdict")
+    print()
+    if not options.verbose:
+        print(f"Claims:   stalegrad verdicts -v {options.file}")
+    for name, product in PRODUCTS.items():
+        if (there := options.file.parent / product).exists():
+            print(f"{name + ':':9} {there}{'/' if there.is_dir() else ''}")
+
+
+def _counts(verdicts: list[str]) -> str:
+    """How many there are of each verdict, in columns."""
+    counted = (f"{verdicts.count(verdict):4} {verdict}" for verdict in COLOURS)
+    return " ".join(map(_coloured, counted, COLOURS))
+
+
+def _claim(row: Mapping[Hashable, Any]) -> str:
+    """One claim on a line: its verdict, '~' where that is fragile, and its name in words."""
+    from stalegrad.analysis.claims import fragile
+
     width = max(map(len, COLOURS))
-    for study, claims in verdicts.groupby("study", sort=False):
-        print(study)
-        for claim, verdict in zip(claims["claim"], claims["verdict"], strict=True):
-            shown = f"{verdict:{width}}"
-            if coloured:
-                shown = f"\033[{COLOURS[verdict]}m{shown}\033[0m"
-            print(f"  {shown}  {claim.replace('_', ' ')}")
-    counts = verdicts["verdict"].value_counts()
-    print(", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in COLOURS))
+    verdict = _coloured(f"{row['verdict']:{width}}", row["verdict"])
+    mark = "~" if fragile(row.get("robustness")) else " "
+    return f"{verdict} {mark} {claim_title(row['claim'])}"
+
+
+def _coloured(text: str, verdict: str) -> str:
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return text
+    return f"\033[{COLOURS[verdict]}m{text}\033[0m"

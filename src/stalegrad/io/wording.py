@@ -8,6 +8,8 @@ _SPELT = {
     **{"adam": "Adam", "lenet": "LeNet-5", "warmup": "warm-up"},
 }
 _FRACTION = re.compile(r"0\d+")  # a name cannot hold a point: 05 is 0.5
+_DURATION = r"(?:([\d,]+) h )?(?:([\d,]+) min)?(?:(\d+) s)?"
+_TRAINING = re.compile(rf"training: (\d+) % done(?:, about {_DURATION} left)?")
 
 
 def claim_title(claim: str) -> str:
@@ -38,3 +40,29 @@ def counted(number: int, what: str) -> str:
 def rate(samples: float, seconds: float) -> str:
     """'74,200 samples/s'."""
     return f"{samples / max(seconds, 1e-3):,.0f} samples/s"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 job', '1,200 jobs'."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def training_line(share: float, left: float | None) -> str:
+    """How far training is, as its jobs say it: 'training: 40 % done, about 3 min left'.
+
+    share: from 0 to 1; left: seconds, None if nothing is known of it.
+    """
+    told = f"training: {100 * share:.0f} % done"
+    return told if left is None else f"{told}, about {duration(left)} left"
+
+
+def read_training_line(line: str) -> tuple[float, float | None] | None:
+    """Share and seconds left, of what `training_line` gives; None for any other line."""
+    found = _TRAINING.fullmatch(line.strip())
+    if found is None:
+        return None
+    share, *parts = found.groups()
+    if not any(parts):
+        return int(share) / 100, None
+    hours, minutes, seconds = (float((part or "0").replace(",", "")) for part in parts)
+    return int(share) / 100, 3600 * hours + 60 * minutes + seconds

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import Any
 
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.style import style
 from stalegrad.io.errors import ConfigError, ResultError
 from stalegrad.io.paths import read_path
+
+# Of formulas in labels: spaces, and what is not read aloud.
+_SPACE, _MARKUP = re.compile(r"\\(?:quad|[,;])|\n"), re.compile(r"[${}\\]")
 
 
 def open_results(home: str | Path) -> StudyResults:
@@ -63,4 +68,18 @@ def show(what: Any) -> None:
     picture = io.BytesIO()
     what.savefig(picture, format="png")
     pyplot.close(what)
-    display(Image(picture.getvalue(), width=100 * what.get_figwidth()))
+    display(Image(picture.getvalue(), width=100 * what.get_figwidth(), alt=described(what)))
+
+
+def described(figure: Figure) -> str:
+    """What a figure shows, for those who cannot see it: its panels by their titles and axes."""
+    panels = [figure.get_suptitle(), *map(_panel, figure.axes)]
+    found = dict.fromkeys(panel for panel in panels if panel)
+    text = f"Figure: {'; '.join(found)}." if found else "Figure."
+    return _MARKUP.sub("", _SPACE.sub(" ", text))
+
+
+def _panel(axes: Axes) -> str:
+    """'title: y over x', as far as it has them."""
+    over = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+    return ": ".join(filter(None, (axes.get_title(), over)))

@@ -299,7 +299,7 @@ def _defined(name: str, rows: Sequence[str]) -> str:
 
 
 def _matrix_row(row: Mapping[str, object]) -> str:
-    mark = _mark(row["verdict"]) + (r"\fragilemark" if fragile(str(row["robustness"])) else "")
+    mark = _mark(row["verdict"]) + (r"\fragilemark" if fragile(row["robustness"]) else "")
     marks = [mark if row["verdict"] == verdict else "" for verdict in VERDICTS]
     numbers = [_compact(row["value"]) or "--", _interval(row), _compact(row["floor"]) or "--"]
     return _row(_linked(row), *marks, *numbers, shown(row["threshold"]) or "")

@@ -7,7 +7,7 @@ start whatever program a kernel called `python3` on JUPYTER_PATH names.
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jupytext
@@ -24,6 +24,31 @@ from stalegrad.io.files import write_atomically
 _SECONDS_TO_START = 120
 _TEMPLATES = Path(sys.prefix) / "share" / "jupyter" / "nbconvert" / "templates"
 
+# nbconvert's page without what it would fetch from the network: require.js, which nothing here
+# needs, and MathJax, unless there are formulas (offline, their source is shown then). Its pictures
+# get the text that a notebook gives them for those who cannot see them.
+_PAGE = """{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}
+{%- if resources.formulas -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block body_header -%}
+{{ super() }}
+{%- if resources.back -%}
+<nav style="margin: 0 70px"><a href="{{ resources.back | e }}">All claims and figures</a></nav>
+{%- endif -%}
+{%- endblock -%}
+{%- block data_png scoped -%}
+{%- set width = output | get_metadata("width", "image/png") -%}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img src="data:image/png;base64,{{ output.data["image/png"] | escape_html }}"
+{%- if width %} width="{{ width }}"{% endif %}
+ alt="{{ (output | get_metadata("alt", "image/png") or "Picture") | escape_html }}">
+</div>
+{%- endblock -%}
+"""
+
 
 class _OwnInterpreter(KernelSpecManager):
     """Knows one kernel: this interpreter."""
@@ -34,22 +59,40 @@ class _OwnInterpreter(KernelSpecManager):
 
 
 def render_notebook(
-    script: Path, ipynb: Path, html: Path, variables: Mapping[str, str] | None = None
+    script: Path,
+    ipynb: Path,
+    html: Path,
+    variables: Mapping[str, str] | None = None,
+    *,
+    back: str = "",
 ) -> None:
     """Run a percent script in the working directory and write it with what it shows.
 
-    variables: of the environment it runs in, besides this process's. Nothing of the user's own
-    Jupyter, IPython or jupytext is read. Raises ResultError where a cell fails, which names it, or
-    where the kernel does.
+    variables: of the environment it runs in, besides this process's; back: where a link at the top
+    of the HTML leads, none if empty. Nothing of the user's own Jupyter, IPython or jupytext is
+    read. The HTML needs no network, except for formulas in TeX. Raises ResultError where a cell
+    fails, which names it, or where the kernel does.
     """
     notebook = jupytext.reads(script.read_text("utf-8"), fmt="py:percent")
     with tempfile.TemporaryDirectory() as folder:
         _run(notebook, script, Path(folder), _environment(folder) | dict(variables or {}))
     write_atomically(ipynb, nbformat.writes(notebook) + "\n")
     # Those of this installation come before any that JUPYTER_PATH adds.
-    exporter = HTMLExporter(extra_template_basedirs=[str(_TEMPLATES)])
-    page, _ = exporter.from_notebook_node(notebook)
+    exporter = HTMLExporter(extra_template_basedirs=[str(_TEMPLATES)], raw_template=_PAGE)
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    resources = {
+        "metadata": {"name": _title(prose) or script.parent.name},
+        "formulas": any("$" in text or "\\(" in text for text in prose),
+        "back": back,
+    }
+    page, _ = exporter.from_notebook_node(notebook, resources)
     write_atomically(html, page)
+
+
+def _title(prose: Iterable[str]) -> str:
+    """The first heading; empty if there is none."""
+    lines = (line for text in prose for line in text.splitlines())
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "")
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stalegrad.io.files import write_atomically
-from stalegrad.io.wording import duration
+from stalegrad.io.wording import duration, training_line
 from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.freshness import is_fresh
 from stalegrad.planning.plan import Plan
@@ -43,11 +43,8 @@ class Overview:
     rate: float
 
     def __str__(self) -> str:
-        share = 100 * self.done / self.total if self.total else 100.0
-        if not self.rate:
-            return f"training: {share:.0f} % done"
-        left = duration((self.total - self.done) / self.rate)
-        return f"training: {share:.0f} % done, about {left} left"
+        share = self.done / self.total if self.total else 1.0
+        return training_line(share, (self.total - self.done) / self.rate if self.rate else None)
 
 
 def overview(plan: Plan, results: Path, now: float) -> Overview:
@@ -139,12 +136,12 @@ def _jobs(plan: Plan, left: Mapping[str, Mapping[str, Bundle]], speeds: Speeds) 
 class Reporter:
     """Notes a bundle's progress, and now and then prints the sum over all bundles.
 
-    settings: as `Plan.load` takes them; output: of the bundle. The line goes to the terminal's
-    error stream, past a redirection into a log.
+    settings: as `Plan.load` takes them; output: of the bundle; about: what is trained, in words,
+    for its log. The sum goes to the terminal's error stream, past a redirection into a log.
     """
 
-    def __init__(self, settings: Mapping[str, Any], output: Path):
-        self._settings, self._output = settings, output
+    def __init__(self, settings: Mapping[str, Any], output: Path, about: str = ""):
+        self._settings, self._output, self._about = settings, output, about
         self._results = output.parents[2]
         self._said = self._results / "logs" / "training.txt"
 
@@ -157,7 +154,8 @@ class Reporter:
 
     def report(self, progress: Any) -> None:
         """progress: what `training.bundles.train_bundle` reports after every epoch."""
-        print(f"{progress.done} of {progress.total} epochs, {progress.seconds:.0f} s")
+        about = f" ({self._about})" if self._about else ""
+        print(f"{progress.done} of {progress.total} epochs, {progress.seconds:.0f} s{about}")
         note = json.dumps([progress.done / progress.total, progress.seconds])
         write_atomically(_note(self._output), note)
         now = time.time()

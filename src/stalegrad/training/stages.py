@@ -7,38 +7,42 @@ needs, as it was measured with that speed.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 
 from stalegrad.io.wording import duration
 from stalegrad.training.speed import Speeds
 
-# Stage -> how the names of its rules begin, in the order in which they are told.
+# Stage -> patterns of the names of its rules, in the order in which they are told.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "data": ("fetch_dataset",),
-    "training": ("train_", "follow_runs", "save_weights", "compute_landscape", "collect_runs"),
-    "simulations": ("simulate_", "trace_runs"),
-    "figures, tables and verdicts": ("judge_", "plot_", "collect_verdicts"),
-    "notebooks": ("render_notebook",),
+    "simulations": ("simulate_*",),
+    "training": ("train_*", "trace_runs"),
+    "landscapes": ("follow_runs", "save_weights", "compute_landscape"),
+    "figures and tables": ("collect_runs", "plot_*"),
+    "verdicts": ("judge_*", "collect_verdicts"),
     "spot check": ("spot_check",),
-    "report and page": ("build_report", "build_page", "hold_to_archive"),
+    "report": ("render_notebook", "build_*", "hold_to_archive"),
 }
+NO_STAGE = ("all", "total")
 # Core seconds of a job at the paper preset, from the archive, where START is what a job takes to
 # start. What is trained comes on top.
 START = 1.4
 JOB_SECONDS: Mapping[str, float] = {
     "simulations": 9.0,
-    "figures, tables and verdicts": 7.0,
-    "notebooks": 9.0,
-    "training": 4.0,
-    "report and page": 7.0,
+    "training": 5.0,
+    "landscapes": 4.0,
+    "figures and tables": 7.0,
+    "verdicts": 12.0,
+    "report": 8.0,
 }
 
 
-def stage_of(rule: str) -> str | None:
-    """The stage that a rule belongs to; None for one that makes nothing."""
-    for stage, beginnings in STAGES.items():
-        if rule.startswith(beginnings):
+def stage_of(rule: str) -> str:
+    """The stage of a rule; of one that no stage names, the rule itself in words."""
+    for stage, patterns in STAGES.items():
+        if any(fnmatch(rule, pattern) for pattern in patterns):
             return stage
-    return None
+    return rule.replace("_", " ")
 
 
 def expected(
@@ -48,7 +52,7 @@ def expected(
 
     rules: of each job that will run. cores: that the jobs share; None if they run elsewhere.
     """
-    jobs = Counter(stage for rule in rules if (stage := stage_of(rule)))
+    jobs = Counter(stage_of(rule) for rule in rules if rule not in NO_STAGE)
     scale = (speeds.start if speeds else START) / START / (cores or 1)
     told = {stage: scale * jobs[stage] * each for stage, each in JOB_SECONDS.items()}
     if jobs["spot check"]:
@@ -65,15 +69,14 @@ def spent(jobs: Iterable[tuple[str, float, float]]) -> list[str]:
     """
     by_stage: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for rule, start, end in jobs:
-        if stage := stage_of(rule):
-            by_stage[stage].append((start, end))
+        if rule not in NO_STAGE:
+            by_stage[stage_of(rule)].append((start, end))
     if not by_stage:
         return []
     width = max(map(len, by_stage))
     lines = [
         f"  {stage:{width}}  {duration(_covered(by_stage[stage])):>8}"
-        for stage in STAGES
-        if stage in by_stage
+        for stage in sorted(by_stage, key=[*STAGES, *by_stage].index)
     ]
     every = [span for spans in by_stage.values() for span in spans]
     whole = max(end for _, end in every) - min(start for start, _ in every)
