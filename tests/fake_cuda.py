@@ -73,14 +73,15 @@ class FakeCuda:
     """In the place of what `cuda_graph` uses of `torch.cuda`.
 
     graphs: all that were captured, the empty first one too; pools, streams: those they were
-    captured in and on. fails: what a capture of any step ends with, where that is an error.
+    captured in and on. pool: the one it hands out. fails: what a capture of any step ends with,
+    where that is an error.
     """
 
     def __init__(self) -> None:
         self.graphs: list[FakeGraph] = []
         self.pools: list[object] = []
         self.streams: list[object] = []
-        self.current: object = SimpleNamespace(name="outside")
+        self.pool = object()
         self.log: list[str] = []
         self.fails: Exception | None = None
 
@@ -92,6 +93,8 @@ class FakeCuda:
         try:
             with tape:
                 yield
+        except RuntimeError:  # as the end of a capture that was spoilt
+            raise RuntimeError("CUDA error: the capture has failed") from None
         finally:
             tape.take_back()
         if tape.calls and self.fails is not None:
@@ -116,7 +119,7 @@ class FakeCuda:
 
     def install(self, patch: pytest.MonkeyPatch) -> Recorder:
         patch.setattr(torch.cuda, "Stream", self.stream)
-        patch.setattr(torch.cuda, "graph_pool_handle", object)
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: self.pool)
         patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
         patch.setattr(torch.cuda, "graph", self.capture)
         recorder = Recorder(torch.device("cuda", 0))

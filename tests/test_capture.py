@@ -153,7 +153,7 @@ def test_all_captures_have_one_stream_and_one_pool(cuda):
     for name in ("sgd", "adam", "dc_asgd"):
         as_step(problem(), runs_of(RULES[name]))
     assert len(cuda.steps) == 3 and len(cuda.graphs) == 4  # and the one that keeps the pool
-    assert len({*map(id, cuda.pools)}) == len({*map(id, cuda.streams)}) == 1
+    assert {*map(id, cuda.pools)} == {id(cuda.pool)} and len({*map(id, cuda.streams)}) == 1
 
 
 def test_runs_that_leave_have_a_graph_of_their_own(cuda):
@@ -171,6 +171,7 @@ def test_runs_that_leave_have_a_graph_of_their_own(cuda):
             seen.append({"losses": losses, **{k: v.clone() for k, v in state.tensors().items()}})
     assert_same(wanted, found)
     assert len(cuda.steps) == 2
+    assert state.step is not None and state.keep([]).step is None  # so that its memory is freed
 
 
 @pytest.mark.parametrize("what", ["task", "runs", "backend", "weights"])
