@@ -150,7 +150,9 @@ class NoHost(TorchDispatchMode):
         if waits:
             raise HostNeeded(f"{name} waits for the device")
         out = function(*args, **(kwargs or {}))
-        kinds = {t.device.type for t in tensors(args, kwargs, out) if t.dim() or t.numel() != 1}
+        # A number on the host is an argument of a kernel, and is no copy.
+        copies = name in ("_to_copy", "copy_")
+        kinds = {t.device.type for t in tensors(args, kwargs, out) if copies or t.dim()}
         if len(kinds) > 1 or name == "lift_fresh":
             raise HostNeeded(f"{name} copies between host and device")
         return out

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import assert_close, quadratic_task, small_cell
+from networks import need_compiled
 
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning.cells import Bundle
@@ -17,7 +18,7 @@ from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import Place, train_bundle
 from stalegrad.training.machine import settled_torch
 
-RUNS, BATCH = 3, 7
+RUNS, BATCH = 4, 7
 
 
 def in_lockstep(task) -> VmapBackend:
@@ -27,8 +28,9 @@ def in_lockstep(task) -> VmapBackend:
     return backend
 
 
-def minibatches(task, shared: bool):
-    shape = (1 if shared else RUNS, BATCH)
+def minibatches(task, groups: int):
+    """One for each group of neighbouring runs."""
+    shape = (groups, BATCH)
     chosen = np.random.default_rng(2).integers(len(task.train[0]), size=shape)
     return task.train[0][chosen], task.train[1][chosen]
 
@@ -37,15 +39,18 @@ def weights_of(task, dtype: torch.dtype):
     return torch.stack([task.initial_weights(seed) for seed in range(RUNS)]).to(dtype)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one minibatch", "each its own"])
-def test_gradients_equal_autograd(lenet, shared):
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=["one minibatch", "two", "each its own"])
+@pytest.mark.parametrize("name", ["batched", "torch", "cpu"])
+def test_gradients_equal_autograd(lenet, name, groups):
+    if name == "cpu":
+        need_compiled("lenet5")
     weights = weights_of(lenet, torch.float64)
-    inputs, targets = minibatches(lenet, shared)
-    gradients, losses = BatchedBackend(lenet).gradients(weights, inputs, targets)
+    inputs, targets = minibatches(lenet, groups)
+    gradients, losses = make_backend(name, lenet).gradients(weights, inputs, targets)
     assert not gradients.requires_grad and not losses.requires_grad
     for run in range(RUNS):
         exact = weights[run].clone().requires_grad_()
-        of_run = 0 if shared else run
+        of_run = run // (RUNS // groups)
         loss = lenet.loss(exact, inputs[of_run], targets[of_run])
         (wanted,) = torch.autograd.grad(loss, exact)
         assert losses[run].item() == pytest.approx(loss.item(), rel=1e-12)
@@ -158,6 +163,6 @@ def test_float32_is_float32_unless_tf32_is_asked_for(lenet, container):
         for tf32 in (False, True):
             backend = BatchedBackend(task, tf32=tf32)
             assert backend.name == ("batched_tf32" if tf32 else "batched")
-            backend.gradients(weights, *minibatches(lenet, shared=True))
+            backend.gradients(weights, *minibatches(lenet, groups=1))
     assert seen == ["ieee", "tf32"]
     assert (products.fp32_precision, convolutions.fp32_precision) == before

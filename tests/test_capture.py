@@ -54,14 +54,14 @@ def problem(seed: int = 0):
 
 
 def runs_of(rule, per_update: int = 1, seed: int = 0, ends: int = 2, many: int = 4) -> list:
-    """Any schedules, with ragged epochs: from run to run fewer arrivals in the first one, so that
-    those start later."""
+    """Any schedules, and ragged epochs: from run to run fewer arrivals in each but the last, so
+    that those start later."""
     rng, runs = np.random.default_rng(seed), []
     for run in range(many):
         versions = np.arange(ARRIVALS) // per_update
         read = rng.integers(np.maximum(versions - 4, 0), versions + 1)
         first = 9 - run
-        stops = np.linspace(first, ARRIVALS, ends).astype(int).tolist()
+        stops = [round(first * (i + 1) / (ends - 1)) for i in range(ends - 1)] + [ARRIVALS]
         schedule = make_schedule(read, stops, per_update)
         runs.append(plan(rule(0.1 * (1 + run)), schedule, InOrder(), seed=run))
     return runs
@@ -142,6 +142,20 @@ def test_a_graph_is_kept_over_epochs_and_warmed_up_once(cuda):
     assert graph.replays == np.max(lengths, axis=0).sum() - cuda_graph.WARM_UP
 
 
+def test_masks_are_for_epochs_in_which_runs_start_later(cuda):
+    """With a delay that is the first one alone; the others share a graph that has none."""
+    reads = [[max(i - delay, 0) for i in range(ARRIVALS)] for delay in (0, 2)]
+    ends = [[12, 16, 20, 24], [10, 14, 18, 22]]
+    task = problem()
+    runs = [
+        plan(Adam(lr=0.1), make_schedule(read[: end[-1]], end), InOrder())
+        for read, end in zip(reads, ends, strict=True)
+    ]
+    assert_same(in_loop(task, runs, 4), as_step(task, runs, 4))
+
+    assert [graph.replays for graph in cuda.steps] == [12 - cuda_graph.WARM_UP, 12 - 3]
+
+
 def test_short_epochs_are_warmed_up_over_several(cuda):
     task = problem()
     runs = [plan(SGD(lr=0.1), make_schedule([*range(ARRIVALS)]), InOrder())]
@@ -176,7 +190,7 @@ def test_runs_that_leave_have_a_graph_of_their_own(cuda):
 
 @pytest.mark.parametrize("what", ["task", "runs", "backend", "weights"])
 def test_a_step_takes_nothing_but_its_own(what):
-    task, runs = problem(), runs_of(RULES["adam"])
+    task, runs = problem(), runs_of(RULES["adam"], ends=3)
     backend = in_lockstep(task, True)
     state, _ = cuda_graph.advance_captured(task, runs, replay.start(task, runs), backend)
     steps = replay.align(runs, 1, task.train[0], fetched=False)
@@ -402,6 +416,7 @@ NEEDING = {
     "assigned": lambda g: g.clone().index_put_((g > 0,), g.new_zeros(())),
     "to the host": lambda g: g.cpu().to(g.device),
     "from the host": lambda g: g * torch.ones(len(g), 1).to(g.device),
+    "a number from the host": lambda g: g * torch.ones(()).to(g.device),
     "made of numbers": lambda g: g * torch.tensor([[2.0]], device=g.device),
     "repeated": lambda g: g.repeat_interleave(g.new_ones(len(g), dtype=torch.int64), dim=0),
 }
@@ -419,6 +434,36 @@ def test_what_needs_the_host_is_found(need, data_folder, monkeypatch):
     with pytest.raises((HostNeeded, RuntimeError, NotImplementedError)):
         for device in ("cpu", "meta"):
             steps_without_host(*prepared(data_folder, device))
+
+
+# ---- minibatches that runs share ----
+
+
+def step_of(cells, data_folder):
+    """The step of these runs, with the samples and shapes of its table, and its task."""
+    data = load_dataset("mnist", data_folder)
+    runs = [each.run for each in plan_runs(cells, data.train_labels[:160])]
+    task = cells[0].problem.on(data, torch.device("cpu"))
+    state, backend = replay.start(task, runs, torch.float64), BatchedBackend(task)
+    return task, runs, cuda_graph.advance_captured(task, runs, state, backend)
+
+
+@pytest.mark.parametrize(
+    "seeds, minibatches", [((1, 1, 1, 1), 1), ((1, 1, 2, 2), 2), ((1, 1, 1, 2), 4), ((1, 2), 2)]
+)
+def test_runs_that_share_a_minibatch_have_it_once(seeds, minibatches, data_folder, monkeypatch):
+    """Where the groups are alike in size, so that each layer stays one batch of products."""
+    monkeypatch.setattr(replay, "_WORTH_A_CALL", 1)
+    cells = [
+        small_cell(seed=seed, rule__lr=0.01 * (1 + number)) for number, seed in enumerate(seeds)
+    ]
+    task, runs, (state, losses) = step_of(cells, data_folder)
+    assert state.step._samples.shape[1] == minibatches
+    wanted, own = replay.advance_in_steps(
+        task, runs, replay.start(task, runs, torch.float64), in_lockstep(task)
+    )
+    torch.testing.assert_close(state.weights, wanted.weights, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(losses, own, rtol=1e-12, atol=0)
 
 
 # ---- whole bundles ----

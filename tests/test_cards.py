@@ -1,10 +1,11 @@
 """Cards: which there are, and one for each bundle. No test needs one, nor a PyTorch for CUDA."""
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,25 +134,35 @@ def another() -> Iterator[subprocess.Popen]:
             process.kill()
 
 
+def first_line(process: subprocess.Popen) -> str:
+    """What it says first, on either stream."""
+    ready, _, _ = select.select([process.stdout, process.stderr], [], [], 60)
+    return ready[0].readline() if ready else ""
+
+
 def test_processes_take_a_card_each_and_a_third_waits(driver):
     driver(f"{FIRST}\n{SECOND}")
-    with another() as one, another() as two, another() as three:
-        taken = {process: process.stdout.readline() for process in (one, two)}
-        assert sorted(taken.values()) == ["0 0\n", "1 1\n"]
-        said = three.stderr.readline()
+    with ExitStack() as stack:
+        taken = []
+        for _ in range(2):
+            taken.append(stack.enter_context(another()))
+            assert taken[-1].stdout.readline() == f"{len(taken) - 1} {len(taken) - 1}\n"
+        three = stack.enter_context(another())
+        said = first_line(three)
         assert "is being worked on by process" in said
         assert "and so are all 2 cards; waiting for a card." in said
-        two.communicate("\n")
-        assert three.stdout.readline() == taken[two]
+        taken[1].communicate("\n")
+        assert three.stdout.readline() == "1 1\n"
 
 
 def test_a_card_is_free_again_once_its_process_is_killed(driver):
     driver(FIRST)
-    with another() as one, another() as two:
-        first = one if one.stdout.readline() else two
-        assert first is one and "waiting for a card" in two.stderr.readline()
-        one.kill()
-        assert two.stdout.readline() == "0 0\n"
+    with another() as one:
+        assert one.stdout.readline() == "0 0\n"
+        with another() as two:
+            assert "waiting for a card" in first_line(two)
+            one.kill()
+            assert two.stdout.readline() == "0 0\n"
 
 
 def lock() -> Path:

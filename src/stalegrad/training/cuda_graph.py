@@ -61,8 +61,9 @@ class StaticStep:
     """The state of R runs, changed in place, and tables [n, R] of what each of n steps does.
 
     runs, task, backend: what it steps. n is that of the longest epoch, so that the tables serve
-    every epoch; which tables there are depends on the runs alone, and only whether all runs share
-    their minibatches on the epoch. So the numbers do not depend on where training began.
+    every epoch. Which tables there are depends on the runs; on the epoch, whether some of them
+    start later, and how many share a minibatch. So the numbers do not depend on where training
+    began. Where the epoch needs another form, another step takes the state over.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class StaticStep:
         self._rule = steps_on(type(runs[0].rule), task.layers)
         self._numbers = replay.stack_numbers([run.rule for run in runs], state.weights)
         self._per_update = runs[0].schedule.arrivals_per_update
-        self._shared = len(steps.samples) == 1
+        self._groups = _groups(steps, len(runs))
         device, many = state.weights.device, len(runs)
         self._total = state.weights.new_zeros(many, dtype=torch.float64)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
@@ -82,18 +83,16 @@ class StaticStep:
         self._warm, self._failed = 0, False
         self._graph: torch.cuda.CUDAGraph | None = None
 
-        lengths = np.stack([np.diff(run.stops, prepend=0) for run in runs])
-        most = int(lengths.max())
-        ragged = bool((lengths != lengths[0]).any())
-        grouped = self._per_update > 1
+        most = max(int(np.diff(run.stops, prepend=0).max()) for run in runs)
+        self._ragged, grouped = bool(steps.ragged.any()), self._per_update > 1
 
         def table(dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros((most, *shape), dtype=dtype, device=device)
 
         batch = runs[0].order.batch_size
-        self._samples = table(torch.int64, 1 if self._shared else many, batch)
-        self._active = table(torch.bool, many) if ragged else None
-        self._updated = table(torch.bool, many) if ragged or grouped else None
+        self._samples = table(torch.int64, self._groups, batch)
+        self._active = table(torch.bool, many) if self._ragged else None
+        self._updated = table(torch.bool, many) if self._ragged or grouped else None
         reads = any((run.snapshots.read != CURRENT).any() for run in runs)
         writes = any((run.snapshots.write != CURRENT).any() for run in runs)
         self._read = table(torch.int64, many) if reads else None
@@ -117,7 +116,8 @@ class StaticStep:
             and len(runs) == len(self._runs)
             and all(a is b for a, b in zip(runs, self._runs, strict=True))
             and all(value is own[name] for name, value in state.tensors().items())
-            and self._shared == (len(steps.samples) == 1)
+            and self._groups == _groups(steps, len(runs))
+            and self._ragged == bool(steps.ragged.any())
         )
 
     def begin(self, steps: Steps) -> None:
@@ -128,10 +128,10 @@ class StaticStep:
             if table is not None and values is not None:
                 table[: steps.count].copy_(torch.as_tensor(values).transpose(0, 1))
 
-        samples, many = steps.samples, len(self._runs)
-        if 1 < len(samples) < many:  # groups of runs share minibatches
+        samples = steps.samples
+        if len(samples) < self._groups:
             counts = steps.bounds.diff().to(samples.device)
-            samples = samples.repeat_interleave(counts, dim=0, output_size=many)
+            samples = samples.repeat_interleave(counts, dim=0, output_size=self._groups)
         fill(self._samples, samples)
         fill(self._active, steps.active)
         fill(self._updated, steps.updated)
@@ -215,6 +215,13 @@ class StaticStep:
         saved = self._state.saved
         keeps = (slots == CURRENT)[:, None]
         saved.index_put_(place, torch.where(keeps, saved[place], self._state.weights))
+
+
+def _groups(steps: Steps, runs: int) -> int:
+    """How many minibatches a step has: one for each group of runs that share it, where all groups
+    are alike in size, and else one for each run."""
+    sizes = steps.bounds.diff()
+    return len(steps.samples) if bool((sizes == sizes[0]).all()) else runs
 
 
 def _overwrite(old: dict[str, Tensor], new: dict[str, Tensor], rows: Tensor | None) -> None:

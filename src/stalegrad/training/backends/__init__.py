@@ -36,8 +36,8 @@ class Backend(ABC):
         """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R].
 
         noise: the minibatch's random bytes [R, B, N], if the task takes any. The first axis of all
-        but the weights is 1 if all R runs have the same minibatch; replay passes it so where it
-        can.
+        but the weights is G where G groups of R / G neighbouring runs have the same minibatch, and
+        so 1 if all have; replay passes it so where it can.
         """
 
     def gradients_of(
