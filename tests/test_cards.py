@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def driver(tmp_path, monkeypatch):
     def says(lines: str, status: int = 0) -> None:
         program = tmp_path / "bin" / "nvidia-smi"
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\ncat <<'E'\n{lines}\nE\nexit {status}\n")
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(lines)}\nexit {status}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
