@@ -6,23 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import InOrder, assert_close, make_schedule, plan, quadratic_task, small_cell
+from helpers import assert_close, quadratic_task, small_cell
+from networks import need_compiled
 
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning.bundle import Bundle
 from stalegrad.problems.large_cnn import LargeCNN
-from stalegrad.rules.adam import Adam
-from stalegrad.rules.dc_asgd import DelayCompensation
-from stalegrad.rules.delay_adaptive import DelayAdaptive
-from stalegrad.rules.sgd import SGD
-from stalegrad.training import cuda_graph, replay
 from stalegrad.training.backends import make_backend
 from stalegrad.training.backends.batched import BatchedBackend
 from stalegrad.training.backends.vmap import VmapBackend
 from stalegrad.training.bundles import Place, train_bundle
 from stalegrad.training.machine import settled_torch
 
-RUNS, BATCH = 3, 7
+RUNS, BATCH = 4, 7
 
 
 def in_lockstep(task) -> VmapBackend:
@@ -32,8 +28,9 @@ def in_lockstep(task) -> VmapBackend:
     return backend
 
 
-def minibatches(task, shared: bool):
-    shape = (1 if shared else RUNS, BATCH)
+def minibatches(task, groups: int):
+    """One for each group of neighbouring runs."""
+    shape = (groups, BATCH)
     chosen = np.random.default_rng(2).integers(len(task.train[0]), size=shape)
     return task.train[0][chosen], task.train[1][chosen]
 
@@ -42,15 +39,18 @@ def weights_of(task, dtype: torch.dtype):
     return torch.stack([task.initial_weights(seed) for seed in range(RUNS)]).to(dtype)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["one minibatch", "each its own"])
-def test_gradients_equal_autograd(lenet, shared):
+@pytest.mark.parametrize("groups", [1, 2, 4], ids=["one minibatch", "two", "each its own"])
+@pytest.mark.parametrize("name", ["batched", "torch", "cpu"])
+def test_gradients_equal_autograd(lenet, name, groups):
+    if name == "cpu":
+        need_compiled("lenet5")
     weights = weights_of(lenet, torch.float64)
-    inputs, targets = minibatches(lenet, shared)
-    gradients, losses = BatchedBackend(lenet).gradients(weights, inputs, targets)
+    inputs, targets = minibatches(lenet, groups)
+    gradients, losses = make_backend(name, lenet).gradients(weights, inputs, targets)
     assert not gradients.requires_grad and not losses.requires_grad
     for run in range(RUNS):
         exact = weights[run].clone().requires_grad_()
-        of_run = 0 if shared else run
+        of_run = run // (RUNS // groups)
         loss = lenet.loss(exact, inputs[of_run], targets[of_run])
         (wanted,) = torch.autograd.grad(loss, exact)
         assert losses[run].item() == pytest.approx(loss.item(), rel=1e-12)
@@ -135,93 +135,6 @@ def test_bundles_equal_those_of_the_reference(data_folder, tmp_path):
     assert again.read_bytes() == (tmp_path / "batched.csv").read_bytes()
 
 
-@pytest.mark.parametrize("per_update", [1, 3])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        lambda lr: SGD(lr=lr, momentum=0.5),
-        lambda lr: Adam(lr=lr),
-        lambda lr: DelayCompensation(lr=lr, compensation=0.5, adaptive=True, clip_norm=2.0),
-        lambda lr: DelayAdaptive(lr=lr, concurrency=2, warmup_epochs=1.0),
-    ],
-    ids=["sgd", "adam", "dc_asgd", "delay_adaptive"],
-)
-@pytest.mark.parametrize("seed", range(5))
-def test_the_static_step_is_the_step_of_the_loop(rule, per_update, seed):
-    """Any schedules, ragged epochs of several steps: the same weights and state to the byte."""
-    rng, arrivals = np.random.default_rng(seed), 24
-    task = quadratic_task(rng.uniform(0.5, 1.5, arrivals).tolist(), lambda s: [1.0 + s, -2.0])
-    runs = []
-    for run in range(4):
-        # From run to run fewer arrivals in the first epoch, so that those start later.
-        versions = np.arange(arrivals) // per_update
-        read = rng.integers(np.maximum(versions - 4, 0), versions + 1)
-        schedule = make_schedule(read, [9 - run, arrivals], per_update)
-        runs.append(plan(rule(0.1 * (1 + run)), schedule, InOrder(), seed=run))
-    loop, static = in_lockstep(task), in_lockstep(task)
-    static.static = True
-    one, other = (replay.start(task, runs, torch.float64) for _ in range(2))
-    for _ in range(2):
-        one, losses = replay.advance_in_steps(task, runs, one, loop)
-        other, same_losses = cuda_graph.advance_captured(task, runs, other, static)
-        assert torch.equal(losses, same_losses)
-        for name, value in one.tensors().items():
-            assert torch.equal(value, other.tensors()[name]), name
-
-
-class FakeCuda:
-    """In the place of torch.cuda: a graph remembers the step that was called while it cuda_graph,
-    and that call, as on a GPU, does nothing yet."""
-
-    def __init__(self, steps: list):
-        self.steps, self.capturing, self.replayed = steps, False, 0
-
-    def step(self) -> None:
-        if not self.capturing:
-            self.steps.append("called")
-
-    def install(self, monkeypatch) -> None:
-        fake = self
-
-        class Context:
-            def __enter__(self):
-                fake.capturing = isinstance(self, Capture)
-
-            def __exit__(self, *_):
-                fake.capturing = False
-
-        class Capture(Context):
-            pass
-
-        class Graph:
-            def replay(self):
-                fake.steps.append("replayed")
-
-            def __del__(self):
-                fake.steps.append("graph gone")
-
-        stream = types.SimpleNamespace(
-            wait_stream=lambda other: None, synchronize=lambda: fake.steps.append("waited")
-        )
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-        monkeypatch.setattr(torch.cuda, "stream", lambda stream: Context())
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-        monkeypatch.setattr(torch.cuda, "graph", lambda graph: Capture())
-
-
-@pytest.mark.parametrize("times", [0, 1, cuda_graph.WARM_UP, cuda_graph.WARM_UP + 1, 20])
-def test_a_captured_step_runs_as_often_as_it_should(monkeypatch, times):
-    steps = []
-    fake = FakeCuda(steps)
-    fake.install(monkeypatch)
-    cuda_graph.repeat(fake.step, times, torch.device("cuda"))
-    called = min(times, cuda_graph.WARM_UP)
-    replayed = times - called
-    end = ["waited", "graph gone"] if replayed else []
-    assert steps == ["called"] * called + ["replayed"] * replayed + end
-
-
 @pytest.fixture
 def container():
     """PyTorch as it starts in NVIDIA's containers."""
@@ -250,6 +163,6 @@ def test_float32_is_float32_unless_tf32_is_asked_for(lenet, container):
         for tf32 in (False, True):
             backend = BatchedBackend(task, tf32=tf32)
             assert backend.name == ("batched_tf32" if tf32 else "batched")
-            backend.gradients(weights, *minibatches(lenet, shared=True))
+            backend.gradients(weights, *minibatches(lenet, groups=1))
     assert seen == ["ieee", "tf32"]
     assert (products.fp32_precision, convolutions.fp32_precision) == before

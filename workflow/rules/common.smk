@@ -14,7 +14,7 @@ from stalegrad.planning.config import read_yaml
 from stalegrad.io.errors import StalegradError
 from stalegrad.planning.plan import Plan, as_inputs
 from stalegrad.planning.studies import words_of
-from stalegrad.training import speed, stages
+from stalegrad.training import cards, speed, stages
 from stalegrad.training.progress import announcement
 
 
@@ -36,6 +36,15 @@ with refusing():
 
 BEGUN = time.time()
 SETTINGS = PLAN.settings
+# What a job that trains on this machine takes of it besides: a card, where there is one to use. As
+# many run at once as there are cards, or as `--resources gpu=N` allows; which one a job takes it
+# settles itself (`training.cards`). On a cluster the profile says which rules ask for a GPU.
+A_CARD = {}
+if workflow.is_main_process and workflow.local_exec:
+    if CARDS := cards.usable(SETTINGS.device):
+        A_CARD = {"gpu": 1}
+        if "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", len(CARDS))
 DATA = SETTINGS.data_folder
 RESULTS = f"{SETTINGS.results_folder}/{SETTINGS.preset}"
 SOURCE = plan.SOURCE

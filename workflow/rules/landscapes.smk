@@ -15,6 +15,7 @@ rule follow_runs:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
+        **A_CARD,
         mem_mb=lambda wildcards: followed(wildcards).megabytes(),
     params:
         bundle=lambda wildcards: followed(wildcards).to_json(),
@@ -42,6 +43,7 @@ rule save_weights:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
+        **A_CARD,
         mem_mb=lambda wildcards: landscape_of(wildcards).runs.megabytes(),
     params:
         bundle=lambda wildcards: landscape_of(wildcards).runs.to_json(),
@@ -70,6 +72,7 @@ rule compute_landscape:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
+        **A_CARD,
         mem_mb=lambda wildcards: landscape_of(wildcards).megabytes(),
     params:
         cell=lambda wildcards: landscape_of(wildcards).hash,

@@ -21,6 +21,7 @@ rule train_bundle:
         "../../envs/train.yaml"
     threads: SETTINGS.threads
     resources:
+        **A_CARD,
         mem_mb=lambda wildcards, attempt: attempt * bundle_of(wildcards).megabytes(),
     params:
         bundles=lambda wildcards: [bundle_of(wildcards).to_json()],
@@ -53,6 +54,7 @@ for study, short in SHORT_BUNDLES.items():
             "../../envs/train.yaml"
         threads: SETTINGS.threads
         resources:
+            **A_CARD,
             mem_mb=lambda wildcards, attempt, most=max(b.megabytes() for b in short.values()): (
                 attempt * most
             ),

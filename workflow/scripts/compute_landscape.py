@@ -7,6 +7,7 @@ from stalegrad.analysis.landscapes import make_landscape
 from stalegrad.io.logs import logged
 from stalegrad.planning.plan import Plan
 from stalegrad.training.bundles import Place
+from stalegrad.training.cards import own_card
 
 
 def say(done: int, total: int) -> None:
@@ -24,4 +25,5 @@ with logged(snakemake.log[0]):
         cell = plan.landscapes[wildcards.study][wildcards.landscape]
         recorded = tuple(map(Path, snakemake.input.recorded))
         made = outputs["grid"], outputs["points"], outputs["lines"]
-        make_landscape(cell, recorded, made, place, say)
+        with own_card(place.device):
+            make_landscape(cell, recorded, made, place, say)

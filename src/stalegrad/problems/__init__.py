@@ -75,7 +75,8 @@ class Together:
     """What a GPU computes of R runs at weights [R, P]: in few large steps, not R small ones.
 
     losses: (weights [R, P], inputs [R, B, ...], targets [R, B]) -> mean losses [R], without noise;
-        the first axis of inputs and targets is 1 where all runs have the same minibatch.
+        the first axis of inputs and targets is G where G groups of R / G neighbouring runs have
+        the same minibatch.
     metrics: (weights [R, P], inputs [N, ...], targets [N]) -> as `Task.metrics`, each [R].
     """
 

@@ -117,10 +117,10 @@ class ImageProblem:
         def together(
             weights: "Tensor", images: "Tensor", labels: "Tensor"
         ) -> tuple["Tensor", "Tensor"]:
-            """Losses and predicted classes [R, B], of images and labels [R or 1, B, ...]."""
+            """Losses and predicted classes [R, B], of images and labels [G, B, ...]."""
             x = images.to(weights.dtype) * scale + shift
             outputs = self.network.together(weights, x.unsqueeze(2))
-            wanted = labels.expand(outputs.shape[:2]).flatten()
+            wanted = labels.repeat_interleave(len(weights) // len(labels), dim=0).flatten()
             each = torch.nn.functional.cross_entropy(
                 outputs.flatten(0, 1), wanted, reduction="none"
             )

@@ -50,7 +50,8 @@ class Layer:
         """The same for R runs at once, each with its own weights [R, ...], without noise.
 
         x: [R, channels, B, height, width], or [R, units, B], so that what a run's weights multiply
-        is one matrix; its first axis is 1 where all runs have the same.
+        is one matrix; its first axis is G where G groups of neighbouring runs, each of R / G,
+        have the same.
         """
         return self.apply(x, weights, None)
 
@@ -164,17 +165,15 @@ class Connected(Layer):
 
 
 def _product(weights: "Tensor", biases: "Tensor", columns: "Tensor") -> "Tensor":
-    """weights [R, O, ...] times columns [R, K, N] plus biases [R, O]: [R, O, N].
+    """weights [R, O, ...] times columns [G, K, N] plus biases [R, O]: [R, O, N].
 
-    Columns that all runs share, [1, K, N], make it one matrix product and no batch of small ones.
+    Columns that R / G runs share make their products one of a larger matrix.
     """
     import torch
 
-    weights = weights.flatten(2)
-    if len(columns) < len(weights):
-        product = torch.addmm(biases.reshape(-1, 1), weights.flatten(0, 1), columns[0])
-        return product.unflatten(0, biases.shape)
-    return torch.baddbmm(biases.unsqueeze(2), weights, columns)
+    groups, depth = columns.shape[:2]
+    factors = weights.reshape(groups, -1, depth)
+    return torch.baddbmm(biases.reshape(groups, -1, 1), factors, columns).view(*biases.shape, -1)
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ class Network:
     def together(self, weights: "Tensor", x: "Tensor") -> "Tensor":
         """Outputs [R, B, ...] of R runs at weights [R, P], without noise.
 
-        x: [R, B, *input_shape], or [1, B, *input_shape] where all runs have the same.
+        x: [G, B, *input_shape], of G groups of R / G neighbouring runs that have the same.
         """
         parts = iter(
             part.unflatten(1, shape)

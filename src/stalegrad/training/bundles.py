@@ -39,6 +39,7 @@ from stalegrad.planning.memory import SHARE
 from stalegrad.problems import Task, load_task
 from stalegrad.training import memory, replay, stepping
 from stalegrad.training.backends import Backend, make_backend, resolve_device
+from stalegrad.training.cards import own_card
 from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
 from stalegrad.training.machine import (
     describe_machine,
@@ -161,11 +162,23 @@ def train_bundle(
     The state is saved beside `output` after an epoch, as long as saving takes at most SAVING_SHARE
     of the time; a later call resumes from it. All files are written under a temporary name and
     renamed. If another process works on the same output, this call waits for it, and returns once
-    the other has finished the output. Raises ResultError if the other has put another
-    run there, and OutputError, before training, if one of the files cannot be written.
+    the other has finished the output. On a GPU it holds a card (`training.cards.own_card`), and
+    waits for one first. Raises ResultError if the other has put another run there, and OutputError,
+    before training, if one of the files cannot be written.
     """
     for path in (output, provenance_path(output), *([weights] if weights else [])):
         check_writable(path)
+    with own_card(place.device):
+        _train(bundle, output, place, report, weights)
+
+
+def _train(
+    bundle: Bundle,
+    output: Path,
+    place: Place,
+    report: Callable[[Progress], None] | None,
+    weights: Path | None,
+) -> None:
     device = resolve_device(place.device)
     threads = place.threads_on(device)
     with settled_torch(device):

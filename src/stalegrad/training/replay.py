@@ -8,8 +8,9 @@ axis is the run; what differs between them (step size, delay, schedule, seed, da
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from stalegrad.rules import Numbers, Rule, steps_on
 from stalegrad.schedule import Schedule
 from stalegrad.training.backends import Backend
 from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
+
+if TYPE_CHECKING:
+    from stalegrad.training.cuda_graph import StaticStep
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class ReplayState:
     weights [R, P]; rule: the update rule's state; saved [slots, R, P]: old weights that gradients
     in flight were computed at; pending [R, P]: gradients of an update not yet complete (None where
     every arrival is an update); epoch: epochs done, or where runs stop more often, stretches.
+    step: what changes these very tensors in place (see `training.cuda_graph`), so that the next
+    epoch can go on with it; no part of the state, and None where there is none.
     """
 
     weights: Tensor
@@ -90,6 +96,7 @@ class ReplayState:
     saved: Tensor
     pending: Tensor | None
     epoch: int
+    step: "StaticStep | None" = field(default=None, compare=False, repr=False)
 
     def keep(self, rows: list[int]) -> "ReplayState":
         """The state of some of the runs."""
@@ -99,6 +106,7 @@ class ReplayState:
             rule={name: value[rows] for name, value in self.rule.items()},
             saved=self.saved[:, rows],
             pending=None if self.pending is None else self.pending[rows],
+            step=None,
         )
 
     def tensors(self) -> dict[str, Tensor]:

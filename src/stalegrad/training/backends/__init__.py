@@ -1,5 +1,7 @@
 """Gradients of a bundle: interchangeable ways to compute the same numbers."""
 
+import fnmatch
+import os
 import sys
 from abc import ABC, abstractmethod
 
@@ -34,8 +36,8 @@ class Backend(ABC):
         """weights [R, P], inputs [R, B, ...], targets [R, B] -> gradients [R, P], losses [R].
 
         noise: the minibatch's random bytes [R, B, N], if the task takes any. The first axis of all
-        but the weights is 1 if all R runs have the same minibatch; replay passes it so where it
-        can.
+        but the weights is G where G groups of R / G neighbouring runs have the same minibatch, and
+        so 1 if all have; replay passes it so where it can.
         """
 
     def gradients_of(
@@ -59,8 +61,23 @@ class Backend(ABC):
         """weights [R, P] -> metrics over the test set, each [R] in float64."""
 
 
+# The backend that `auto` takes on a GPU, by the card's name as PyTorch tells it: the first pattern
+# that matches (as of file names) decides. `benchmarks/gpu` measures a card and prints its row, to
+# be put before the last, which is not measured. Only backends that keep float32 belong here.
+ON_CARD = (("*", "batched"),)
+
+
+def on_card(name: str) -> str:
+    """The backend that `auto` takes on the card of this name."""
+    return next(backend for pattern, backend in ON_CARD if fnmatch.fnmatchcase(name, pattern))
+
+
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises ConfigError for a device that is not there."""
+    """`auto` is CUDA where there is one. Raises ConfigError for a device that is not there.
+
+    CUDA itself is not started, so that `training.cards` may still choose the card.
+    """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks the driver's library
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -74,11 +91,8 @@ def resolve_device(device: str) -> torch.device:
 def make_backend(name: str, task: Task) -> Backend:
     """The backend called `name` for `task`; `auto` takes the fastest that can do it.
 
-    On a GPU that is `batched` if the problem has a form for many runs at once, although no GPU has
-    been timed. Its step can be captured, while the reference launches some hundred kernels in every
-    step; its matrix products are large, while the reference has grouped convolutions of few
-    channels. The same tests hold both to autograd, but do not reach the capture itself: if that
-    fails on some GPU, use `torch`.
+    On a GPU that is what ON_CARD says of the card, if the problem has a form for many runs at once,
+    and else `torch`.
 
     Raises ConfigError if a backend asked for by name cannot do the task.
     """
@@ -86,16 +100,17 @@ def make_backend(name: str, task: Task) -> Backend:
     from stalegrad.training.backends.cpu_synthetic import SyntheticBackend
     from stalegrad.training.backends.vmap import VmapBackend
 
+    device = task.train[0].device
+    if name == "auto" and device.type == "cuda":
+        name = on_card(torch.cuda.get_device_name(device))
+        if batched.reason_against(task) is not None:
+            name = "torch"
     if name == "torch":
         return VmapBackend(task)
-    on_gpu = task.train[0].device.type == "cuda"
-    if name.startswith("batched") or (name == "auto" and on_gpu):
-        reason = batched.reason_against(task)
-        if reason is None:
-            return batched.BatchedBackend(task, tf32=name == "batched_tf32")
-        if name != "auto":
+    if name.startswith("batched"):
+        if (reason := batched.reason_against(task)) is not None:
             raise ConfigError(f"config: 'backend' is '{name}', but {reason}; use 'auto'.")
-        return VmapBackend(task)
+        return batched.BatchedBackend(task, tf32=name == "batched_tf32")
     reason = cpu.reason_against(task)
     if reason is None:
         if task.name in cpu.NETWORKS:
@@ -103,6 +118,6 @@ def make_backend(name: str, task: Task) -> Backend:
         return SyntheticBackend(task, cpu.KERNELS[task.name])
     if name == "cpu":
         raise ConfigError(f"config: 'backend' is 'cpu', but {reason}; use 'auto' or 'torch'.")
-    if task.train[0].device.type == "cpu" and task.name in cpu.KERNELS:
+    if device.type == "cpu" and task.name in cpu.KERNELS:
         print(f"note: the fused CPU kernel is not used, because {reason}.", file=sys.stderr)
     return VmapBackend(task)

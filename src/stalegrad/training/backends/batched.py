@@ -1,9 +1,9 @@
 """Networks of many runs as products of large matrices, which suit a GPU.
 
 `vmap` turns the runs' convolutions into grouped ones of few channels each, which cuDNN is slow at
-and which leave a GPU idle most of the time. Here every layer of all runs is one product: of the
-runs' stacked weights and the patches of the images where runs share a minibatch, and a batch of
-products where they do not. The gradient is autograd's, of the sum of the runs' losses.
+and which leave a GPU idle most of the time. Here every layer of all runs is one batch of products;
+of runs that share a minibatch, the first layer's is of their stacked weights and the patches of the
+images, which are laid out once. The gradient is autograd's, of the sum of the runs' losses.
 """
 
 import contextlib

@@ -37,7 +37,7 @@ class SyntheticBackend(VmapBackend):
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         rows = torch.arange(targets.numel()).view(targets.shape)  # where they lie in `flat`
-        bounds = [0, len(weights)] if len(inputs) == 1 else range(len(weights) + 1)
+        bounds = range(0, len(weights) + 1, len(weights) // len(inputs))
         flat = self._laid_out(inputs.reshape(-1, inputs.shape[-1]), targets.reshape(-1))
         return self._kernel.gradients(weights, rows, torch.tensor(bounds), flat)
 

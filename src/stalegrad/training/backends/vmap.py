@@ -27,6 +27,9 @@ class VmapBackend(Backend):
         self, weights: Tensor, inputs: Tensor, targets: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         shared = len(inputs) == 1 < len(weights)
+        if not shared and (alike := len(weights) // len(inputs)) > 1:
+            inputs, targets = (part.repeat_interleave(alike, dim=0) for part in (inputs, targets))
+            noise = None if noise is None else noise.repeat_interleave(alike, dim=0)
         if self._task.gradients is None:
             batch = (inputs, targets) if noise is None else (inputs, targets, noise)
             if shared:
