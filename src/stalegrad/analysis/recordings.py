@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DIGITS = 4  # of what is fitted
+_CONSTANT = 1e-3  # relative deviation of times below which they are taken as constant
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,11 @@ class Fitted:
 def fit_distributions(times: np.ndarray) -> list[Fitted]:
     """The known distributions that can be fitted to times [n] > 0, the best first.
 
-    `constant` is none of them: it has no likelihood, and is what is meant where times hardly vary.
-    Raises ValueError for fewer than 10 times, or where they are all the same.
+    None where they hardly vary: that is `constant`, which has no likelihood.
     """
-    if len(times) < 10 or np.ptp(times) == 0:
-        raise ValueError("a distribution is fitted to 10 times or more, not all the same")
-    found = []
+    found: list[Fitted] = []
+    if np.std(times) < _CONSTANT * np.mean(times):
+        return found
     for fit in (_expon, _normal, _uniform, _gamma, _pareto):
         made = fit(times)
         if made is None:
@@ -207,7 +207,8 @@ class Fit:
     """What a trace says of the cluster it is of.
 
     cluster: its parameters as one of ours. times: of each gradient. distributions: of compute times
-    over the mean of their worker. seconds [n]: mean compute time of each worker.
+    over the mean of their worker; none where they hardly vary. seconds [n]: mean compute time of
+    each worker.
     """
 
     trace: Trace
@@ -217,12 +218,12 @@ class Fit:
     seconds: np.ndarray
 
     def simulated(self, seed: int = 1) -> Schedule:
-        """As many arrivals of the fitted cluster as the trace has."""
-        workers, generator = self.trace.workers, np.random.default_rng(seed)
-        each = -(-self.trace.arrivals // workers)
-        shared = 1 + int(self.trace.columns["stream"].max()) == 1
-        batches = (self.trace.arrivals,) if shared else (each,) * workers
-        return self.cluster.simulate(Workload(batches, 1), generator)
+        """As many arrivals of the fitted cluster as the trace has. Where each of its workers did
+        as many, each does so here, and stops."""
+        done = np.bincount(self.trace.columns["worker"], minlength=self.trace.workers)
+        each_its_own = self.trace.columns["stream"].any() and np.ptp(done) == 0
+        batches = done.tolist() if each_its_own else [self.trace.arrivals]
+        return self.cluster.simulate(Workload(tuple(batches), 1), np.random.default_rng(seed))
 
 
 def fit_trace(trace: Trace, name: str = "parameter_server") -> Fit:
@@ -237,11 +238,10 @@ def fit_trace(trace: Trace, name: str = "parameter_server") -> Fit:
             f"{trace.file}: worker {int(np.argmin(counts))} has {counts.min()} gradients; a fit "
             f"takes at least 2 of every worker."
         )
+    if (times.compute <= 0).any():
+        raise DataError(f"{trace.file}: a computation takes no time; a fit takes longer ones.")
     seconds = np.bincount(worker, times.compute, trace.workers) / counts
-    try:
-        distributions = fit_distributions(times.compute / seconds[worker])
-    except ValueError as error:
-        raise DataError(f"{trace.file}: its compute times cannot be fitted: {error}.") from None
+    distributions = fit_distributions(times.compute / seconds[worker])
     cluster = (
         _hub_and_spoke(trace, times) if name == "hub_and_spoke" else _parameter_server(trace, times)
     )
@@ -285,10 +285,9 @@ def _parameter_server(trace: Trace, times: Times) -> ParameterServer:
 def _hub_and_spoke(trace: Trace, times: Times) -> HubAndSpoke:
     """Its rounds last from reading weights to pushing a gradient."""
     rounds = times.fetch + times.compute + times.delay
-    try:
-        best = fit_distributions(rounds)[0].distribution
-    except ValueError as error:
-        raise DataError(f"{trace.file}: its rounds cannot be fitted: {error}.") from None
+    fitted = fit_distributions(rounds)
+    constant = compute_times.Constant(value=float(np.mean(rounds)))
+    best = fitted[0].distribution if fitted else constant
     there_and_back = np.mean(times.push) + np.mean(times.service) + np.nanmean(times.back)
     return HubAndSpoke(
         workers=trace.workers,

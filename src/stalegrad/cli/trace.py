@@ -117,7 +117,9 @@ def _said(fit: "Fit") -> list[str]:
         f"to the server {ms(times.push)}",
         f"service {ms(times.service)}",
         f"to the worker {ms(times.back)}",
-        "compute times over the mean of their worker, best first:",
+        "compute times over the mean of their worker, best first:"
+        if fit.distributions
+        else "compute times hardly vary: they are constant",
     ]
     for each in fit.distributions:
         parameters = ", ".join(
