@@ -448,7 +448,7 @@ ORDER = [
     ["clusters", "rules", "problems"],
     ["planning"],
     ["training"],
-    ["analysis"],
+    ["recording", "analysis"],
     ["api", "report"],
     ["cli"],
     ["__main__"],

@@ -138,6 +138,11 @@ DEFAULTS = {
         },
         "8dc18ef1946b2a68",
     ),
+    ("cluster", "trace"): (
+        {"file": "tests/recordings/chain.csv.gz"},
+        {"unfinished": False},
+        "4a74198126b7189f",
+    ),
 }
 BASE = {
     "problem": {"name": "chain"},
@@ -152,8 +157,14 @@ def hash_with(part: str, name: str, fields) -> str:
     return parse_cell(BASE | {part: {"name": name, **fields}}, "a test").hash
 
 
+@pytest.fixture
+def at_root(monkeypatch):
+    """Paths of files are seen from the folder that a command is given in."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
 @pytest.mark.parametrize(("part", "name"), DEFAULTS)
-def test_a_hash_stands_for_the_defaults_it_was_made_with(part, name):
+def test_a_hash_stands_for_the_defaults_it_was_made_with(part, name, at_root):
     given, defaults, pinned = DEFAULTS[part, name]
     assert hash_with(part, name, given) == pinned
     assert hash_with(part, name, given | defaults) == pinned, "a default has changed"

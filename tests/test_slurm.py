@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import toy_slurm
 from checkout import DATA, ROOT, Checkout, until
 
 from stalegrad.io.datasets import fetch_dataset
+from stalegrad.io.traces import COMPLETE, read_trace
 from stalegrad.training.bundles import Place, train_bundle
 
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
@@ -125,3 +128,32 @@ def test_array_jobs_train_the_bundles_of_a_study(site):
     numbers = jobs("arrayjobid:20|,arraytaskid:20")
     tasks = [task for number, task in numbers if number not in before]
     assert sorted(tasks) == ["1", "2"]
+
+
+def test_srun_records_with_a_server_and_workers(tmp_path):
+    """The command that runs alone, as one step: rank 0 serves, and the others work."""
+    file = tmp_path / "trace.csv"
+    flags = ["--problem", "chain", "--lr", "0.01", "--batch-size", "16", "--epochs", "1"]
+    command = [sys.executable, "-m", "stalegrad", "record", *flags, "--output", str(file)]
+    done = subprocess.run(
+        ["srun", "-n", "3", "--oversubscribe", "--mem=0", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    trace = read_trace(file)
+    assert trace.ended == COMPLETE and trace.workers == 2
+    assert set(trace.columns["worker"]) == {0, 1}
+    assert not of_command(str(file)), "srun's processes are left"
+
+
+def of_command(word: str) -> list[Path]:
+    """Processes that have a word in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                found.append(path)
+    return found

@@ -16,8 +16,10 @@ from stalegrad.cli.cells import add_cells
 from stalegrad.cli.data import add_data
 from stalegrad.cli.flags import Parser, examples
 from stalegrad.cli.new_study import add_new_study
+from stalegrad.cli.record import add_record
 from stalegrad.cli.results import add_figure, add_verdicts
 from stalegrad.cli.run import add_run
+from stalegrad.cli.trace import add_trace
 from stalegrad.io.errors import ConfigError, StalegradError
 
 
@@ -70,6 +72,8 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     add_data(commands)
     add_cells(commands)
     add_run(commands, arguments[1:] if arguments[:1] == ["run"] else None)
+    add_record(commands, arguments[1:] if arguments[:1] == ["record"] else None)
+    add_trace(commands)
     add_bundles(commands)
     add_run_bundle(commands)
     add_archive(commands)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stalegrad.cli.flags import Flags, distinct, grids_of, named_by_flag
@@ -23,30 +24,54 @@ PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 USUAL = {"problem": "lenet5", "rule": "sgd", "cluster": "constant_delay"}
 
 
-def add_choices(choice: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    """Add the flags that choose problem, rule and cluster. Returns the cell as chosen so far.
+def add_choices(
+    choice: argparse.ArgumentParser, arguments: Sequence[str], parts: Mapping[str, str] = PARTS
+) -> dict[str, Any]:
+    """Add the flags that choose problem, rule and cluster, or those of `parts` alone. Returns the
+    cell as chosen so far.
 
     It comes as plain values, like those of `Cell.as_dict`: the listed cell's where `--hash` names
-    one.
+    one, the recorded one's where `--trace` does.
     """
     from stalegrad import specs
 
     group = choice.add_argument_group("a cell by its parts")
-    for part, kind in PARTS.items():
+    for part, kind in parts.items():
         there = specs.names(kind)
         usual = f"{', '.join(there)}; default: {USUAL[part]}"
         group.add_argument(f"--{part}", choices=there, metavar="NAME", help=usual)
     options, _ = choice.parse_known_args(arguments)
-    values = {part: {"name": name} for part, name in USUAL.items()}
-    if options.hash is not None:
+    values = {part: {"name": USUAL[part]} for part in parts}
+    if getattr(options, "trace", None) is not None:
+        if options.hash is not None or options.study is not None:
+            raise ConfigError("'--trace' and '--hash' both name a cell; leave one out.")
+        values = recorded_values(options.trace)
+    elif getattr(options, "hash", None) is not None:
         values = _listed_cell(options).as_dict()
-    elif options.study is not None:
+    elif getattr(options, "study", None) is not None:
         raise ConfigError("'--study' is given without '--hash', which says which of its cells.")
-    for part in PARTS:
+    for part in parts:
         name = getattr(options, part)
         if name is not None and name != values[part]["name"]:
             values[part] = {"name": name}
     return values
+
+
+def recorded_values(file: Path) -> dict[str, Any]:
+    """The cell that a trace is a recording of, to be replayed, as plain values.
+
+    Raises DataError where the file is no trace, ConfigError where it does not say its cell.
+    """
+    from stalegrad.io.traces import read_trace
+
+    try:
+        recorded = dict(json.loads(read_trace(file).about["cell"]))
+    except (KeyError, ValueError, TypeError):
+        raise ConfigError(
+            f"{file} does not say in a line '# cell: ...' what was trained; give problem, rule and "
+            f"the other flags, with '--cluster trace --file {file}'."
+        ) from None
+    return recorded | {"cluster": {"name": "trace", "file": str(file)}}
 
 
 def _listed_cell(options: argparse.Namespace) -> "Cell":
@@ -62,16 +87,20 @@ def _listed_cell(options: argparse.Namespace) -> "Cell":
     return found[0]
 
 
-def add_cell_flags(parser: argparse.ArgumentParser, chosen: Mapping[str, Any]) -> None:
-    """A flag for every field of a cell and of its parts, under the field's name."""
+def add_cell_flags(
+    parser: argparse.ArgumentParser,
+    chosen: Mapping[str, Any],
+    parts: Mapping[str, str] = PARTS,
+) -> None:
+    """A flag for every field of a cell and of its `parts`, under the field's name."""
     from stalegrad import specs
     from stalegrad.planning.cell import Cell
 
-    _add_fields(parser.add_argument_group("numbers of the cell"), Cell, "", skip=PARTS)
-    for part, kind in PARTS.items():
+    add_fields(parser.add_argument_group("numbers of the cell"), Cell, "", skip=PARTS)
+    for part, kind in parts.items():
         name = chosen[part]["name"]
         group = parser.add_argument_group(f"{part} {name}")
-        _add_fields(group, specs.spec_class(kind, name), f"{part}.")
+        add_fields(group, specs.spec_class(kind, name), f"{part}.")
     parser.add_argument_group("anything").add_argument(
         "--set",
         action="append",
@@ -81,7 +110,8 @@ def add_cell_flags(parser: argparse.ArgumentParser, chosen: Mapping[str, Any]) -
     )
 
 
-def _add_fields(group: Flags, cls: type[Any], prefix: str, skip: Iterable[str] = ()) -> None:
+def add_fields(group: Flags, cls: type[Any], prefix: str, skip: Iterable[str] = ()) -> None:
+    """A flag for every field of a spec, under its name; their keys begin with `prefix`."""
     texts = field_texts(cls)
     for field in dataclasses.fields(cls):
         if field.name in skip:
@@ -129,7 +159,16 @@ def _value(text: str) -> Any:
 
 def cell_of(options: argparse.Namespace) -> "Cell":
     """The cell that the flags of `run` describe. Raises ConfigError naming the flags."""
-    from stalegrad.planning.cell import Cell, parse_cell
+    from stalegrad.planning.cell import parse_cell
+
+    where = "command line"
+    with named_by_flag(_flags_of(options.chosen)):
+        return parse_cell(values_of(options, where), where)
+
+
+def values_of(options: argparse.Namespace, where: str) -> dict[str, Any]:
+    """The cell that flags describe, as plain values."""
+    from stalegrad.planning.cell import Cell
     from stalegrad.planning.expand import with_keys
 
     given = vars(options)
@@ -140,18 +179,21 @@ def cell_of(options: argparse.Namespace) -> "Cell":
         if not equals:
             raise ConfigError(f"'--set' is {setting!r}; it must be KEY=VALUE.")
         keys[key] = _value(text)
-    where = "command line"
-    with named_by_flag(_flags_of(options.chosen)):
-        return parse_cell(with_keys(options.chosen, keys, where), where)
+    return with_keys(options.chosen, keys, where)
 
 
 def _flags_of(chosen: Mapping[str, Any]) -> dict[str, str]:
     """Key as an error names it -> flag."""
     from stalegrad import specs
+
+    return flags_of({p: specs.spec_class(kind, chosen[p]["name"]) for p, kind in PARTS.items()})
+
+
+def flags_of(classes: Mapping[str, type[Any]]) -> dict[str, str]:
+    """Key as an error names it -> flag, where the parts of the cell are of these classes."""
     from stalegrad.planning.cell import Cell
 
     flags = {f.name: _flag(f.name) for f in dataclasses.fields(Cell)}
-    for part, kind in PARTS.items():
-        cls = specs.spec_class(kind, chosen[part]["name"])
+    for part, cls in classes.items():
         flags |= {f"{part}.{f.name}": _flag(f.name) for f in dataclasses.fields(cls)}
     return flags

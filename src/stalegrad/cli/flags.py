@@ -42,6 +42,13 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
 
 
+def seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < 1e9:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds > 0")
+
+
 def path(text: str) -> Path:
     try:
         return read_path(text)

@@ -1,7 +1,9 @@
 """`stalegrad run`: one run, trained while one looks on."""
 
 import argparse
+import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -23,6 +25,8 @@ from stalegrad.io.wording import rate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from stalegrad.planning.bundle import Bundle
+    from stalegrad.planning.cell import Cell
     from stalegrad.training.bundles import Progress
 
 
@@ -32,6 +36,9 @@ def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
     listed = choice.add_argument_group("a cell of a study", "Other flags then change it.")
     listed.add_argument("--hash", help="as `stalegrad cells` lists it, or the start of it")
     add_study_flags(listed, required=False)
+    listed.add_argument(
+        "--trace", type=path, metavar="FILE", help="replay what `stalegrad record` has recorded"
+    )
     chosen = None
     if arguments is not None:
         chosen = add_choices(choice, arguments)
@@ -50,6 +57,7 @@ def add_run(commands: Commands, arguments: Sequence[str] | None) -> None:
             "stalegrad run --dataset mnist --rule adam --lr 0.0001 --delay 32 \\",
             "    --batch-size 64 --epochs 5 --seed 2 --output adam.csv",
             "stalegrad run --study STUDY --preset quick --hash 497a --epochs 1",
+            "stalegrad run --trace results/traces/TRACE.csv",
             "stalegrad run --dataset mnist --lr 0.01 --batch-size 64 --epochs 2 \\",
             "    --cluster hub_and_spoke --workers 8 --set cluster.compute_time.name=expon",
         ),
@@ -67,21 +75,61 @@ def _run(options: argparse.Namespace) -> None:
     from stalegrad.analysis.results import read_csv
     from stalegrad.planning.bundle import Bundle
     from stalegrad.planning.freshness import can_take
-    from stalegrad.training.bundles import train_bundle
 
     cell = cell_of(options)
     bundle = Bundle((cell,))
     output = options.output or Path("results") / "cells" / f"{cell.hash}.csv"
     columns = " ".join(f"{k}={as_text(v)}" for k, v in cell.columns().items() if v is not None)
     print(f"run {cell.hash}: {columns}", flush=True)
+    replayed = None
     with _EpochLines(cell.epochs) as lines:
         if can_take(output, bundle):
             lines.show(read_csv(output, "run"))
         else:
-            place = place_of(options)
             with named_by_flag({"backend": "--backend"}):
-                train_bundle(bundle, output, place, lines.progress)
+                replayed = _train(bundle, output, options, lines)
     print(_summary(output))
+    if replayed is not None:
+        print(replayed)
+
+
+def _train(
+    bundle: "Bundle", output: Path, options: argparse.Namespace, lines: "_EpochLines"
+) -> str | None:
+    """Train, and return how the weights at the end compare with those of the trace, if any."""
+    from stalegrad.training.bundles import train_bundle
+
+    place = place_of(options)
+    if options.trace is None:
+        train_bundle(bundle, output, place, lines.progress)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.npz"
+        train_bundle(bundle, output, place, lines.progress, weights=weights)
+        # Another process may have finished the output meanwhile.
+        return _compared(bundle.cells[0], options.trace, weights) if weights.exists() else None
+
+
+def _compared(cell: "Cell", trace: Path, weights: Path) -> str:
+    import numpy as np
+
+    from stalegrad.io.traces import read_trace
+
+    recorded = read_trace(trace)
+    values = {k: v for k, v in cell.as_dict().items() if k != "cluster"}
+    with np.load(weights) as content:
+        last = np.ascontiguousarray(content["weights"][-1])
+    if (digest := recorded.event("weights")) is None:
+        return f"{trace} does not say with which weights its recording ended"
+    if json.loads(recorded.about.get("cell", "null")) != values:
+        return f"the cell is not the one that {trace} is a recording of; weights are not compared"
+    if hashlib.sha256(last.tobytes()).hexdigest() == digest:
+        return "its weights at the end are those recorded, to the bit"
+    how = recorded.about.get("gradients", "an unknown backend")
+    return (
+        f"its weights at the end are not those recorded to the bit: the recording is in "
+        f"{recorded.about.get('precision', 'an unknown precision')} with {how}"
+    )
 
 
 class _EpochLines:

@@ -293,7 +293,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
         work = (data, cell.cluster, cell.epochs)
         try:
             if data not in orders:
-                orders[data] = _order(cell, targets)
+                orders[data] = order_of(cell, targets)
             order = orders[data]
             if work not in made:
                 times = generator(cell.seed, CLUSTER)
@@ -305,7 +305,9 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
     return planned
 
 
-def _order(cell: Cell, targets: np.ndarray) -> Order:
+def order_of(cell: Cell, targets: np.ndarray) -> Order:
+    """The minibatches of a cell, whose data have these targets [N]. Raises ValueError where they
+    cannot be dealt to its workers."""
     if cell.partition == "independent":
         return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
     parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)

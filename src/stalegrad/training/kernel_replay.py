@@ -22,10 +22,13 @@ from stalegrad.training.replay import ReplayState, Run, minibatches
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
     """Whether there is a kernel for these runs, which share rule class and minibatch size."""
+    return all(has_kernel(run.rule, run.order.batch_size, backend) for run in runs)
+
+
+def has_kernel(rule: Rule, batch_size: int, backend: Backend) -> bool:
+    """Whether a run of this rule, with minibatches of this size, is replayed in a kernel."""
     return (
-        type(runs[0].rule).has_kernel_form()
-        and backend.steps_alone(runs[0].order.batch_size)
-        and all(run.rule.clip_norm is None for run in runs)
+        type(rule).has_kernel_form() and backend.steps_alone(batch_size) and rule.clip_norm is None
     )
 
 

@@ -328,6 +328,21 @@ def _gradients(
     return torch.cat(gradients), torch.cat(losses)
 
 
+def gradient_of_one(
+    backend: Backend, task: Task, weights: Tensor, samples: Tensor, noise: np.ndarray | None
+) -> tuple[Tensor, Tensor]:
+    """The gradient [P] and the loss of one run at weights [P] and samples [1, B], with the random
+    bytes [1, B, N] of its minibatch where the loss takes any: as replay takes it."""
+    if backend.fetches:
+        gradients, losses = backend.gradients_of(weights[None], samples, torch.tensor([0, 1]))
+    else:
+        inputs, targets = task.train
+        drawn = None if noise is None else torch.from_numpy(noise).to(inputs.device)
+        minibatch = take(inputs, samples), take(targets, samples)
+        gradients, losses = backend.gradients(weights[None], *minibatch, drawn)
+    return gradients[0], losses[0]
+
+
 def take(samples: Tensor, numbers: Tensor) -> Tensor:
     """`samples[numbers]` [..., *sample] of samples [N, *sample]: several times as fast on a CPU."""
     chosen = samples.index_select(0, numbers.reshape(-1))
