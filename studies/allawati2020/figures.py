@@ -96,7 +96,7 @@ def fig3(results: StudyResults) -> Figure:
     ax.semilogy(best.index, best["case_2"], color=CASE_2, linestyle="--",
                 label="Case 2: $b=10$, $K=1$")  # fmt: skip
     ax.set_title("best step at each time")
-    ax.set_ylim(best.min().min() / 5, 30)
+    ax.set_ylim(best[["case_1", "case_2"]].min().min() / 5, 30)
     for ax in axes.flat[len(steps) + 1 :]:
         ax.set_visible(False)
     figure.supxlabel("simulated time (seconds)", fontsize=9)

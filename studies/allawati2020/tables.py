@@ -5,6 +5,8 @@ update that the gradient's arrival triggers.
 """
 
 import math
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ def simulated(results: StudyResults, simulation: str) -> pd.DataFrame:
     """One row a cluster of a simulation: closed forms, and means over replicates.
 
     replicates, theorem (Theorem 2), rate (Lemma 1), exact (`renewal.exact_staleness_before`, NaN
-    where the renewal function has no closed form), mean_before, mean_after and update_rate with
+    for constant times with communication), variation (`squared_variation`), mean_before, mean_after and update_rate with
     their standard errors `<column>_error`, and relative_before and relative_after: the simulated
     mean over the theorem, less one. `compute_time` becomes a distribution.
     """
@@ -61,6 +63,7 @@ def simulated(results: StudyResults, simulation: str) -> pd.DataFrame:
         table.loc[index, "rate"] = renewal.update_rate(n, k, mean)
         own = own_renewals(row["compute_time"], t_c)
         table.loc[index, "exact"] = renewal.exact_staleness_before(n, k, t_c, mean, own)
+        table.loc[index, "variation"] = squared_variation(row["compute_time"])
     table["relative_before"] = table["mean_before"] / table["theorem"] - 1
     table["relative_after"] = table["mean_after"] / table["theorem"] - 1
     return table
@@ -74,22 +77,42 @@ def compute_time(row: pd.Series) -> Distribution:
     return cls(**{k: float(v) for k, v in keys.items() if k in cls.__annotations__ and v == v})
 
 
+def continuous(distribution: Distribution) -> stats.rv_continuous | None:
+    """scipy's distribution of a compute time; None of the constant."""
+    match distribution:
+        case Exponential(loc=loc, scale=scale):
+            return stats.expon(loc, scale)
+        case Gamma(a=a, loc=loc, scale=scale):
+            return stats.gamma(a, loc, scale)
+        case Pareto(b=b, loc=loc, scale=scale):
+            return stats.pareto(b, loc, scale)
+        case Uniform(loc=loc, scale=scale):
+            return stats.uniform(loc, scale)
+        case Normal(loc=loc, scale=scale):
+            return stats.truncnorm(-loc / scale, np.inf, loc, scale)
+    return None
+
+
+def squared_variation(distribution: Distribution) -> float:
+    """Variance over the square of the mean: 0 of a constant, infinite where there is no variance"""
+    scipys = continuous(distribution)
+    return 0.0 if scipys is None else float(scipys.var() / scipys.mean() ** 2)
+
+
+@cache
 def own_renewals(distribution: Distribution, time: float) -> float:
-    """Mean number of rounds that a worker completes within `time`, where it is known; else NaN."""
+    """Mean number of rounds that a worker completes within `time`.
+
+    NaN for constant times with communication: in lockstep the closed forms do not hold.
+    """
     match distribution:
         case Exponential(loc=loc, scale=scale):
             return renewal.renewal_function_gamma(time, 1.0, loc, scale)
         case Gamma(a=a, loc=loc, scale=scale):
             return renewal.renewal_function_gamma(time, a, loc, scale)
-        case Constant():  # in lockstep: the closed forms do not hold, but without communication
+        case Constant():
             return 0.0 if time == 0 else math.nan
-        case Pareto(loc=loc, scale=scale):
-            shortest = loc + scale
-        case Uniform(loc=shortest):
-            pass
-        case Normal():
-            shortest = 0.0
-    return 0.0 if time <= shortest else math.nan
+    return renewal.renewal_function(time, continuous(distribution).cdf)
 
 
 def label(distribution: Distribution) -> str:
@@ -276,14 +299,16 @@ def cases(results: StudyResults) -> Table:
     return Table(table[columns], headings, formats | {"mean_compute_time": "{:g}"})
 
 
-def error_curves(results: StudyResults, points: int = 61) -> pd.DataFrame:
-    """Error of every run of Figure 3 on one axis of simulated time.
+def error_curves(
+    results: StudyResults, grids: Sequence[str] = ("fig3",), points: int = 61
+) -> pd.DataFrame:
+    """Error of every run of Figure 3, or of other grids alike, on one axis of simulated time.
 
     One row a step size, seed and time, columns case_1 and case_2. The axis goes from 0, where the
     error is 1, to the last time that all runs reach; between the ends of epochs log error is
     interpolated linearly. A run that diverged has LARGEST_ERROR from then on.
     """
-    curves = results.curves("fig3")
+    curves = results.curves(*grids)
     last = curves.groupby("run").tail(1)
     end = last.loc[~last["diverged"], "simulated_seconds"].min()
     times = np.linspace(0, end, points)
@@ -348,5 +373,27 @@ def fig3(results: StudyResults) -> Table:
 
 
 def tuned(curves: pd.DataFrame) -> pd.DataFrame:
-    """Median error of each case at its best step size, time by time (index time)."""
-    return curves.groupby(["lr", "time"])[["case_1", "case_2"]].median().groupby("time").min()
+    """Median error of each case at its best step size, time by time (index time).
+
+    lr_1, lr_2: the step of each case; ratio, low, high: error of Case 2 over Case 1 at these steps
+    and the same seed, median over seeds with its interval.
+    """
+    medians = curves.groupby(["lr", "time"])[["case_1", "case_2"]].median().reset_index()
+    rows = []
+    for time, here in medians.groupby("time"):
+        best = {case: here.loc[here[case].idxmin()] for case in ("case_1", "case_2")}
+        there = curves[curves["time"] == time].set_index(["lr", "seed"])
+        first, second = (there.loc[row["lr"], case] for case, row in best.items())
+        ratio = second / first
+        low, high = median_interval(ratio)
+        row = {"time": time, "lr_1": best["case_1"]["lr"], "lr_2": best["case_2"]["lr"]}
+        row |= {case: row_of[case] for case, row_of in best.items()}
+        rows.append(row | {"ratio": ratio.median(), "low": low, "high": high})
+    return pd.DataFrame(rows).set_index("time")
+
+
+def at_moments(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table at MOMENTS of its column `time`."""
+    times = np.sort(table["time"].unique())
+    chosen = [times[round(moment * (len(times) - 1))] for moment in MOMENTS]
+    return table[table["time"].isin(chosen)]
