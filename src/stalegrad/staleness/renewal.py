@@ -81,7 +81,7 @@ def renewal_function_gamma(time: float, shape: float, loc: float, scale: float) 
 
 
 def renewal_function(
-    time: float, cdf: Callable[[np.ndarray], np.ndarray], points: int = 4000
+    time: float, cdf: Callable[[np.ndarray], np.ndarray], points: int = 2000
 ) -> float:
     """Mean number m(t) of renewals up to `time` whose distances have the distribution `cdf`.
 
