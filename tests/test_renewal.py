@@ -3,12 +3,13 @@
 import math
 
 import pytest
-from scipy.stats import gamma
+from scipy.stats import gamma, uniform
 
 from stalegrad.staleness.renewal import (
     exact_staleness_before,
     expected_staleness,
     expected_staleness_sgd,
+    renewal_function,
     renewal_function_gamma,
     update_rate,
 )
@@ -51,6 +52,21 @@ def test_renewal_function_of_exponentials_is_linear(time):
 def test_renewal_function_of_erlang_2(time):
     expected = time / 2 - 1 / 4 + math.exp(-2 * time) / 4
     assert renewal_function_gamma(time, 2.0, 0.0, 1.0) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("time", [0.1, 0.5, 1.0])
+def test_renewal_function_of_uniform_distances(time):
+    """On [0, 1): m(t) = e^t - 1 up to t = 1."""
+    assert renewal_function(time, uniform.cdf) == pytest.approx(math.expm1(time), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "loc", "rel"), [(1.0, 0.0, 1e-5), (1.0, 1.0, 2e-3), (4.0, 0.0, 1e-5), (0.25, 0, 1e-2)]
+)
+def test_renewal_function_is_that_of_the_closed_form(shape, loc, rel):
+    found = renewal_function(6.0, gamma(shape, loc, 1.5).cdf)
+    assert found == pytest.approx(renewal_function_gamma(6.0, shape, loc, 1.5), rel=rel)
+    assert renewal_function(0.0, gamma(shape, loc, 1.5).cdf) == 0.0
 
 
 def test_renewal_function_of_a_small_shape():

@@ -55,21 +55,23 @@ def fig1(results: StudyResults) -> Figure:
 
 
 def fig2(results: StudyResults) -> Figure:
-    """Mean staleness of the first fifty updates, with the limit."""
-    cluster = simulated(results, "fig2").iloc[0]
-    course = by_update(results, "fig2", 0)
+    """Mean staleness of the first fifty updates, with the limits, at both communication times."""
     figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
-    update = course["update"]
-    for shift, name, colour, face in (
-        (1 / cluster["minibatches_per_update"], "after the update", AFTER, AFTER),
-        (0.0, "before the update", BEFORE, "white"),
-    ):
-        mean = course["mean"] + shift
-        half = student_half(course["error"], course["replicates"])
-        ax.plot(update, mean, color=colour, marker="o", markersize=3, markerfacecolor=face,
-                label=name)  # fmt: skip
-        ax.fill_between(update, mean - half, mean + half, color=colour, alpha=0.3, linewidth=0)
-    ax.axhline(cluster["theorem"], color=THEOREM, label="theorem 2")
+    for index, cluster in simulated(results, "fig2").iterrows():
+        course, t_c = by_update(results, "fig2", int(index)), cluster["communication_time"]
+        marker = "o" if t_c else "s"
+        for shift, name, colour, face in (
+            (1 / cluster["minibatches_per_update"], "after the update", AFTER, AFTER),
+            (0.0, "before the update", BEFORE, "white"),
+        ):
+            mean = course["mean"] + shift
+            half = student_half(course["error"], course["replicates"])
+            ax.plot(course["update"], mean, color=colour, marker=marker, markersize=2.5,
+                    markerfacecolor=face, label=name if t_c else None)  # fmt: skip
+            ax.fill_between(course["update"], mean - half, mean + half, color=colour, alpha=0.3,
+                            linewidth=0)  # fmt: skip
+        ax.axhline(cluster["theorem"], color=THEOREM, label="theorem 2" if t_c else None)
+        ax.text(50, cluster["theorem"] - 0.44, f"$T_c={t_c:g}$", ha="right", fontsize=7)
     ax.set_xlabel("iteration (update)")
     ax.set_ylabel("average staleness")
     ax.set_ylim(0, None)
@@ -91,12 +93,12 @@ def fig3(results: StudyResults) -> Figure:
             ax.semilogy(middle.index, middle, color=colour, linestyle=line)
             ax.fill_between(low.index, low, high, color=colour, alpha=0.25, linewidth=0)
         ax.set_title(f"step {lr:g}")
-    best, ax = tuned(curves), axes.flat[len(steps)]
+    best, ax = tuned(error_curves(results, ("fig3", "fig3_steps"))), axes.flat[len(steps)]
     ax.semilogy(best.index, best["case_1"], color=CASE_1, label="Case 1: $b=1$, $K=10$")
     ax.semilogy(best.index, best["case_2"], color=CASE_2, linestyle="--",
                 label="Case 2: $b=10$, $K=1$")  # fmt: skip
     ax.set_title("best step at each time")
-    ax.set_ylim(best.min().min() / 5, 30)
+    ax.set_ylim(best[["case_1", "case_2"]].min().min() / 5, 30)
     for ax in axes.flat[len(steps) + 1 :]:
         ax.set_visible(False)
     figure.supxlabel("simulated time (seconds)", fontsize=9)

@@ -5,6 +5,9 @@ update that the gradient's arrival triggers.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,55 +44,85 @@ def simulated(results: StudyResults, simulation: str) -> pd.DataFrame:
     """One row a cluster of a simulation: closed forms, and means over replicates.
 
     replicates, theorem (Theorem 2), rate (Lemma 1), exact (`renewal.exact_staleness_before`, NaN
-    where the renewal function has no closed form), mean_before, mean_after and update_rate with
-    their standard errors `<column>_error`, and relative_before and relative_after: the simulated
-    mean over the theorem, less one. `compute_time` becomes a distribution.
+    for constant times with communication), variation (`squared_variation`), mean_before, mean_after
+    and update_rate with their standard errors `<column>_error`, and relative_before and
+    relative_after: the simulated mean over the theorem, less one. `compute_time` becomes a
+    distribution.
     """
-    rows = results.staleness.query("simulation == @simulation")
+    rows = results.staleness[results.staleness["simulation"] == simulation]
     measured = ["mean_before", "mean_after", "update_rate"]
     by_cluster = rows.groupby("index")
-    table = by_cluster[[*CLUSTER, "arrivals"]].first()
-    table["compute_time"] = by_cluster.apply(lambda same: compute_time(same.iloc[0]))
+    clusters = rows.drop_duplicates("index").set_index("index").sort_index()
+    table = clusters[[*CLUSTER, "arrivals"]].copy()
+    table["compute_time"] = [compute_time(row) for row in clusters.to_dict("records")]
     table["replicates"] = by_cluster.size()
     table[measured] = by_cluster[measured].mean()
     errors = by_cluster[measured].sem().add_suffix("_error")
     table = pd.concat([table, errors], axis=1)
-    for index, row in table.iterrows():
-        n, k, t_c = row[CLUSTER]
-        mean = row["compute_time"].mean
-        table.loc[index, "theorem"] = renewal.expected_staleness(n, k, t_c, mean)
-        table.loc[index, "rate"] = renewal.update_rate(n, k, mean)
-        own = own_renewals(row["compute_time"], t_c)
-        table.loc[index, "exact"] = renewal.exact_staleness_before(n, k, t_c, mean, own)
+    described = table[[*CLUSTER, "compute_time"]].itertuples(index=False)
+    table[["theorem", "rate", "exact", "variation"]] = [_closed_forms(*each) for each in described]
     table["relative_before"] = table["mean_before"] / table["theorem"] - 1
     table["relative_after"] = table["mean_after"] / table["theorem"] - 1
     return table
 
 
-def compute_time(row: pd.Series) -> Distribution:
+@cache
+def _closed_forms(
+    workers: int, k: int, t_c: float, distribution: Distribution
+) -> tuple[float, float, float, float]:
+    """Theorem 2, Lemma 1, the form with the own worker apart, and the squared variation."""
+    mean = distribution.mean
+    return (
+        renewal.expected_staleness(workers, k, t_c, mean),
+        renewal.update_rate(workers, k, mean),
+        renewal.exact_staleness_before(workers, k, t_c, mean, own_renewals(distribution, t_c)),
+        squared_variation(distribution),
+    )
+
+
+def compute_time(row: Mapping[str, Any]) -> Distribution:
     """The distribution that a row of `staleness.csv` describes."""
     prefix = "compute_time_"
-    keys = {key.removeprefix(prefix): row[key] for key in row.index if key.startswith(prefix)}
+    keys = {key.removeprefix(prefix): row[key] for key in row if key.startswith(prefix)}
     cls = DISTRIBUTIONS[row["compute_time"]]
     return cls(**{k: float(v) for k, v in keys.items() if k in cls.__annotations__ and v == v})
 
 
+def continuous(distribution: Distribution) -> stats.rv_continuous | None:
+    """scipy's distribution of a compute time; None of the constant."""
+    match distribution:
+        case Exponential(loc=loc, scale=scale):
+            return stats.expon(loc, scale)
+        case Gamma(a=a, loc=loc, scale=scale):
+            return stats.gamma(a, loc, scale)
+        case Pareto(b=b, loc=loc, scale=scale):
+            return stats.pareto(b, loc, scale)
+        case Uniform(loc=loc, scale=scale):
+            return stats.uniform(loc, scale)
+        case Normal(loc=loc, scale=scale):
+            return stats.truncnorm(-loc / scale, np.inf, loc, scale)
+    return None
+
+
+def squared_variation(distribution: Distribution) -> float:
+    """Variance over the square of the mean: 0 of a constant, infinite where there is no variance"""
+    scipys = continuous(distribution)
+    return 0.0 if scipys is None else float(scipys.var() / scipys.mean() ** 2)
+
+
 def own_renewals(distribution: Distribution, time: float) -> float:
-    """Mean number of rounds that a worker completes within `time`, where it is known; else NaN."""
+    """Mean number of rounds that a worker completes within `time`.
+
+    NaN for constant times with communication: in lockstep the closed forms do not hold.
+    """
     match distribution:
         case Exponential(loc=loc, scale=scale):
             return renewal.renewal_function_gamma(time, 1.0, loc, scale)
         case Gamma(a=a, loc=loc, scale=scale):
             return renewal.renewal_function_gamma(time, a, loc, scale)
-        case Constant():  # in lockstep: the closed forms do not hold, but without communication
+        case Constant():
             return 0.0 if time == 0 else math.nan
-        case Pareto(loc=loc, scale=scale):
-            shortest = loc + scale
-        case Uniform(loc=shortest):
-            pass
-        case Normal():
-            shortest = 0.0
-    return 0.0 if time <= shortest else math.nan
+    return renewal.renewal_function(time, continuous(distribution).cdf)
 
 
 def label(distribution: Distribution) -> str:
@@ -128,6 +161,33 @@ def theory_vs_simulation(results: StudyResults) -> Table:
     formats |= dict.fromkeys(("relative_before", "relative_after"), "{:+z.4f}")
     formats |= dict.fromkeys(("rate", "update_rate"), "{:.4f}")
     return Table(table[["workers", *columns]], headings, formats)
+
+
+def apart(results: StudyResults) -> Table:
+    """Staleness over K alone and over mu alone.
+
+    mean_compute_time: mu; times_<counting>: the simulated mean over the theorem.
+    """
+    table = simulated(results, "apart")
+    table["mean_compute_time"] = [each.mean for each in table["compute_time"]]
+    keys = ["minibatches_per_update", "mean_compute_time"]
+    table = table.sort_values(keys, ignore_index=True)
+    for counted in ("before", "after"):
+        table[f"times_{counted}"] = table[f"mean_{counted}"] / table["theorem"]
+    columns = [*keys, "theorem", "mean_before", "mean_after", "exact"]
+    columns += ["times_before", "times_after"]
+    headings = {
+        "minibatches_per_update": "$K$",
+        "mean_compute_time": "$\\mu$",
+        "theorem": "theorem",
+        "mean_before": "before",
+        "mean_after": "after",
+        "exact": "own worker apart",
+        "times_before": "before / theorem",
+        "times_after": "after / theorem",
+    }
+    formats = dict.fromkeys(["theorem", *columns[3:]], "{:.4f}") | {"mean_compute_time": "{:g}"}
+    return Table(table[columns], headings, formats)
 
 
 def counting(results: StudyResults) -> Table:
@@ -276,32 +336,33 @@ def cases(results: StudyResults) -> Table:
     return Table(table[columns], headings, formats | {"mean_compute_time": "{:g}"})
 
 
-def error_curves(results: StudyResults, points: int = 61) -> pd.DataFrame:
-    """Error of every run of Figure 3 on one axis of simulated time.
+def error_curves(
+    results: StudyResults, grids: Sequence[str] = ("fig3",), points: int = 61
+) -> pd.DataFrame:
+    """Error of every run of Figure 3, or of other grids alike, on one axis of simulated time.
 
     One row a step size, seed and time, columns case_1 and case_2. The axis goes from 0, where the
     error is 1, to the last time that all runs reach; between the ends of epochs log error is
     interpolated linearly. A run that diverged has LARGEST_ERROR from then on.
     """
-    curves = results.curves("fig3")
-    last = curves.groupby("run").tail(1)
-    end = last.loc[~last["diverged"], "simulated_seconds"].min()
+    curves = results.curves(*grids).reset_index(drop=True)
+    ends = ~curves["run"].duplicated(keep="last")
+    end = curves.loc[ends & ~curves["diverged"], "simulated_seconds"].min()
     times = np.linspace(0, end, points)
+    error = curves["error"].fillna(np.inf).clip(upper=LARGEST_ERROR)
+    logs = np.log(error.mask(ends & curves["diverged"], LARGEST_ERROR)).to_numpy()
+    seconds = curves["simulated_seconds"].to_numpy()
     largest = curves["minibatches_per_update"].max()
-    columns = []
-    for (k, lr, seed), run in curves.groupby(["minibatches_per_update", "lr", "seed"]):
-        error = run["error"].fillna(np.inf).clip(upper=LARGEST_ERROR)
-        if run["diverged"].iloc[-1]:
-            error.iloc[-1] = LARGEST_ERROR
-        logs = np.interp(
-            times,
-            np.concatenate([[0.0], run["simulated_seconds"]]),
-            np.concatenate([[0.0], np.log(error)]),
-        )
-        name = "case_1" if k == largest else "case_2"
-        frame = {"lr": lr, "seed": seed, "time": times, "case": name, "error": np.exp(logs)}
-        columns.append(pd.DataFrame(frame))
-    long = pd.concat(columns, ignore_index=True)
+    cells = curves.groupby(["minibatches_per_update", "lr", "seed"]).indices
+    error_of = [
+        np.exp(np.interp(times, np.append(0.0, seconds[rows]), np.append(0.0, logs[rows])))
+        for rows in cells.values()
+    ]
+    each = pd.DataFrame(list(cells), columns=["k", "lr", "seed"])
+    long = each.loc[each.index.repeat(points)].reset_index(drop=True)
+    long["time"] = np.tile(times, len(each))
+    long["case"] = np.where(long["k"] == largest, "case_1", "case_2")
+    long["error"] = np.concatenate(error_of)
     return long.pivot(index=["lr", "seed", "time"], columns="case", values="error").reset_index()
 
 
@@ -348,5 +409,27 @@ def fig3(results: StudyResults) -> Table:
 
 
 def tuned(curves: pd.DataFrame) -> pd.DataFrame:
-    """Median error of each case at its best step size, time by time (index time)."""
-    return curves.groupby(["lr", "time"])[["case_1", "case_2"]].median().groupby("time").min()
+    """Median error of each case at its best step size, time by time (index time).
+
+    lr_1, lr_2: the step of each case; ratio, low, high: error of Case 2 over Case 1 at these steps
+    and the same seed, median over seeds with its interval.
+    """
+    medians = curves.groupby(["lr", "time"])[["case_1", "case_2"]].median().reset_index()
+    rows = []
+    for time, here in medians.groupby("time"):
+        best = {case: here.loc[here[case].idxmin()] for case in ("case_1", "case_2")}
+        there = curves[curves["time"] == time].set_index(["lr", "seed"])
+        first, second = (there.loc[row["lr"], case] for case, row in best.items())
+        ratio = second / first
+        low, high = median_interval(ratio)
+        row = {"time": time, "lr_1": best["case_1"]["lr"], "lr_2": best["case_2"]["lr"]}
+        row |= {case: row_of[case] for case, row_of in best.items()}
+        rows.append(row | {"ratio": ratio.median(), "low": low, "high": high})
+    return pd.DataFrame(rows).set_index("time")
+
+
+def at_moments(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table at MOMENTS of its column `time`."""
+    times = np.sort(table["time"].unique())
+    chosen = [times[round(moment * (len(times) - 1))] for moment in MOMENTS]
+    return table[table["time"].isin(chosen)]
