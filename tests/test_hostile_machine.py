@@ -7,17 +7,24 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import pytest
 from checkout import DATA, ROOT
+
+from stalegrad.io.cache import cache_folder
 
 SOURCES = ("Snakefile", "config", "envs", "paper", "profiles", "src", "studies", "workflow")
 STUDIES = "[mishchenko2022]"
 
 
 def clean(home: Path) -> dict[str, str]:
-    home.mkdir()
+    """A new home with compiled kernels and a list of fonts, neither of which a hostile one has."""
+    made = {"stalegrad": cache_folder(), "matplotlib": matplotlib.get_cachedir()}
+    for name, folder in made.items():
+        shutil.copytree(folder, home / ".cache" / name, ignore=shutil.ignore_patterns("numba"))
     return {"HOME": str(home), "LC_ALL": "C.UTF-8"}
 
 
@@ -72,54 +79,53 @@ def bound_by_modes() -> list[str]:
     return command
 
 
-def run_in(
-    folder: Path,
-    make_home: Callable[[Path], dict[str, str]] = clean,
-    umask: int = 0o022,
-    change: Callable[[Path], object] = lambda source: None,
-) -> tuple[Path, subprocess.CompletedProcess]:
-    """Results of the smoke preset, made in `folder` from a read-only copy of the sources, and how
-    that ended.
+@dataclass(frozen=True)
+class Machine:
+    """A copy of the sources, `source`, with a working directory, `work`, and an environment."""
 
-    change: is given the copy before.
-    """
-    source, work = folder / "source", folder / "work"
-    source.mkdir(parents=True)
-    work.mkdir()
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, source / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, source / name)
-        (work / name).symlink_to(source / name)
-    change(source)
-    read_only(source)
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
-    environment = kept | make_home(folder / "a home with spaces")
-    settings = ["preset=smoke", f"studies={STUDIES}", f"data_folder={DATA}"]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", *settings]
-    try:
-        done = subprocess.run(
-            [*bound_by_modes(), *command],
-            cwd=work,
-            env=environment | {"PYTHONPATH": str(source / "src")},
-            umask=umask,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-        )
-    finally:
-        writable(source)
-    return work / "results" / "smoke", done
+    source: Path
+    work: Path
+    environment: dict[str, str]
 
+    @classmethod
+    def make(cls, folder: Path, make_home: Callable[[Path], dict[str, str]]) -> "Machine":
+        source, work = folder / "source", folder / "work"
+        source.mkdir(parents=True)
+        work.mkdir()
+        for name in SOURCES:
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / name, source / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, source / name)
+            (work / name).symlink_to(source / name)
+        kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+        kept["PYTHONPATH"] = str(source / "src")
+        return cls(source, work, kept | make_home(folder / "a home with spaces"))
 
-def reproduced(*arguments) -> Path:
-    results, done = run_in(*arguments)
-    assert done.returncode == 0, done.stdout[-6000:]
-    return results
+    @property
+    def results(self) -> Path:
+        return self.work / "results" / "smoke"
+
+    def run(self, umask: int = 0o022) -> subprocess.CompletedProcess:
+        """The smoke preset, with sources that are read-only while it runs."""
+        settings = ["preset=smoke", f"studies={STUDIES}", f"data_folder={DATA}"]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", *settings]
+        read_only(self.source)
+        try:
+            return subprocess.run(
+                [*bound_by_modes(), *command],
+                cwd=self.work,
+                env=self.environment,
+                umask=umask,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+        finally:
+            writable(self.source)
 
 
 def content(results: Path) -> dict[str, bytes]:
@@ -133,30 +139,43 @@ def content(results: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
-def test_a_hostile_machine_gives_the_bytes_of_a_clean_one(tmp_path):
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> tuple[Machine, dict[str, bytes]]:
+    """A clean machine, and what it has made."""
     if not shutil.which("latexmk"):
         pytest.skip("needs LaTeX")
-    wanted = content(reproduced(tmp_path / "clean", clean, 0o022))
-    results = reproduced(tmp_path / "hostile", hostile, 0o077)
-    found = content(results)
+    machine = Machine.make(tmp_path_factory.mktemp("clean"), clean)
+    done = machine.run()
+    assert done.returncode == 0, done.stdout[-6000:]
+    return machine, content(machine.results)
+
+
+@pytest.mark.slow
+def test_a_hostile_machine_gives_the_bytes_of_a_clean_one(calm, tmp_path):
+    _, wanted = calm
+    machine = Machine.make(tmp_path, hostile)
+    done = machine.run(umask=0o077)
+    assert done.returncode == 0, done.stdout[-6000:]
+    found = content(machine.results)
     assert {".csv", ".pdf", ".png"} <= {Path(name).suffix for name in wanted}
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
-    assert (results / "report.pdf").read_bytes().startswith(b"%PDF")
-    assert len(list((results / "notebooks").glob("*.html"))) == 1
+    assert (machine.results / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert len(list((machine.results / "notebooks").glob("*.html"))) == 1
 
 
 @pytest.mark.slow
-def test_a_notebook_that_fails_is_reported_and_leaves_the_rest_standing(tmp_path):
-    if not shutil.which("latexmk"):
-        pytest.skip("needs LaTeX")
-
-    def spoil(source: Path) -> None:
-        notebook = source / "studies" / "mishchenko2022" / "notebook.py"
-        notebook.write_text("# %%\nraise ValueError('spoilt')\n")
-
-    results, done = run_in(tmp_path, change=spoil)
+def test_a_notebook_that_fails_is_reported_and_leaves_the_rest_standing(calm):
+    """All that is made of the runs is made again, beside the notebook."""
+    machine, _ = calm
+    results = machine.results
+    for folder in ("figures", "tables", "notebooks"):
+        shutil.rmtree(results / folder)
+    for file in ("report.pdf", "verdicts.csv", "mishchenko2022/verdicts.csv"):
+        (results / file).unlink()
+    notebook = machine.source / "studies" / "mishchenko2022" / "notebook.py"
+    notebook.write_text("# %%\nraise ValueError('spoilt')\n")
+    done = machine.run()
     assert done.returncode != 0
     said = "studies/mishchenko2022/notebook.py: cell 1 of code failed with ValueError: spoilt"
     assert said in done.stdout

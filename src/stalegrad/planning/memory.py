@@ -13,6 +13,7 @@ from stalegrad.planning.cell import Cell
 # The share of free memory that may be used: other jobs grow too, and allocators waste some.
 SHARE = 0.8
 BYTES = 4  # of a number; training is in float32
+_INDEX = 8  # bytes of a sample's number in a table
 # Beside weights and snapshots, a step holds the weights read, gradients (of a minibatch, corrected,
 # clipped) and new weights, and about as many intermediate tensors.
 _STEP_COPIES = 8
@@ -55,13 +56,16 @@ def of_run(
     evaluated: int,
     activations: int,
     patches: bool = False,
+    looked_up: int = 0,
 ) -> Need:
     """What one run takes.
 
     parameters: its weights P. snapshots: old weights [P] kept at once. state: bytes of the rule's
     state. grouped: several arrivals make an update, and their gradients are summed. evaluated: test
     samples that are evaluated at once. activations: numbers that a sample becomes on its way to the
-    loss. patches: layers are computed as matrix products (`problems.Together`).
+    loss. patches: layers are computed as matrix products (`problems.Together`). looked_up: samples
+    whose numbers are on the device for an epoch, in a table of a captured step
+    (`training.cuda_graph`), and beside it while it is filled.
 
     The step is that of the backend `torch`, which keeps the activations of a minibatch until its
     gradient is taken; fused kernels take less.
@@ -69,8 +73,9 @@ def of_run(
     one = parameters * BYTES
     times = _TRAINED_WITH_PATCHES if patches else _TRAINED
     samples = max(times * batch_size, _EVALUATED * evaluated)
+    tables = 2 * _INDEX * looked_up
     return Need(
-        held=((1 + grouped + snapshots) * one + state) / 1e6,
+        held=((1 + grouped + snapshots) * one + state + tables) / 1e6,
         step=(_STEP_COPIES * one + samples * activations * BYTES) / 1e6,
         snapshots=snapshots * one / 1e6,
     )

@@ -83,7 +83,7 @@ class StaticStep:
         self._warm, self._failed = 0, False
         self._graph: torch.cuda.CUDAGraph | None = None
 
-        most = max(int(np.diff(run.stops, prepend=0).max()) for run in runs)
+        most = max(run.longest for run in runs)
         self._ragged, grouped = bool(steps.ragged.any()), self._per_update > 1
 
         def table(dtype: torch.dtype, *shape: int) -> Tensor:

@@ -13,10 +13,14 @@ from stalegrad.training.replay import Run
 
 def need(task: Task, runs: Sequence[Run]) -> Need:
     """What runs stepped together take in float32: what replay holds, exactly, and an estimate of
-    what a step takes in addition."""
+    what a step takes in addition.
+
+    On a GPU each run is counted with a table of its own, though neighbours may share one.
+    """
     run = max(runs, key=lambda run: run.snapshots.slots)  # all have as many slots as any
     one = torch.empty((1, task.parameters), dtype=torch.float32, device="meta")
     state = steps_on(type(run.rule), task.layers).init(one)
+    on_gpu = task.train[0].device.type == "cuda"
     return of_run(
         task.parameters,
         snapshots=run.snapshots.slots,
@@ -25,7 +29,8 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
         batch_size=run.order.batch_size,
         evaluated=min(task.test_chunk, len(task.test[1])),
         activations=task.activations,
-        patches=task.together is not None and task.train[0].device.type == "cuda",
+        patches=task.together is not None and on_gpu,
+        looked_up=run.longest * run.order.batch_size if on_gpu else 0,
     ).times(len(runs))
 
 

@@ -64,6 +64,11 @@ class Run:
         """`Rule.step_factors` of all arrivals."""
         return self.rule.step_factors(self.schedule)
 
+    @property
+    def longest(self) -> int:
+        """Arrivals between one stop and the next, at most."""
+        return int(np.diff(self.stops, prepend=0).max())
+
     def stretch(self, number: int) -> tuple[int, int]:
         """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
         return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
