@@ -102,7 +102,9 @@ def test_claims_are_judged_but_smoke_cannot_tell(smoke):
     assert list(verdicts.columns) == list(COLUMNS)
     assert len(verdicts) == len(claims_of(HOME))
     assert set(verdicts["verdict"]) == {"cannot tell"}
-    assert verdicts["value"].notna().all()
+    there = verdicts["statistic"] != ""
+    assert there.sum() >= len(verdicts) - 2  # smoke leaves out most steps of the tuned cases
+    assert verdicts.loc[there, "value"].notna().all()
 
 
 def test_closed_form_is_the_simulated_mean(smoke):

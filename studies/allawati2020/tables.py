@@ -120,9 +120,9 @@ def own_renewals(distribution: Distribution, time: float) -> float:
             return renewal.renewal_function_gamma(time, 1.0, loc, scale)
         case Gamma(a=a, loc=loc, scale=scale):
             return renewal.renewal_function_gamma(time, a, loc, scale)
-        case Constant():
-            return 0.0 if time == 0 else math.nan
-    return renewal.renewal_function(time, continuous(distribution).cdf)
+    if (times := continuous(distribution)) is None:
+        return 0.0 if time == 0 else math.nan
+    return renewal.renewal_function(time, times.cdf)
 
 
 def label(distribution: Distribution) -> str:
