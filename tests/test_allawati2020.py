@@ -102,9 +102,8 @@ def test_claims_are_judged_but_smoke_cannot_tell(smoke):
     assert list(verdicts.columns) == list(COLUMNS)
     assert len(verdicts) == len(claims_of(HOME))
     assert set(verdicts["verdict"]) == {"cannot tell"}
-    there = verdicts["statistic"] != ""
-    assert there.sum() >= len(verdicts) - 2  # smoke leaves out most steps of the tuned cases
-    assert verdicts.loc[there, "value"].notna().all()
+    # Smoke runs too few steps and seconds for the two claims on which case has the lower error.
+    assert list(verdicts["claim"][verdicts["value"].isna()]) == list(verdicts["claim"][-2:])
 
 
 def test_closed_form_is_the_simulated_mean(smoke):
