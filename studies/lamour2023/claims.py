@@ -922,14 +922,13 @@ def tables_cell_by_cell(results: StudyResults, least: float) -> Finding:
     cells["published"] = runs.groupby("cell")["published"].first()
     half = student_half(cells["std"] * np.sqrt(1 + 1 / cells["count"]), cells["count"])
     apart = (cells["mean"] - cells["published"]).abs()
-    covered = apart <= half + ROUNDED
-    narrow = half <= NARROW
+    covered, narrow = apart <= half + ROUNDED, half <= NARROW
     return Finding(
         _verdict(covered.mean() >= least),
         "share of printed cells inside the 95 % prediction interval of our seeds",
         float(covered.mean()),
         f"{covered.sum()} of {len(cells)} printed cells are inside; of the {narrow.sum()} whose "
-        f"interval is no wider than {NARROW:g} points either way {covered[narrow].sum()}. The "
+        f"interval is no wider than {NARROW:g} points either way {(covered & narrow).sum()}. The "
         f"median distance from our mean is {apart.median():.1f} points.",
     )
 
