@@ -29,7 +29,6 @@ from .tables import (
     TABLE3_KEYS,
     TABLE4_KEYS,
     aliased_equals_off,
-    averages,
     barriers_by_seed,
     class_shares,
     compensated_runs,
@@ -263,14 +262,14 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults, most: float) -> Fin
     """
     cells = (table2_cells(results), "mean"), (results.published("table2"), PERCENT)
     drops = [slow_worker_drop(table, column) for table, column in cells]
-    ours, theirs = (drop.loc[drop["failed"] == 0, "relative"].mean() for drop in drops)
-    row = averages(results).frame.set_index("quantity").loc["one slow worker"]
+    kept, printed = (drop.loc[drop["failed"] == 0, "relative"] for drop in drops)
+    ours, theirs = kept.mean(), printed.mean()
     return Finding(
         _verdict(abs(ours - theirs) <= most),
         "distance of the average relative decrease from the printed cells', per cent",
         float(abs(ours - theirs)),
         f"The printed cells that converge average {theirs:.1f} % with a deviation of "
-        f"{row['converged_relative_std']:.1f}, ours {ours:.1f} %.",
+        f"{printed.std():.1f}, ours {ours:.1f} %.",
     )
 
 
@@ -490,8 +489,11 @@ def working_compensation_helps(results: StudyResults, least: float) -> Finding:
     each constant lambda.
     """
     runs, off = in_percent(results.grid("table4")), _slow_labels(results)
-    both = runs.merge(off, on=[*SLOW_CELL, "seed"], suffixes=("", "_off"))
-    both["gain"] = both["accuracy"] - both["accuracy_off"]
+    on = [*SLOW_CELL, "seed"]
+    both = runs[[*on, "compensation", "accuracy"]].merge(
+        off[[*on, "accuracy"]], on=on, suffixes=("", "_off")
+    )
+    both = both.assign(gain=both["accuracy"] - both["accuracy_off"])
     gains = both.groupby("compensation")["gain"].mean()
     trained = both[(both["accuracy"] > NEAR_CHANCE) & (both["accuracy_off"] > NEAR_CHANCE)]
     lost = int((both["accuracy"] <= NEAR_CHANCE).sum())
