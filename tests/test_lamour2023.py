@@ -426,11 +426,12 @@ def test_the_wall_times_are_those_of_two_workers_and_not_of_three(evidence):
 
 def test_nesterov_beside_heavy_ball(evidence):
     def accuracy(cell, epoch):
-        if cell.grid != "nesterov":
+        # Some of the heavy-ball runs are those of another grid, too.
+        if cell.grid not in ("nesterov", "spread", "other_weights") or cell.delay_ms < 90:
             return None
-        printed = (
-            80.0  # heavy-ball cells that stand in Tables II and III have what is printed there
-        )
+        if cell.delayed != "one":
+            return None
+        printed = 80.0  # cells that stand in Tables II and III have what is printed there
         if cell.momentum == 0.9:
             printed = published()["table2", "async", "one", 90, cell.workers, cell.partition]
         elif cell.momentum == 0.5 and cell.partition == "labels":
@@ -521,6 +522,18 @@ def calibrated(cell):
 def scattered(points):
     """So many points from the print, seeds two apart; runs of no printed cell as they were."""
     return lambda cell, epoch: as_printed(cell, epoch) + points + 2 * (cell.seed - 2)
+
+
+def ever_lost(cell):
+    """Printed NC at momentum 0.9 with ten workers, be it with one of the lambdas."""
+    if cell.workers != 10 or cell.momentum != 0.9 or cell.synchronous:
+        return False
+    where_it_is = (cell.partition, cell.delay_ms)
+    if cell.grid == "tables5-7":
+        return where_it_is in {("labels", 30), ("labels", 60), ("dataset", 90)}
+    if slow_one(cell):
+        return where_it_is in {("labels", 30), ("labels", 90)}
+    return where_it_is == ("dataset", 60)
 
 
 def slow_one(cell):
@@ -773,7 +786,9 @@ BREAKS = {
     "cells_without_convergence": (
         ALL_TABLES,
         [
-            (lambda c, e: None, REPRODUCED),
+            # Of prints of one and the same run some converge, with one lambda or the other.
+            (lambda c, e: None, NOT_REPRODUCED),
+            (lambda c, e: 10.0 if ever_lost(c) else 80.0, REPRODUCED),
             (lambda c, e: 80.0, NOT_REPRODUCED),  # all converge
             (lambda c, e: 10.0, NOT_REPRODUCED),  # none does
             (lambda c, e: 10.0 if (as_printed(c, e) > 10) else 80.0, NOT_REPRODUCED),
@@ -785,7 +800,7 @@ BREAKS = {
             (scattered(0), REPRODUCED),
             (scattered(30), NOT_REPRODUCED),
             (where(lambda c: c.grid == "tables5-7", scattered(30)), NOT_REPRODUCED),
-            (where(lambda c: calibrated(c), scattered(30)), REPRODUCED),
+            (lambda c, e: scattered(30 if calibrated(c) else 0)(c, e), REPRODUCED),
         ],
     ),
     "table_1_recalls": (

@@ -439,16 +439,15 @@ def _one_worker_faults(results: StudyResults) -> _Rows:
 
 def _pull_faults(results: StudyResults) -> _Rows:
     """What it changes that a worker fetches before its own update: ten-worker cells."""
-    keys = ["delayed", "delay_ms", "partition"]
     runs = in_percent(results.grid("pull"))
-    means = runs.groupby([*keys, "pull"])["accuracy"].mean().unstack()
-    seeds = runs[runs["pull"] == "after"].groupby(keys)["accuracy"].apply(_mean_distance)
-    apart = (means["before"] - means["after"]).abs()
+    found = runs.groupby("pull")["accuracy"]
+    lost = found.agg(lambda accuracy: (accuracy <= NEAR_CHANCE).sum())
     return [
-        ("pull", "cells", len(apart)),
-        ("pull", "mean difference, points", (means["before"] - means["after"]).mean()),
-        ("pull", "median distance, points", apart.median()),
-        ("pull", "median distance of two seeds, points", seeds.median()),
+        ("pull", "runs of each", int(found.count()["after"])),
+        ("pull", "near chance, fetched after", int(lost["after"])),
+        ("pull", "near chance, fetched before", int(lost["before"])),
+        ("pull", "accuracy, fetched after", found.mean()["after"]),
+        ("pull", "accuracy, fetched before", found.mean()["before"]),
     ]
 
 

@@ -118,7 +118,7 @@ def taken_from(takers: str, givers: str, on: list[str]) -> View:
         if both.empty:
             raise ResultError(f"no run of {givers} agrees with one of {takers}")
         drawn = both.iloc[chance.permutation(len(both))].drop_duplicates("index")
-        source = pd.Series(runs.index, index=runs.index)
+        source = pd.Series(runs.index.to_numpy().copy(), index=runs.index)
         source[drawn["index"]] = drawn["index_giver"].to_numpy()
         return taking(results, source)
 
