@@ -20,6 +20,7 @@ from stalegrad.analysis.claims import (
 from stalegrad.analysis.comparisons import compare_kinds, compare_runs, mean_interval
 from stalegrad.analysis.nulls import Null, same_as, whatever
 from stalegrad.analysis.results import StudyResults, student_half
+from stalegrad.io.errors import ResultError
 
 from .tables import (
     GAUSSIAN_KEYS,
@@ -459,7 +460,7 @@ def published_compensation_acts(results: StudyResults, least: float) -> Finding:
     """
     apart = aliased_equals_off(results)
     if apart.empty:
-        return cannot_tell("There is no run to compare.")
+        raise ResultError("there is no run without compensation to compare with")
     gain, loss = apart["final_test_accuracy_difference"], apart["final_test_loss_difference"].abs()
     largest = float(100 * gain.abs().max())
     return Finding(

@@ -96,11 +96,11 @@ def prints_exchanged(within: str = "") -> View:
     def view(results: StudyResults, chance: np.random.Generator) -> StudyResults:
         tables = {}
         for name in PRINTED:
-            table = results.published(name)
+            table = results.published(name).copy()
             parts = [part for part in within.split(" and ") if part.split(" ")[0] in table]
             chosen = table.query(" and ".join(parts)).index if parts else table.index
-            values = table.loc[chosen, PERCENT].to_numpy()
-            table.loc[chosen, PERCENT] = chance.permutation(values)
+            order = chance.permutation(len(chosen))
+            table.loc[chosen, PERCENT] = table.loc[chosen, PERCENT].to_numpy()[order]
             tables[f"published_{name}"] = table
         return changed(results, **tables)
 
