@@ -67,7 +67,7 @@ NARROW = 5.0  # points either way, from which a prediction interval tells much
 BARRIER = 0.1  # nats of test loss; where runs end it is about 0.3
 
 PRINTS = Null("the printed numbers are taken", as_printed)
-A_SEED = Null("one of our seeds stands in place of the print", seed_as_print, draws=20)
+A_SEED = Null("one of our seeds stands in place of the print", seed_as_print, draws=9)
 NO_PARTITION_EFFECT = Null(
     "partitions are exchanged at random", whatever(["partition"], TABLE_II), draws=20
 )

@@ -319,6 +319,7 @@ def start(results: StudyResults) -> Figure:
 def weights(results: StudyResults) -> Figure:
     """Accuracy of ten workers from the authors' initial weights and from others."""
     runs, own = initial_weights(results), in_percent(results.grid("other_weights"))
+    own = own.query("delay_ms == 0 or (delayed == 'one' and delay_ms == 90)")
     starts = sorted(runs["start_from"].unique(), key=lambda seed: seed != AUTHORS_SEED)
     panels = list(product(("dataset", "labels"), dict.fromkeys(_case(runs))))
     figure, axes = style.panels(1, len(panels), 1.8, sharey=True)
@@ -339,8 +340,7 @@ def weights(results: StudyResults) -> Figure:
         )
         ax.set_ylim(0, 100)
     axes[0, 0].set_ylabel("test accuracy, %")
-    figure.supxlabel("initial weights", fontsize=9)
-    axes[0, 0].plot([], [], ".-", color=style.COLOURS[1], label="the authors' weights")
+    axes[0, 0].plot([], [], ".-", color=style.COLOURS[1], label="the authors' initial weights")
     axes[0, 0].plot([], [], ".-", color=OURS, label="four others")
     axes[0, 0].plot([], [], "x", color=style.GREY, label="a seed's own")
     axes[0, 0].plot([], [], color=style.PUBLISHED, label="published")
