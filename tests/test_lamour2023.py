@@ -880,21 +880,36 @@ def test_claim(name, changes, verdict, tmp_path):
         assert CLAIMS[name].claim["threshold"].meets(finding.value) == (verdict == REPRODUCED)
 
 
+def as_claimed(cell, epoch):
+    """As printed, give or take two points a seed; where nothing is, what the sentences say."""
+    if cell.grid == "large":
+        return 10.0 if cell.workers == 10 and not cell.synchronous else 88.0
+    if cell.grid == "weights":
+        return from_weights(8)(cell, epoch)
+    if cell.grid == "tuning":
+        return 85.0 - 10 * abs(cell.momentum - 0.9)
+    if cell.grid == "momentum":
+        return 10.0 if cell.momentum == 0.99 else 89.0 - abs(cell.momentum - 0.9)
+    if cell.grid == "stop":
+        return 40.0 if slow_one(cell) else 80.0
+    return scattered(0)(cell, epoch)
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """Every claim on made-up results that are as printed: rows of `judge`, by claim."""
+    """Every claim on made-up results that are as claimed: rows of `judge`, by claim."""
     folder = tmp_path_factory.mktemp("judged")
     write_landscapes(folder)
-    return judge(write_results(folder, scattered(0))).set_index("claim")
+    return judge(write_results(folder, as_claimed)).set_index("claim")
 
 
-def test_no_null_passes_where_results_are_as_printed(judged):
+def test_no_null_passes_where_results_are_as_claimed(judged):
     """The floor: momentum, partition, workers, compensation without effect, prints exchanged."""
-    for name, row in judged.iterrows():
-        assert "is met" not in row["reason"], (name, row["reason"])
-        assert "results are missing" not in str(row["null"]), (name, row["null"])
-        assert isinstance(CLAIMS[name].claim["null"], Null), name
-        assert row["best"] != "None was given.", name
+    assert all(isinstance(function.claim["null"], Null) for function in CLAIMS.values())
+    tried = judged["null"].str.contains("results are missing")
+    assert not tried.any(), judged.loc[tried, "null"].tolist()
+    passed = judged["reason"].str.contains("is met")
+    assert not passed.any(), judged.loc[passed, "reason"].tolist()
 
 
 def test_the_printed_tables_judged_by_our_criteria(judged):

@@ -926,7 +926,8 @@ def tables_cell_by_cell(results: StudyResults, least: float) -> Finding:
     cells["published"] = runs.groupby("cell")["published"].first()
     half = student_half(cells["std"] * np.sqrt(1 + 1 / cells["count"]), cells["count"])
     apart = (cells["mean"] - cells["published"]).abs()
-    covered, narrow = apart <= half + ROUNDED, half <= NARROW
+    cells = cells.assign(covered=apart <= half + ROUNDED, narrow=half <= NARROW)
+    covered, narrow = cells["covered"], cells["narrow"]
     return Finding(
         _verdict(covered.mean() >= least),
         "share of printed cells inside the 95 % prediction interval of our seeds",
