@@ -1,5 +1,6 @@
 """Tables and claims of lamour2023 on made-up results that meet them and that break them."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
@@ -17,11 +18,11 @@ from stalegrad.analysis import style
 from stalegrad.analysis.claims import (
     CANNOT_TELL,
     NOT_REPRODUCED,
-    PARTLY,
     REPRODUCED,
     claims_of,
     judge,
 )
+from stalegrad.analysis.nulls import Null
 from stalegrad.analysis.products import maker
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.analysis.simulations import simulate_all
@@ -75,16 +76,31 @@ def as_printed(cell, epoch):
         return published()["table3", cell.delay_ms, cell.workers, cell.momentum]
     if cell.grid.startswith("table4"):
         same = SimpleNamespace(**{**vars(cell), "grid": "table2", "synchronous": False})
-        return as_printed(same, epoch) + (0 if cell.as_published else 5)
+        return as_printed(same, epoch) + (0 if cell.grid == "table4_aliased" else 5)
     if cell.grid == "tables5-7":
-        keys = (cell.workers, cell.momentum, cell.delay_ms, cell.partition, cell.compensation)
+        keys = (cell.workers, cell.momentum, cell.delay_ms, cell.partition, 0)
         return published()["tables5-7", *keys]
     if cell.grid == "momentum":
         return 10.0 if cell.momentum == 0.99 else 85.0 + cell.momentum
     return 80.0
 
 
-def write_results(folder, accuracy=as_printed, *, only=None, preset="paper", seeds=3):
+def as_trained_further(cell):
+    """Of norm and of the gap of the two losses: larger with momentum."""
+    return 0.1 * cell.momentum
+
+
+def write_results(
+    folder,
+    accuracy=as_printed,
+    *,
+    only=None,
+    preset="paper",
+    seeds=3,
+    norm=as_trained_further,
+    gap=as_trained_further,
+    recall=None,
+):
     """`runs.csv` and `history.csv`; time is as long as the gradients computed."""
     cells = {
         grid: [c for c in here if c.seed <= seeds]
@@ -101,7 +117,8 @@ def write_results(folder, accuracy=as_printed, *, only=None, preset="paper", see
                 parts = cell.cluster.workers if cell.partition == "none" else 1
                 shares = {}
                 for c in range(10):
-                    shares |= {f"correct_{c}": percent / 1000, f"labelled_{c}": 0.1}
+                    right = percent if recall is None else recall(columns, c)
+                    shares |= {f"correct_{c}": right / 1000, f"labelled_{c}": 0.1}
                     shares[f"predicted_{c}"] = 0.1
                 rows.append(
                     {
@@ -111,10 +128,10 @@ def write_results(folder, accuracy=as_printed, *, only=None, preset="paper", see
                         "simulated_seconds": 100.0 * epoch * parts,
                         "mean_staleness": 1.0,
                         "max_staleness": 2,
-                        "train_loss": 1 - percent / 100,
+                        "train_loss": 1 - percent / 100 - gap(columns),
                         "test_loss": 1 - percent / 100,
                         "test_accuracy": percent / 100,
-                        "weight_norm": 9.0,
+                        "weight_norm": norm(columns),
                         **shares,
                         "diverged": False,
                     }
@@ -139,7 +156,18 @@ def as_separated(first, second):
     return 0.5 if 0.95 in (first, second) else 0.0
 
 
-def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separated):
+def as_far(momentum):
+    return 1 + 2 * momentum
+
+
+def as_harmed(run, epoch):
+    """Test loss: a slow worker's is higher by 0.4 from the start."""
+    return 1.0 + 0.4 * (run.cluster.delay_ms > 0)
+
+
+def write_landscapes(
+    folder, preset="paper", shown=as_shown, barrier=as_separated, reach=as_far, loss=as_harmed
+):
     """Landscapes in which runs go straight to their ends, and trajectories beside them."""
     (folder / "landscapes").mkdir(exist_ok=True)
     for name, cell in study_landscapes(STUDY, preset, PRESET, "").items():
@@ -147,13 +175,14 @@ def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separate
         for run in cell.runs.cells:
             momentum, stops = run.rule.momentum, run.epochs * cell.runs.per_epoch
             for share in np.linspace(0, 1, stops + 1):
-                loss = 2.3 + share * (ENDS[momentum] - 2.3)
+                height = 2.3 + share * (ENDS[momentum] - 2.3)
+                way = share * reach(momentum)
                 rows.append(
                     {"run": run.hash, **run.columns(), "epoch": share * run.epochs}
-                    | {"test_loss": loss, "projected_test_loss": loss * shown(momentum)}
+                    | {"test_loss": height, "projected_test_loss": height * shown(momentum)}
                     | {"test_accuracy": 0.8, "projected_test_accuracy": 0.7}
                     | {"fitted": run.hash not in cell.left_out, "from_origin": 5.0}
-                    | {"pc1": share * momentum, "pc2": share * (1 - momentum), "off_plane": 2.0}
+                    | {"pc1": way * momentum, "pc2": way * (1 - momentum), "off_plane": 2.0}
                 )
         points = pd.DataFrame(rows)
         fitted = [run for run in cell.runs.cells if run.hash not in cell.left_out]
@@ -161,9 +190,11 @@ def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separate
         for a, b in combinations(fitted, 2):
             first, second = a.rule.momentum, b.rule.momentum
             for t in np.linspace(0, 1, 5):
-                loss = ENDS[first] * (1 - t) + ENDS[second] * t
-                loss += 4 * t * (1 - t) * barrier(first, second)
-                lines.append({"first": a.hash, "second": b.hash, "position": t, "test_loss": loss})
+                between = ENDS[first] * (1 - t) + ENDS[second] * t
+                between += 4 * t * (1 - t) * barrier(first, second)
+                lines.append(
+                    {"first": a.hash, "second": b.hash, "position": t, "test_loss": between}
+                )
         x = np.linspace(-1, 2, cell.resolution)
         bowl = 0.3 + x**2 + 10 * x[:, None] ** 2
         path = folder / "landscapes" / f"{name}.npz"
@@ -176,7 +207,7 @@ def write_landscapes(folder, preset="paper", shown=as_shown, barrier=as_separate
     for name, bundle in study_trajectories(STUDY, preset, PRESET, "").items():
         rows = [
             {"run": run.hash, **run.columns(), "epoch": epoch, "simulated_seconds": 10 * epoch}
-            | {"train_loss": epoch, "test_loss": epoch + 0.1, "weight_norm": 9 + epoch}
+            | {"train_loss": epoch, "test_loss": loss(run, epoch), "weight_norm": 9 + epoch}
             for run in bundle.cells
             for epoch in np.arange(run.epochs * bundle.per_epoch + 1) / bundle.per_epoch
         ]
@@ -209,8 +240,10 @@ def test_every_printed_cell_finds_ours(printed):
         assert cells["published"].notna().all()
         assert (cells["count"] == 3).all()
     for name in ("table2", "table3", "table5", "table6", "table7"):
-        table = getattr(tables, name)(results)
-        assert table.frame["difference"].abs().max() == pytest.approx(0, abs=1e-9), name
+        frame = getattr(tables, name)(results).frame
+        if "compensation_lambda" in frame:  # made up as printed where it is 0
+            frame = frame[frame["compensation_lambda"] == 0]
+        assert frame["difference"].abs().max() == pytest.approx(0, abs=1e-9), name
 
 
 def test_tables_are_laid_out_as_printed(printed):
@@ -311,10 +344,12 @@ def test_landscape_tables_by_hand(landscapes):
     assert run[["explained_1", "explained_2"]].tolist() == [0.7, 0.2]
     assert not ends.loc[("momentum", 0.99), "fitted"] and ("two workers", 0.9) in ends.index
     pairs = tables.barriers(landscapes).frame.set_index(["first", "second"])
-    assert len(pairs) == 6  # of four momenta
+    assert len(pairs) == 6  # of four momenta, over seeds
     assert pairs.loc[(0.5, 0.95), "barrier"] == pytest.approx(0.5)
     assert pairs.loc[(0.0, 0.9), "barrier"] == pytest.approx(0, abs=1e-12)
-    assert pairs.loc[(0.0, 0.9), "highest"] == pytest.approx(0.5)
+    assert pairs.loc[(0.0, 0.9), ["first_loss", "second_loss"]].tolist() == pytest.approx(
+        [0.5, 0.3]
+    )
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig2", "fig3", "fig4", "fig5", "fig7", "projection"])
@@ -358,14 +393,13 @@ def test_compensation_that_does_nothing_and_one_that_does(evidence):
         return as_printed(cell, epoch) + 6 * (cell.seed - 1)
 
     found = evidence(chance)["compensation"]
-    assert (found["runs compared"], found["runs that differ"]) == (36, 0)
+    assert (found["runs compared"], found["runs that differ"]) == (18, 0)
     assert found["largest difference"] == 0
     assert found["distance of two seeds, points"] == pytest.approx(6)
     # By hand from Tables II and IV as printed: the means of the sixteen pairs that converge.
     assert found["printed change, points"] == pytest.approx(_printed_change(), rel=1e-12)
-    acts = where(lambda c: c.grid == "table4" and c.as_published and c.workers == 5, plus(3))
-    found = evidence(acts)["compensation"]
-    assert found["runs that differ"] == 12
+    found = evidence(where(of("table4_aliased", workers=5), plus(3)))["compensation"]
+    assert found["runs that differ"] == 6
     assert found["largest difference"] == pytest.approx(0.03)
 
 
@@ -392,11 +426,12 @@ def test_the_wall_times_are_those_of_two_workers_and_not_of_three(evidence):
 
 def test_nesterov_beside_heavy_ball(evidence):
     def accuracy(cell, epoch):
-        if cell.grid != "nesterov":
+        # Some of the heavy-ball runs are those of another grid, too.
+        if cell.grid not in ("nesterov", "spread", "other_weights") or cell.delay_ms < 90:
             return None
-        printed = (
-            80.0  # heavy-ball cells that stand in Tables II and III have what is printed there
-        )
+        if cell.delayed != "one":
+            return None
+        printed = 80.0  # cells that stand in Tables II and III have what is printed there
         if cell.momentum == 0.9:
             printed = published()["table2", "async", "one", 90, cell.workers, cell.partition]
         elif cell.momentum == 0.5 and cell.partition == "labels":
@@ -478,6 +513,29 @@ def of(grid, **values):
     )
 
 
+def calibrated(cell):
+    """The cells that the spread is calibrated on."""
+    five = cell.workers == 5 and cell.partition == "labels" and not cell.synchronous
+    return five and (undelayed(cell) or (cell.grid == "tables5-7" and cell.momentum == 0.9))
+
+
+def scattered(points):
+    """So many points from the print, seeds two apart; runs of no printed cell as they were."""
+    return lambda cell, epoch: as_printed(cell, epoch) + points + 2 * (cell.seed - 2)
+
+
+def ever_lost(cell):
+    """Printed NC at momentum 0.9 with ten workers, be it with one of the lambdas."""
+    if cell.workers != 10 or cell.momentum != 0.9 or cell.synchronous:
+        return False
+    where_it_is = (cell.partition, cell.delay_ms)
+    if cell.grid == "tables5-7":
+        return where_it_is in {("labels", 30), ("labels", 60), ("dataset", 90)}
+    if slow_one(cell):
+        return where_it_is in {("labels", 30), ("labels", 90)}
+    return where_it_is == ("dataset", 60)
+
+
 def slow_one(cell):
     return cell.delayed == "one"
 
@@ -487,22 +545,53 @@ def compensated(gains, without):
 
     def accuracy(cell, epoch):
         if cell.grid == "table4":
-            return without + (0 if cell.as_published else gains[cell.compensation])
+            return without + gains[cell.compensation]
         return without if slow_labels(cell) else None
+
+    return accuracy
+
+
+def found(name, results):
+    function = CLAIMS[name]
+    threshold = function.claim["threshold"]
+    return function(results, threshold.value)
+
+
+def momenta(**levels):
+    """accuracy of the grid `momentum` by momentum, given as m05=..., else as printed."""
+    by = {float(f"0.{name[2:]}"): value for name, value in levels.items()}
+    return where(lambda c: c.grid == "momentum" and c.momentum in by, lambda c, e: by[c.momentum])
+
+
+def from_weights(points):
+    """Accuracies that rise by so many points from one initialisation to the next, and by 1 with the
+    seed."""
+
+    def accuracy(cell, epoch):
+        if cell.grid != "weights":
+            return None
+        start = json.loads(cell.initialisation)["torch_seed"]
+        return 50.0 + points * min(start, 5) + cell.seed
 
     return accuracy
 
 
 TWO = {"table2", "table2_undelayed"}
 FOUR = {*TWO, "table4", "table4_adaptive"}
+ALL_TABLES = {*FOUR, "table3", "tables5-7"}
+ENDS_TOO = {"momentum"}
 # What each claim reads, and what changes its verdict.
 BREAKS = {
     "synchronous_like_asynchronous_without_delay": (
         TWO,
         [
-            (where(undelayed, 85.0), REPRODUCED),
+            (lambda c, e: None, REPRODUCED),  # the paper's own cells, but the calibrated one
             (where(lambda c: undelayed(c) and c.synchronous, 60.0), NOT_REPRODUCED),
-            (lambda c, e: None, PARTLY),  # the paper's own cells: 5 workers, labels, 11 apart
+            (
+                where(lambda c: undelayed(c) and c.workers != 5 and c.synchronous, plus(5)),
+                NOT_REPRODUCED,
+            ),
+            (where(lambda c: calibrated(c), 20.0), REPRODUCED),
         ],
     ),
     "split_labels_lower_accuracy": (
@@ -510,32 +599,35 @@ BREAKS = {
         [
             (lambda c, e: None, REPRODUCED),
             (where(slow, 80.0), NOT_REPRODUCED),
-            (where(lambda c: slow(c) and c.workers == 2, 80.0), PARTLY),
+            (where(lambda c: slow(c) and c.workers == 2, 80.0), NOT_REPRODUCED),
         ],
     ),
     "split_labels_cost_28_points": (
         FOUR,
         [
             (lambda c, e: None, REPRODUCED),
-            (where(slow_labels, plus(10)), NOT_REPRODUCED),
-            (where(slow_labels, plus(-10)), NOT_REPRODUCED),
+            (where(slow_labels, plus(5)), REPRODUCED),
+            (where(slow_labels, plus(7)), NOT_REPRODUCED),
+            (where(slow_labels, plus(-7)), NOT_REPRODUCED),
         ],
     ),
     "one_slow_worker_lowers_accuracy": (
         TWO,
         [
-            (lambda c, e: None, PARTLY),  # 11 of 18
-            (where(slow, 5.0), REPRODUCED),
+            (lambda c, e: None, REPRODUCED),  # 12 of 18, by 9 points where both converge
+            (where(slow, 20.0), REPRODUCED),
             (where(slow, 95.0), NOT_REPRODUCED),
+            # What does not converge is no loss of one slow worker.
+            (lambda c, e: 10.0 if slow(c) and c.workers == 10 else 80.0, NOT_REPRODUCED),
         ],
     ),
     "one_slow_worker_costs_11_per_cent": (
         FOUR,
         [
-            # Counted with the cell that did not converge, the average is far from 11.
-            (lambda c, e: None, NOT_REPRODUCED),
+            (lambda c, e: None, REPRODUCED),
             (lambda c, e: 89.0 if slow(c) else 100.0, REPRODUCED),
             (lambda c, e: 70.0 if slow(c) else 100.0, NOT_REPRODUCED),
+            (lambda c, e: 100.0, NOT_REPRODUCED),
         ],
     ),
     "outdated_gradients_of_the_slow_worker": (
@@ -545,18 +637,18 @@ BREAKS = {
             (where(lambda c: slow_one(c) and c.run_on, 40.0), NOT_REPRODUCED),
             (where(lambda c: slow_one(c), lambda c, e: 40.0 if c.run_on else 61.0), NOT_REPRODUCED),
             (where(lambda c: slow_one(c), 40.0), REPRODUCED),
-            (where(lambda c: slow_one(c) and (c.run_on or c.workers == 5), 40.0), PARTLY),
-            # Where it costs nothing there is nothing to attribute.
+            (where(lambda c: slow_one(c) and (c.run_on or c.workers == 5), 40.0), NOT_REPRODUCED),
+            # Where it costs nothing, or next to it, there is nothing to attribute.
             (lambda c, e: None, CANNOT_TELL),
-            (where(lambda c: slow_one(c) and not c.run_on, 40.0), CANNOT_TELL),
+            (where(lambda c: slow_one(c) and c.run_on, 76.0), CANNOT_TELL),
         ],
     ),
     "compensation_gains_as_quoted": (
         FOUR,
         [
-            (compensated({2: 7, 5: 3}, without=40.0), PARTLY),  # where it improves 12.5 per cent
             (compensated({2: 8.9, 5: 1.1}, without=31.25), REPRODUCED),  # 16 of 31.25 is 5
-            (compensated({2: 5, 5: 5}, without=31.25), PARTLY),  # between 7 and 3; 16 per cent
+            (compensated({2: 7, 5: 3}, without=40.0), NOT_REPRODUCED),  # where it gains 12.5 %
+            (compensated({2: 5, 5: 5}, without=31.25), NOT_REPRODUCED),  # between 7 and 3
             (compensated({2: 0, 5: 0}, without=40.0), NOT_REPRODUCED),
             (compensated({2: -7, 5: -3}, without=40.0), NOT_REPRODUCED),
         ],
@@ -564,21 +656,20 @@ BREAKS = {
     "momentum_needs_care_in_large_clusters": (
         {"tables5-7"},
         [
-            (lambda c, e: None, PARTLY),  # 4 of 6
-            (lambda c, e: 80.0, NOT_REPRODUCED),  # 0.99 trains with any number
-            (lambda c, e: 10.0, NOT_REPRODUCED),  # nothing does
+            (lambda c, e: None, REPRODUCED),
+            (lambda c, e: 80.0, NOT_REPRODUCED),
+            (lambda c, e: 10.0 if c.momentum > 0.6 else 80.0, NOT_REPRODUCED),  # with any number
             (where(lambda c: c.workers == 10 and c.momentum > 0.6, 10.0), REPRODUCED),
-            (lambda c, e: 10.0 if c.workers == 10 and c.momentum > 0.95 else 80.0, REPRODUCED),
-            (lambda c, e: 10.0 if c.workers == 10 else 80.0, REPRODUCED),
-            (lambda c, e: 80.0 if c.workers == 10 or c.compensation else 10.0, NOT_REPRODUCED),
+            (where(lambda c: c.workers == 10 and c.momentum > 0.6, 80.0), NOT_REPRODUCED),
         ],
     ),
     "delay_hurts_most_in_large_clusters": (
         TWO,
         [
-            (lambda c, e: None, REPRODUCED),  # 25.9, 6.7 and 33.1 points
-            (where(slow_labels, 84.0), NOT_REPRODUCED),
-            (where(lambda c: slow_labels(c) and c.workers == 2, 10.0), PARTLY),
+            (lambda c, e: None, REPRODUCED),  # 17.8 points against 6.0
+            (lambda c, e: 80.0 if undelayed(c) else 50.0, NOT_REPRODUCED),  # as much with any
+            (where(lambda c: not undelayed(c) and c.workers == 2, 10.0), NOT_REPRODUCED),
+            (where(lambda c: not undelayed(c) and c.seed == 2, 80.0), NOT_REPRODUCED),
         ],
     ),
     "larger_model_vanishes_with_workers": (
@@ -586,7 +677,7 @@ BREAKS = {
         [
             (lambda c, e: None, NOT_REPRODUCED),
             (where(of("large", workers=10, synchronous=False), 10.0), REPRODUCED),
-            (where(of("large", synchronous=False), 10.0), PARTLY),  # with 2 as well
+            (where(of("large", synchronous=False), 10.0), NOT_REPRODUCED),  # with 2 as well
             (where(of("large", workers=2, synchronous=False), 10.0), NOT_REPRODUCED),
             (where(of("large", synchronous=True), 10.0), NOT_REPRODUCED),
             (where(of("table2_undelayed", workers=10), 10.0), NOT_REPRODUCED),
@@ -596,64 +687,68 @@ BREAKS = {
         {"table2_undelayed", "large"},
         [
             (lambda c, e: None, REPRODUCED),
-            (where(of("large", workers=10), 70.0), PARTLY),
-            (where(of("large", workers=10), 10.0), NOT_REPRODUCED),
+            (where(of("large", workers=10), 70.0), NOT_REPRODUCED),
+            (where(of("large"), 10.0), NOT_REPRODUCED),
             (where(of("large", synchronous=False, workers=10), 10.0), REPRODUCED),
         ],
     ),
     "published_compensation_acts": (
-        FOUR,
+        {*FOUR, "table4_aliased"},
         [
             (lambda c, e: None, NOT_REPRODUCED),
-            (where(lambda c: c.grid == "table4" and c.as_published, plus(3)), REPRODUCED),
-            (where(lambda c: c.grid == "table4" and c.as_published, plus(-3)), PARTLY),
+            (where(of("table4_aliased"), plus(3)), REPRODUCED),
+            (where(of("table4_aliased", workers=2), plus(-3)), REPRODUCED),
         ],
     ),
     "working_compensation_helps": (
         FOUR,
         [
             (lambda c, e: None, REPRODUCED),
-            (where(of("table4", as_published=False), plus(-3)), NOT_REPRODUCED),
-            (where(of("table4", as_published=False, compensation=2), plus(-3)), PARTLY),
+            (where(of("table4"), plus(-3)), NOT_REPRODUCED),
+            (where(of("table4", compensation=2), plus(-3)), NOT_REPRODUCED),
         ],
     ),
     "momentum_099_diverges": (
         {"momentum"},
         [
             (lambda c, e: None, REPRODUCED),
-            (where(of("momentum", momentum=0.99), 80.0), PARTLY),
-            (lambda c, e: 80.0 if c.momentum == 0.99 else 10.0, NOT_REPRODUCED),
-        ],
-    ),
-    "momentum_05_like_none": (
-        {"momentum"},
-        [
-            (lambda c, e: None, REPRODUCED),
-            (where(of("momentum", momentum=0.5), 89.0), NOT_REPRODUCED),
-            (where(of("momentum", momentum=0.5), lambda c, e: 95 if e == 1 else 85), PARTLY),
+            (momenta(m_99=80.0), NOT_REPRODUCED),
+            (momenta(m_95=10.0), NOT_REPRODUCED),
         ],
     ),
     "momentum_09_in_the_best_minimum": (
         {"momentum"},
         [
-            (where(of("momentum", momentum=0.9), 89.0), REPRODUCED),
-            (where(of("momentum", momentum=0.5), 89.0), NOT_REPRODUCED),
+            (momenta(m_9=89.0), REPRODUCED),
+            (momenta(m_5=89.0), NOT_REPRODUCED),
+            (where(lambda c: c.momentum == 0.9 and c.seed > 1, 89.0), NOT_REPRODUCED),  # 2 of 3
+        ],
+    ),
+    "momentum_is_no_regulariser": (
+        {"momentum"},
+        [
+            (lambda c, e: None, REPRODUCED),
+            ({"gap": lambda c: -0.1 * c.momentum}, NOT_REPRODUCED),
+            ({"norm": lambda c: 9 - c.momentum}, NOT_REPRODUCED),
+            ({"norm": lambda c: 9.0}, NOT_REPRODUCED),
         ],
     ),
     "momentum_09_is_best": (
         {*TWO, "table3"},
         [
-            (lambda c, e: None, PARTLY),
+            (lambda c, e: None, REPRODUCED),  # 5 of 9
             (where(slow_labels, 99.0), REPRODUCED),
             (where(slow_labels, 1.0), NOT_REPRODUCED),
+            (where(lambda c: slow_labels(c) and c.workers == 5, 1.0), NOT_REPRODUCED),
         ],
     ),
     "momentum_05_better_than_none": (
         {"table3"},
         [
+            (lambda c, e: None, REPRODUCED),  # 7 of 9, by 4 points
             (where(of("table3", momentum=0.5), 95.0), REPRODUCED),
             (where(of("table3", momentum=0.5), 5.0), NOT_REPRODUCED),
-            (lambda c, e: None, PARTLY),  # 7 of 9
+            (where(of("table3", momentum=0.5), plus(-2)), NOT_REPRODUCED),
         ],
     ),
     "momentum_099_random_in_larger_clusters": (
@@ -661,45 +756,92 @@ BREAKS = {
         [
             (lambda c, e: None, REPRODUCED),
             (where(of("table3", momentum=0.99), 40.0), NOT_REPRODUCED),
-            (where(of("table3", momentum=0.99, workers=5), 40.0), PARTLY),
+            (where(of("table3", momentum=0.99, workers=5), 40.0), NOT_REPRODUCED),
+        ],
+    ),
+    "momentum_09_from_tuning": (
+        {"tuning"},
+        [
+            (lambda c, e: 85.0 - abs(c.momentum - 0.9), REPRODUCED),
+            (lambda c, e: 85.0 - abs(c.momentum - 0.95), NOT_REPRODUCED),
+            (lambda c, e: 85.0 - abs(c.momentum - (0.9 if c.seed > 1 else 0)), NOT_REPRODUCED),
+        ],
+    ),
+    "split_dataset_helps_overcome": (
+        TWO,
+        [
+            (lambda c, e: None, REPRODUCED),
+            (where(slow, 60.0), NOT_REPRODUCED),
+            (where(lambda c: slow_labels(c) and c.seed == 2, 85.0), NOT_REPRODUCED),
+        ],
+    ),
+    "impacted_by_the_initial_conditions": (
+        {"weights"},
+        [
+            (from_weights(5), REPRODUCED),
+            (from_weights(0), NOT_REPRODUCED),
+            (from_weights(0.1), NOT_REPRODUCED),
         ],
     ),
     "cells_without_convergence": (
-        {*FOUR, "table3", "tables5-7"},
+        ALL_TABLES,
         [
-            (where(lambda c: c.grid.startswith("table4"), plus(0)), REPRODUCED),
-            (lambda c, e: 80.0, PARTLY),  # all converge
-            (lambda c, e: 10.0, PARTLY),  # none does
+            # Of prints of one and the same run some converge, with one lambda or the other.
+            (lambda c, e: None, NOT_REPRODUCED),
+            (lambda c, e: 10.0 if ever_lost(c) else 80.0, REPRODUCED),
+            (lambda c, e: 80.0, NOT_REPRODUCED),  # all converge
+            (lambda c, e: 10.0, NOT_REPRODUCED),  # none does
             (lambda c, e: 10.0 if (as_printed(c, e) > 10) else 80.0, NOT_REPRODUCED),
         ],
     ),
     "tables_cell_by_cell": (
-        {*FOUR, "table3", "tables5-7"},
+        ALL_TABLES,
         [
-            (lambda c, e: None, REPRODUCED),
-            (lambda c, e: as_printed(c, e) + (6 if c.partition == "dataset" else 0), PARTLY),
-            (plus(6), NOT_REPRODUCED),
+            (scattered(0), REPRODUCED),
+            (scattered(30), NOT_REPRODUCED),
+            (where(lambda c: c.grid == "tables5-7", scattered(30)), NOT_REPRODUCED),
+            (lambda c, e: scattered(30 if calibrated(c) else 0)(c, e), REPRODUCED),
+        ],
+    ),
+    "table_1_recalls": (
+        {"table2"},
+        [
+            ({"recall": lambda c, k: [2, 7, 12, 25, 35, 71, 73, 94, 99, 100][k]}, REPRODUCED),
+            ({"recall": lambda c, k: [2, 7, 12, 25, 35, 71, 73, 94, 99, 100][-k]}, REPRODUCED),
+            ({"recall": lambda c, k: 52.0}, NOT_REPRODUCED),
+            ({"recall": lambda c, k: 100.0 if k == 4 else 0.0}, NOT_REPRODUCED),
         ],
     ),
     "partitions_save_time": ({"unpartitioned", *TWO}, [(lambda c, e: None, REPRODUCED)]),
 }
 
 
-# The same of claims that read landscapes.
+# The same of claims that read landscapes or trajectories: changes there, and of accuracies.
 SHOWN = {
     "momentum_095_in_another_minimum": [
         ({}, REPRODUCED),
-        ({"barrier": lambda a, b: 0.5}, PARTLY),  # all are in minima of their own
-        ({"barrier": lambda a, b: 0.0}, PARTLY),  # all are in one
+        ({"barrier": lambda a, b: 0.5}, NOT_REPRODUCED),  # all are in minima of their own
+        ({"barrier": lambda a, b: 0.0}, NOT_REPRODUCED),  # all are in one
         ({"barrier": lambda a, b: 0.5 - as_separated(a, b)}, NOT_REPRODUCED),
     ],
-    "landscape_shows_where_runs_end": [
+    "momentum_05_like_none": [
         ({}, REPRODUCED),
-        ({"shown": lambda momentum: 1.3}, PARTLY),  # all alike, so still in order
-        ({"shown": lambda momentum: 3.0 if momentum < 0.9 else 1.0}, PARTLY),
-        ({"shown": lambda momentum: 1 / ENDS[momentum] ** 2}, NOT_REPRODUCED),
+        ({"barrier": lambda a, b: 0.5}, NOT_REPRODUCED),
+        ({"accuracy": momenta(m_5=89.0)}, NOT_REPRODUCED),
     ],
-}
+    "momentum_explores_wider": [
+        ({}, REPRODUCED),
+        ({"reach": lambda momentum: 1.0}, NOT_REPRODUCED),
+        ({"reach": lambda momentum: 1.5 - momentum}, NOT_REPRODUCED),
+    ],
+    "slow_workers_harm_training": [
+        ({}, REPRODUCED),
+        ({"loss": lambda run, epoch: 1.0}, NOT_REPRODUCED),
+        ({"loss": lambda run, epoch: as_harmed(run, epoch) if run.seed > 1 else 1.0},
+         NOT_REPRODUCED),
+        ({"loss": lambda run, epoch: as_harmed(run, epoch) if epoch < 3 else 1.0}, NOT_REPRODUCED),
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -711,25 +853,76 @@ SHOWN = {
     ],
 )
 def test_claim_on_landscapes(name, changes, verdict, tmp_path):
+    changes = dict(changes)
+    accuracy = changes.pop("accuracy", as_printed)
     write_landscapes(tmp_path, **changes)
-    finding = CLAIMS[name](results_in(tmp_path))
+    finding = found(name, write_results(tmp_path, accuracy, only={"momentum"}, seeds=1))
     assert finding.verdict == verdict, finding.reason
     assert np.isfinite(finding.value)
+    assert CLAIMS[name].claim["threshold"].meets(finding.value) == (verdict == REPRODUCED)
 
 
 @pytest.mark.parametrize(
-    ("name", "accuracy", "verdict"),
+    ("name", "changes", "verdict"),
     [
-        pytest.param(name, accuracy, verdict, id=f"{name}-{i}")
+        pytest.param(name, changes, verdict, id=f"{name}-{i}")
         for name, (_, cases) in BREAKS.items()
-        for i, (accuracy, verdict) in enumerate(cases)
+        for i, (changes, verdict) in enumerate(cases)
     ],
 )
-def test_claim(name, accuracy, verdict, tmp_path):
-    results = write_results(tmp_path, accuracy, only=BREAKS[name][0], seeds=1)
-    finding = CLAIMS[name](results)
+def test_claim(name, changes, verdict, tmp_path):
+    changes = changes if isinstance(changes, dict) else {"accuracy": changes}
+    results = write_results(tmp_path, only=BREAKS[name][0], **changes)
+    finding = found(name, results)
     assert finding.verdict == verdict, finding.reason
-    assert np.isfinite(finding.value)
+    if verdict != CANNOT_TELL:
+        assert np.isfinite(finding.value)
+        assert CLAIMS[name].claim["threshold"].meets(finding.value) == (verdict == REPRODUCED)
+
+
+def as_claimed(cell, epoch):
+    """As printed, give or take two points a seed; where nothing is, what the sentences say."""
+    if cell.grid == "large":
+        return 10.0 if cell.workers == 10 and not cell.synchronous else 88.0
+    if cell.grid == "weights":
+        return from_weights(8)(cell, epoch)
+    if cell.grid == "tuning":
+        return 85.0 - 10 * abs(cell.momentum - 0.9)
+    if cell.grid == "momentum":
+        return 10.0 if cell.momentum == 0.99 else 89.0 - abs(cell.momentum - 0.9)
+    if cell.grid == "stop":
+        return 40.0 if slow_one(cell) else 80.0
+    return scattered(0)(cell, epoch)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """Every claim on made-up results that are as claimed: rows of `judge`, by claim."""
+    folder = tmp_path_factory.mktemp("judged")
+    write_landscapes(folder)
+    return judge(write_results(folder, as_claimed, seeds=5)).set_index("claim")
+
+
+def test_no_null_passes_where_results_are_as_claimed(judged):
+    """The floor: momentum, partition, workers, compensation without effect, prints exchanged."""
+    assert all(isinstance(function.claim["null"], Null) for function in CLAIMS.values())
+    tried = judged["null"].str.contains("results are missing")
+    assert not tried.any(), judged.loc[tried, "null"].tolist()
+    passed = judged["reason"].str.contains("is met")
+    assert not passed.any(), judged.loc[passed, "reason"].tolist()
+
+
+def test_the_printed_tables_judged_by_our_criteria(judged):
+    """The paper's own Tables II to VII: those on what compensation gains fail."""
+    verdicts = judged["printed_verdict"]
+    fails = set(verdicts.index[verdicts == NOT_REPRODUCED])
+    assert fails == {"working_compensation_helps", "compensation_gains_as_quoted"}
+    assert (verdicts == REPRODUCED).sum() == 12
+
+
+def test_one_of_our_seeds_can_stand_for_the_print(judged):
+    ceilings = judged.loc[["tables_cell_by_cell", "table_1_recalls"], "best"]
+    assert ceilings.str.contains(": 9 reproduced").all(), ceilings.tolist()
 
 
 def test_falls_beyond_chance_are_counted(tmp_path):
@@ -741,7 +934,7 @@ def test_falls_beyond_chance_are_counted(tmp_path):
         return 70.0 - cell.seed if cell.workers == 2 else 80.0 + 9 * (cell.seed - 2)
 
     results = write_results(tmp_path, accuracy, only=TWO)
-    paired = CLAIMS["one_slow_worker_lowers_accuracy"](results).paired
+    paired = found("one_slow_worker_lowers_accuracy", results).paired
     assert paired.startswith(
         "Paired over 3 seeds, accuracy with delay on all is above that with one slower worker "
         "beyond chance in 6 of 18 cells and below in 0; where it is clearest t = "
@@ -752,7 +945,7 @@ def test_runs_of_other_grids_stand_beside_those_of_table_2(tmp_path):
     """Working compensation gains three points less a little a seed, and is alone at its lambda."""
 
     def accuracy(cell, epoch):
-        if cell.grid == "table4" and not cell.as_published and cell.compensation == 5:
+        if cell.grid == "table4" and cell.compensation == 5:
             return as_printed_without(cell) + 3 + 0.1 * (cell.seed % 2)
         return as_printed_without(cell) if cell.grid.startswith("table4") else None
 
@@ -764,46 +957,25 @@ def test_runs_of_other_grids_stand_beside_those_of_table_2(tmp_path):
         return plain if plain is not None else accuracy(cell, epoch)
 
     results = write_results(tmp_path, both, only=FOUR)
-    paired = CLAIMS["working_compensation_helps"](results).paired
+    paired = found("working_compensation_helps", results).paired
     assert "is above that without beyond chance in 9 of 9 cells and below in 0" in paired
     assert paired.endswith("Not tested: cells that are equal in every seed (9).")
-
-
-def test_intervals_over_seeds_belong_to_their_value(tmp_path):
-    """Around it, also where it is no mean over seeds; one average has one interval."""
-
-    def accuracy(cell, epoch):
-        if not cell.grid.startswith("table2"):
-            return None
-        return 10.0 if cell.seed == 1 and cell.delayed == "all" else 80.0 - 3 * slow(cell)
-
-    results = write_results(tmp_path, accuracy, only=FOUR)
-    found = {
-        name: CLAIMS[name](results)
-        for name in ("split_labels_cost_28_points", "one_slow_worker_costs_11_per_cent")
-    }
-    for finding in found.values():
-        assert finding.low < finding.high or finding.value == 0
-        assert (finding.low + finding.high) / 2 == pytest.approx(finding.value)
-    drop = CLAIMS["split_labels_lower_accuracy"](results)
-    cost = found["split_labels_cost_28_points"]
-    assert (drop.value, drop.low, drop.high) == (cost.value, cost.low, cost.high)
 
 
 def test_every_claim_can_be_broken():
     assert {*BREAKS, *SHOWN} == set(CLAIMS)
     cases_of = {name: cases for name, (_, cases) in BREAKS.items()} | SHOWN
     for name, cases in cases_of.items():
+        verdicts = {case[-1] for case in cases}
         if name != "partitions_save_time":  # time is a matter of counting: see the next test
-            assert NOT_REPRODUCED in {verdict for _, verdict in cases}, name
+            assert {REPRODUCED, NOT_REPRODUCED} <= verdicts, name
 
 
 def test_partitions_save_no_time_where_workers_pass_over_the_same_data(tmp_path):
-    results = write_results(tmp_path, only=BREAKS["partitions_save_time"][0], seeds=1)
+    write_results(tmp_path, only=BREAKS["partitions_save_time"][0], seeds=1)
     runs = pd.read_csv(tmp_path / "runs.csv").assign(simulated_seconds=100.0)
     runs.to_csv(tmp_path / "runs.csv", index=False)
-    results = results_in(tmp_path)
-    assert CLAIMS["partitions_save_time"](results).verdict == NOT_REPRODUCED
+    assert found("partitions_save_time", results_in(tmp_path)).verdict == NOT_REPRODUCED
 
 
 @pytest.mark.parametrize("preset", ["quick", "smoke"])
@@ -824,13 +996,13 @@ def test_nothing_at_all_is_no_crash(tmp_path):
 
 
 def test_cells_are_the_published_ones():
-    """48 cells of Table II, 27 of III, 18 of IV twice, 144 of V to VII; five seeds each."""
+    """48 cells of Table II, 27 of III, 18 of IV; V to VII print 72 twice."""
     cells = grids("paper")
     counts = {name: len({replace(c, seed=1).hash for c in here}) for name, here in cells.items()}
     assert counts["table2"] + counts["table2_undelayed"] == 48
-    assert (counts["table3"], counts["table4"], counts["tables5-7"]) == (27, 36, 144)
-    for grid, here in cells.items():
-        assert len({c.seed for c in here}) == (3 if grid == "large" else 5)
+    assert (counts["table3"], counts["table4"], counts["tables5-7"]) == (27, 18, 72)
+    assert counts["table4_aliased"] == 18
+    for here in cells.values():
         assert all((c.epochs, c.batch_size, c.rule.lr) == (6, 32, 0.005) for c in here)
         assert all(c.problem.normalize and c.problem.dataset == "fashion_mnist" for c in here)
 

@@ -26,6 +26,7 @@ from .tables import (
     TABLE2_KEYS,
     class_shares,
     in_percent,
+    initial_weights,
     models_runs,
     table2_cells,
     table2_runs,
@@ -35,6 +36,7 @@ OURS = style.COLOURS[0]
 LOSS_MAP = "viridis"
 DEEP = 100  # seen from the top, losses are told apart up to so many times the least
 SLOW = "worker 1 slow"
+AUTHORS_SEED = 614310
 CHANCE = {"color": style.GREY, "linewidth": 0.6, "linestyle": ":"}
 
 
@@ -314,6 +316,38 @@ def start(results: StudyResults) -> Figure:
     return figure
 
 
+def weights(results: StudyResults) -> Figure:
+    """Accuracy of ten workers from the authors' initial weights and from others."""
+    runs, own = initial_weights(results), in_percent(results.grid("other_weights"))
+    own = own.query("delay_ms == 0 or (delayed == 'one' and delay_ms == 90)")
+    starts = sorted(runs["start_from"].unique(), key=lambda seed: seed != AUTHORS_SEED)
+    panels = list(product(("dataset", "labels"), dict.fromkeys(_case(runs))))
+    figure, axes = style.panels(1, len(panels), 1.8, sharey=True)
+    for ax, (partition, case) in zip(axes.flat, panels, strict=True):
+        here, there = (r[(r["partition"] == partition) & (_case(r) == case)] for r in (runs, own))
+        for x, start in enumerate(starts):
+            seeds = here.loc[here["start_from"] == start, "accuracy"]
+            colour = style.COLOURS[1] if start == AUTHORS_SEED else OURS
+            ax.plot(np.full(len(seeds), x), seeds, ".", color=colour)
+            ax.plot([x - 0.3, x + 0.3], [seeds.mean()] * 2, color=colour)
+        ax.plot(np.full(len(there), len(starts)), there["accuracy"], "x", color=style.GREY)
+        printed = _published_case(results, partition)[case]
+        ax.axhline(printed, color=style.PUBLISHED, linewidth=1)
+        ax.axhline(NO_CONVERGENCE, **CHANCE)
+        ax.set_title(f"split {partition}\n{case.split(', ')[1]}")
+        ax.set_xticks(
+            range(len(starts) + 1), ["authors", *map(str, starts[1:]), "own"], rotation=90
+        )
+        ax.set_ylim(0, 100)
+    axes[0, 0].set_ylabel("test accuracy, %")
+    axes[0, 0].plot([], [], ".-", color=style.COLOURS[1], label="the authors' initial weights")
+    axes[0, 0].plot([], [], ".-", color=OURS, label="four others")
+    axes[0, 0].plot([], [], "x", color=style.GREY, label="a seed's own")
+    axes[0, 0].plot([], [], color=style.PUBLISHED, label="published")
+    style.legend_below(axes[0, 0])
+    return figure
+
+
 def staleness(results: StudyResults) -> Figure:
     """Histograms of staleness: one line of panels a cluster, one column a case."""
     lines: dict[tuple[int, float], list[tuple[pd.Series, np.ndarray]]] = {}
@@ -351,7 +385,7 @@ def _histogram(ax: Axes, cell: pd.Series, counts: np.ndarray) -> None:
 
 def delay(results: StudyResults) -> Figure:
     """Accuracy against injected delay for 10 workers, saturated machine and one for each."""
-    authors = table2_runs(results).query("workers == 10 and mode == 'async'")
+    authors = in_percent(results.grid("other_weights"))
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("table2").query("workers == 10 and mode == 'async'")
     figure, axes = style.panels(1, 4, 1.9, sharey=True)

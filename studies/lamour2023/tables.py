@@ -1,5 +1,7 @@
 """The numbers of lamour2023 beside ours. Accuracies are in per cent, as printed there."""
 
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,9 @@ LANDSCAPES = ("momentum", "two_workers")  # Figures 1 and 2, and Figure 7
 # The rows of Table II that Tables I, III and IV start from: one slow worker, split labels.
 SLOW_LABELS = "delayed_workers == 'one' and partition == 'labels'"
 TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
+TABLE3_KEYS = ["delay_ms", "workers", "momentum"]
+TABLE4_KEYS = ["delay_ms", "workers", "compensation_lambda"]
+STRENGTHS = (2.0, 5.0)  # the lambdas of Table IV
 
 
 def in_percent(runs: pd.DataFrame) -> pd.DataFrame:
@@ -96,9 +101,7 @@ def table2(results: StudyResults) -> Table:
 
 def table3_cells(results: StudyResults) -> pd.DataFrame:
     published = results.published("table3")
-    return beside(
-        in_percent(results.grid("table3")), published, ["delay_ms", "workers", "momentum"]
-    )
+    return beside(in_percent(results.grid("table3")), published, TABLE3_KEYS)
 
 
 def table3(results: StudyResults) -> Table:
@@ -109,19 +112,29 @@ def table3(results: StudyResults) -> Table:
     return Table(cells, headings, layout=layout, pairs=list(momenta))
 
 
+def compensated_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Table IV by the way to compensate, `kind`: as published, working, adaptive.
+
+    As published, the backup is a reference to the live weights, and a run is that of Table II
+    without compensation (`aliased_equals_off`), whatever its lambda.
+    """
+    off = table2_runs(results).query(SLOW_LABELS)
+    kinds = [
+        *(off.assign(kind="as published", compensation=strength) for strength in STRENGTHS),
+        in_percent(results.grid("table4")).assign(kind="working"),
+        in_percent(results.grid("table4_adaptive")).assign(kind="adaptive"),
+    ]
+    runs = pd.concat(kinds, ignore_index=True)
+    return runs.rename(columns={"compensation": "compensation_lambda"})
+
+
 def table4_cells(results: StudyResults) -> pd.DataFrame:
-    """Table IV: one row a cell and way to compensate, `kind`: as published, working, adaptive.
+    """Table IV: one row a cell and way to compensate, see `compensated_runs`.
 
     `off` is the mean of the same cell of Table II, and `off_published` what is printed there.
     """
-    keys = ["kind", "delay_ms", "workers", "compensation_lambda"]
-    constant = in_percent(results.grid("table4"))
-    kind = constant["as_published"].astype(bool).map({True: "as published", False: "working"})
-    adaptive = in_percent(results.grid("table4_adaptive")).assign(kind="adaptive")
-    runs = pd.concat([constant.assign(kind=kind), adaptive], ignore_index=True)
-    runs = runs.rename(columns={"compensation": "compensation_lambda"})
     published = results.published("table4").assign(kind="as published")
-    cells = beside(runs, published, keys)
+    cells = beside(compensated_runs(results), published, ["kind", *TABLE4_KEYS])
     off = table2_cells(results).query(SLOW_LABELS)
     off = off[["delay_ms", "workers", "mean", "published"]]
     off = off.rename(columns={"mean": "off", "published": "off_published"})
@@ -139,10 +152,11 @@ def table4(results: StudyResults) -> Table:
             "off": here["off"].iloc[0],
         }
         for _, cell in here.iterrows():
-            name = f"{cell['kind']} {cell['compensation_lambda']:g}"
-            row[name] = _mean(cell)
-            if cell["kind"] == "as published":
-                row[f"printed {cell['compensation_lambda']:g}"] = _printed(cell["published"])
+            strength = f"{cell['compensation_lambda']:g}"
+            if cell["kind"] == "as published":  # ours are those of `off`
+                row[f"printed {strength}"] = _printed(cell["published"])
+            else:
+                row[f"{cell['kind']} {strength}"] = _mean(cell)
         rows.append(row)
     headings = {
         "workers": "workers",
@@ -150,10 +164,9 @@ def table4(results: StudyResults) -> Table:
         "off_published": "off, printed",
         "off": "off",
     }
-    for strength in (2, 5):
+    for strength in map("{:g}".format, STRENGTHS):
         headings |= {
             f"printed {strength}": rf"$\lambda={strength}$, printed",
-            f"as published {strength}": "aliased",
             f"working {strength}": "working",
         }
     headings["adaptive 2"] = r"adaptive, $\lambda_0=2$"
@@ -165,12 +178,11 @@ def table4(results: StudyResults) -> Table:
 
 
 def aliased_equals_off(results: StudyResults) -> pd.DataFrame:
-    """For each run of Table IV with the aliased backup, the same run of Table II: the difference
-    of their final accuracy and test loss."""
+    """For each run of Table IV with the authors' aliased backup, the same run of Table II: the
+    difference of their final accuracy and test loss."""
     keys = ["delay_ms", "workers", "seed"]
     values = ["final_test_accuracy", "final_test_loss"]
-    aliased = results.grid("table4")
-    aliased = aliased[aliased["as_published"].astype(bool)]
+    aliased = results.grid("table4_aliased")
     plain = results.grid("table2").query("delayed == 'one' and partition == 'labels'")
     both = aliased.merge(plain[keys + values], on=keys, suffixes=("", "_off"))
     for value in values:
@@ -181,12 +193,15 @@ def aliased_equals_off(results: StudyResults) -> pd.DataFrame:
 GAUSSIAN_KEYS = ["workers", "momentum", "delay_ms", "partition", "compensation_lambda"]
 
 
-def gaussian_cells(results: StudyResults) -> pd.DataFrame:
-    """Tables V to VII. `published` is the printed cell of the same lambda, although lambda had no
-    effect in the authors' code."""
+def gaussian_runs(results: StudyResults) -> pd.DataFrame:
+    """The runs of Tables V to VII, once for each printed lambda, which had no effect there."""
     runs = in_percent(results.grid("tables5-7"))
-    runs = runs.rename(columns={"compensation": "compensation_lambda"})
-    return beside(runs, results.published("tables5-7"), GAUSSIAN_KEYS)
+    return pd.concat([runs.assign(compensation_lambda=s) for s in (0.0, 2.0)], ignore_index=True)
+
+
+def gaussian_cells(results: StudyResults) -> pd.DataFrame:
+    """Tables V to VII: the printed cells of both lambdas beside the same runs of ours."""
+    return beside(gaussian_runs(results), results.published("tables5-7"), GAUSSIAN_KEYS)
 
 
 def _gaussian(results: StudyResults, workers: int) -> Table:
@@ -204,18 +219,14 @@ def _gaussian(results: StudyResults, workers: int) -> Table:
 def tables5to7(results: StudyResults) -> Table:
     """Tables V to VII side by side, in whole per cent; each by itself has the spread over seeds."""
     cells = gaussian_cells(results)
-    text = [
-        f"{f'{theirs:.0f}' if theirs > NO_CONVERGENCE else _printed(theirs)} | {ours:.0f}"
-        for theirs, ours in zip(cells["published"], cells["mean"], strict=True)
-    ]
-    columns = ["workers", "partition", "compensation_lambda"]
-    layout = cells.assign(text=text).pivot(
-        index=["momentum", "delay_ms"], columns=columns, values="text"
-    )
+    whole = [_printed(p) if p == NO_CONVERGENCE else f"{p:.0f}" for p in cells["published"]]
+    rows, columns = ["momentum", "delay_ms"], ["workers", "partition"]
+    grouped = cells.assign(whole=whole).groupby([*rows, *columns])
+    text = grouped["whole"].agg(", ".join) + " | " + grouped["mean"].first().map("{:.0f}".format)
+    layout = text.unstack(columns)
     headings = {"momentum": "momentum", "delay_ms": "ms"}
-    for workers, partition, strength in layout.columns:
-        lines = rf"$n={workers}$\\{partition}\\$\lambda={strength:g}$"
-        headings[f"{workers} {partition} {strength}"] = rf"\shortstack[l]{{{lines}}}"
+    for workers, partition in layout.columns:
+        headings[f"{workers} {partition}"] = rf"\shortstack[l]{{$n={workers}$\\{partition}}}"
     layout.columns = pairs = list(headings)[2:]
     return Table(cells, headings, layout=layout.reset_index(), pairs=pairs)
 
@@ -311,6 +322,8 @@ def faults(results: StudyResults) -> Table:
         *_nesterov_faults(results),
         *_saturation_faults(results),
         *_one_worker_faults(results),
+        *_pull_faults(results),
+        *_quoted_faults(results),
     ]
     table = pd.DataFrame(rows, columns=["fault", "quantity", "value"])
     headings = {"fault": "fault", "quantity": "", "value": ""}
@@ -424,6 +437,47 @@ def _one_worker_faults(results: StudyResults) -> _Rows:
     return rows
 
 
+def _pull_faults(results: StudyResults) -> _Rows:
+    """What it changes that a worker fetches before its own update: ten-worker cells."""
+    runs = in_percent(results.grid("pull"))
+    found = runs.groupby("pull")["accuracy"]
+    lost = found.agg(lambda accuracy: (accuracy <= NEAR_CHANCE).sum())
+    return [
+        ("pull", "runs of each", int(found.count()["after"])),
+        ("pull", "near chance, fetched after", int(lost["after"])),
+        ("pull", "near chance, fetched before", int(lost["before"])),
+        ("pull", "accuracy, fetched after", found.mean()["after"]),
+        ("pull", "accuracy, fetched before", found.mean()["before"]),
+    ]
+
+
+def _quoted_faults(results: StudyResults) -> _Rows:
+    """What the printed cells say of sentences that quote or count them."""
+    percent = "test_accuracy_percent"
+    two = results.published("table2")
+    slow = slow_worker_drop(two, percent)["points"]
+    gains = compensation_gain(published_compensation(results), percent)["points"]
+    three = results.published("table3").pivot(
+        index=["delay_ms", "workers"], columns="momentum", values=percent
+    )
+    nine = two.query(SLOW_LABELS).set_index(["delay_ms", "workers"])[percent]
+    return [
+        ("quoted", "cells one slow worker lowers, printed", int((slow > 0).sum())),
+        ("quoted", "of cells", len(slow)),
+        ("quoted", "gain of compensation, printed, points", gains.mean()),
+        ("quoted", "cells compensation raises, printed", int((gains > 0).sum())),
+        ("quoted", "cells 0.9 is best in, printed", int((nine > three.max(axis=1)).sum())),
+        ("quoted", "cells 0.5 raises, printed", int((three[0.5] > three[0.0]).sum())),
+    ]
+
+
+def initial_weights(results: StudyResults) -> pd.DataFrame:
+    """The runs of the grid `weights`; `start_from` is the PyTorch seed of their initial weights."""
+    runs = in_percent(results.grid("weights"))
+    seeds = runs["initialisation"].map(lambda text: json.loads(text)["torch_seed"])
+    return runs.assign(start_from=seeds)
+
+
 MODELS = {"lenet5": "LeNet-5", "large_cnn": "larger model"}
 _MODELS_KEYS = ["problem", "mode", "workers"]
 
@@ -499,38 +553,51 @@ def landscape(results: StudyResults) -> Table:
     return Table(table, headings, formats, layout)
 
 
-def barriers(results: StudyResults) -> Table:
-    """Between the last weights of any two runs that started from the same: one row a pair.
+def barriers_by_seed(results: StudyResults) -> pd.DataFrame:
+    """Between the last weights of any two momenta of one seed: one row a pair and seed.
 
     barrier: the most by which the test loss on the straight line between the two exceeds what lies
     on the straight line between their losses (Frankle et al. 2020); at least 0, which it is at the
-    ends. Runs that the plane is not fitted to have no lines.
+    ends. All runs start from the same weights.
     """
-    _, points, lines = results.landscape("momentum")
-    momenta = points.drop_duplicates("run").set_index("run")["momentum"]
+    _, points, lines = results.landscape("ends")
+    runs = points.drop_duplicates("run").set_index("run")[["momentum", "seed"]]
     rows = []
-    for (first, second), line in lines.groupby(["first", "second"], sort=False):
+    for pair, line in lines.groupby(["first", "second"], sort=False):
+        (first, seed), (second, other_seed) = (runs.loc[run] for run in pair)
+        if seed != other_seed:
+            continue
         loss, position = line["test_loss"].to_numpy(), line["position"].to_numpy()
         between = (1 - position) * loss[0] + position * loss[-1]
         rows.append(
             {
-                "first": momenta[first],
-                "second": momenta[second],
+                "first": first,
+                "second": second,
+                "seed": int(seed),
                 "first_loss": loss[0],
                 "second_loss": loss[-1],
                 "highest": loss.max(),
                 "barrier": (loss - between).max(),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def barriers(results: StudyResults) -> Table:
+    """`barriers_by_seed` over seeds: means, and the lowest and highest barrier."""
+    pairs = barriers_by_seed(results).groupby(["first", "second"], sort=False)
+    table = pairs[["first_loss", "second_loss", "barrier"]].mean()
+    table["lowest"], table["highest"] = pairs["barrier"].min(), pairs["barrier"].max()
     headings = {
         "first": "momentum",
         "second": "and",
         "first_loss": "test loss of the one",
         "second_loss": "of the other",
-        "highest": "highest between",
         "barrier": "barrier",
+        "lowest": "lowest",
+        "highest": "highest",
     }
-    return Table(pd.DataFrame(rows), headings, dict.fromkeys(list(headings)[2:], "{:.3f}"))
+    return Table(table.reset_index(), headings, dict.fromkeys(list(headings)[2:], "{:.3f}"))
 
 
 def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -557,8 +624,8 @@ def compensation_gain(cells: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def _difference(first: pd.Series, second: pd.Series, base: pd.Series) -> pd.DataFrame:
     """first less second: `points`, `relative` as per cent of `base`, and `failed`, 1 where either
-    is without convergence."""
-    failed = (first == NO_CONVERGENCE) | (second == NO_CONVERGENCE)
+    ends near chance, as printed cells without convergence do."""
+    failed = (first <= NEAR_CHANCE) | (second <= NEAR_CHANCE)
     points = first - second
     return pd.DataFrame(
         {"points": points, "relative": 100 * points / base, "failed": failed.astype(int)}
@@ -600,7 +667,7 @@ def averages(results: StudyResults) -> Table:
                 "converged_relative_std": good["relative"].std(),
                 "ours_points": ours["points"].mean(),
                 "ours_points_std": ours["points"].std(),
-                "ours_relative": ours["relative"].mean(),
+                "ours_relative": ours.loc[ours["failed"] == 0, "relative"].mean(),
             }
         )
 
