@@ -31,6 +31,7 @@ from .tables import (
     DATA,
     DEPENDENCE,
     LABELS,
+    LEAST_SQUARES,
     LIMITATION_KEYS,
     METHODS,
     MINIBATCH,
@@ -77,7 +78,6 @@ EXACT = (
 )
 TRAINED = 0.5  # a test accuracy from which on a model has learnt, as in the other studies
 NEGLIGIBLE = 1.25  # times the error without delay, at most
-LEAST_SQUARES = ("experiment", "experiment_minibatch", "equal_time", "equal_time_minibatch")
 BLOWN, CALM = 100.0, 2.0  # times |grad f|^2 at the start
 CONSTANTS_ONE = "times the bound with all constants 1"
 FORMULA_ITSELF = (

@@ -480,7 +480,7 @@ def lenet(results: StudyResults) -> Figure:
                    marker=MARKER[method])  # fmt: skip
         best = here[here["lr"] == chosen[method]]
         line = over_seeds(best, ["epoch"], "test_accuracy")
-        line["seconds"] = best.groupby("epoch")["seconds_so_far"].mean().to_numpy()
+        line["seconds"] = best.groupby("epoch")["simulated_seconds"].mean().to_numpy()
         style.band(axes[0, 1], line, "seconds", colour=COLOUR[method], label=method,
                    marker=MARKER[method])  # fmt: skip
     axes[0, 0].set_xscale("log")

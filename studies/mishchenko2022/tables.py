@@ -1,5 +1,6 @@
 """The numbers of mishchenko2022: what the formulas say beside what was simulated and trained."""
 
+import json
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -25,6 +26,10 @@ ROUNDING = 1e-10
 DEPENDENCE, DATA, LABELS = LIMITATIONS = ("noise and delay", "data", "labels")
 LIMITATION_KEYS = ["method", "workers", "slowest"]
 SLOPE_COLUMNS = ["convexity", "where", "theorem", "slope", "low", "high", "points"]
+LEAST_SQUARES = (
+    *("experiment", "experiment_minibatch"),
+    *("equal_time", "equal_time_larger", "equal_time_minibatch"),
+)
 SETTING = ["noise", "updates"]  # of the chains at constant delay
 # The mean of each distribution of compute times in `budget` and `budget_random`.
 MEAN_TIME = {"constant": 1.0, "normal": 1.0, "uniform": 0.5}
@@ -253,23 +258,18 @@ def experiment_curves(results: StudyResults) -> pd.DataFrame:
     curves = with_method(results.curves("experiment", "experiment_minibatch"))
     curves = curves.merge(results.published("experiment")[["method", "lr"]], on=["method", "lr"])
     per_update = np.where(curves["method"] == MINIBATCH, curves["workers"], 1)
-    return curves.assign(
-        gradients=curves["epoch"] / curves["epochs"] * curves["updates"] * per_update
-    )
+    return curves.assign(gradients=curves["updates"] * per_update)
 
 
 def equal_time_curves(results: StudyResults) -> pd.DataFrame:
     """Histories of minibatch and asynchronous SGD on all clusters of least squares, with `method`,
-    `cluster_name`, and the gradients and seconds so far."""
-    grids = ("equal_time", "equal_time_minibatch", "experiment", "experiment_minibatch")
-    curves = with_method(results.curves(*grids))
-    share = curves["epoch"] / curves["epochs"]
+    `cluster_name`, `error` (infinite once diverged) and the `gradients` so far."""
+    curves = with_method(results.curves(*LEAST_SQUARES))
     per_update = np.where(curves["method"] == MINIBATCH, curves["workers"], 1)
     return curves.assign(
         cluster_name=_cluster_names(curves),
         error=curves["excess_loss"].where(~curves["diverged"].astype(bool), np.inf),
-        gradients=share * curves["updates"] * per_update,
-        seconds_so_far=share * curves["simulated_seconds"],
+        gradients=curves["updates"] * per_update,
     )
 
 
@@ -278,7 +278,9 @@ def _cluster_names(runs: pd.DataFrame) -> pd.Series:
     kinds = kinds.fillna(runs["profile"].str.replace("_slow", " of them slow"))
     names = kinds + runs["slowest"].map(", {:g} times".format)
     names = names.where(runs["slowest"] > 1, "all alike")
-    return names + runs["compute_time"].map({"normal": "", "expon": ", exponential"})
+    # runs.csv has the distribution as JSON.
+    times = runs["compute_time"].map(lambda text: json.loads(text)["name"])
+    return names + times.map({"normal": "", "expon": ", exponential"})
 
 
 def equal_time_runs(results: StudyResults) -> pd.DataFrame:
@@ -292,7 +294,7 @@ def equal_time_runs(results: StudyResults) -> pd.DataFrame:
     """
     curves = equal_time_curves(results)
     keys = ["cluster_name", "method", "lr", "epoch"]
-    columns = ["error", "gradients", "seconds_so_far", "updates"]
+    columns = ["error", "gradients", "simulated_seconds", "updates"]
     means = curves.groupby(keys, as_index=False)[columns].mean()
     last = means[means["epoch"] == means.groupby(keys[:3])["epoch"].transform("max")]
     rows = []
@@ -302,7 +304,7 @@ def equal_time_runs(results: StudyResults) -> pd.DataFrame:
         cluster = curves[curves["cluster_name"] == name].iloc[0]
         profile, workers, slowest = cluster[["profile", "workers", "slowest"]]
         speeds = seconds_per_gradient(profile, int(workers), slowest)
-        round_seconds = best["seconds_so_far"] / best["updates"]
+        round_seconds = best["simulated_seconds"] / best["updates"]
         for method in (ASYNCHRONOUS, ADAPTIVE):
             here = means[(means["cluster_name"] == name) & (means["method"] == method)]
             tried = [
@@ -318,8 +320,8 @@ def equal_time_runs(results: StudyResults) -> pd.DataFrame:
                     "seconds": seconds,
                     "minibatch_lr": best["lr"],
                     "target": best["error"],
-                    "minibatch_seconds": best["seconds_so_far"],
-                    "ratio": best["seconds_so_far"] / seconds,
+                    "minibatch_seconds": best["simulated_seconds"],
+                    "ratio": best["simulated_seconds"] / seconds,
                     "formula": (speeds.max() / speeds).mean(),
                     "formula_rounds": (round_seconds / speeds).mean(),
                 }
@@ -336,11 +338,11 @@ def _reached(line: pd.DataFrame, target: float) -> tuple[float, float]:
         return np.inf, np.inf
     first = below[0]
     if first == 0:
-        return float(line["seconds_so_far"].iloc[0]), float(line["gradients"].iloc[0])
+        return float(line["simulated_seconds"].iloc[0]), float(line["gradients"].iloc[0])
     two = line.iloc[first - 1 : first + 1]
     logs = np.log(two["error"].to_numpy())
     share = (logs[0] - np.log(target)) / (logs[0] - logs[1]) if np.isfinite(logs[0]) else 1.0
-    times = two[["seconds_so_far", "gradients"]].to_numpy()
+    times = two[["simulated_seconds", "gradients"]].to_numpy()
     seconds, gradients = times[0] + share * (times[1] - times[0])
     return float(seconds), float(gradients)
 
@@ -889,14 +891,11 @@ def limitations(results: StudyResults, *some: str) -> Table:
 
 
 def lenet_curves(results: StudyResults) -> pd.DataFrame:
-    """Histories of LeNet-5 with `method` and the seconds so far; asynchronous SGD's are the long
-    ones at the steps that have one."""
+    """Histories of LeNet-5 with `method`; asynchronous SGD's are the long ones at the steps that
+    have one."""
     curves = with_method(results.curves("lenet", "lenet_minibatch", "lenet_longer"))
     longest = curves.groupby(["method", "lr"])["epochs"].transform("max")
-    curves = curves[curves["epochs"] == longest]
-    return curves.assign(
-        seconds_so_far=curves["epoch"] / curves["epochs"] * curves["simulated_seconds"]
-    )
+    return curves[curves["epochs"] == longest]
 
 
 def lenet(results: StudyResults) -> Table:
@@ -905,7 +904,7 @@ def lenet(results: StudyResults) -> Table:
     at the step of the highest. `reached`: the simulated seconds until then, infinite for never."""
     curves = lenet_curves(results)
     keys = ["method", "lr", "epoch"]
-    means = curves.groupby(keys)[["test_accuracy", "seconds_so_far"]].mean()
+    means = curves.groupby(keys)[["test_accuracy", "simulated_seconds"]].mean()
     ends = curves[curves["epoch"] == curves["epochs"]].groupby(["method", "lr"])["test_accuracy"]
     ends = ends.agg(["mean", "min", "max"])
     target = ends.loc[MINIBATCH, "mean"].max()
@@ -914,7 +913,7 @@ def lenet(results: StudyResults) -> Table:
         tried = []
         for lr, line in means.loc[method].groupby(level="lr"):
             there = line[line["test_accuracy"] >= target - 1e-12]
-            reached = there["seconds_so_far"].iloc[0] if len(there) else np.inf
+            reached = there["simulated_seconds"].iloc[0] if len(there) else np.inf
             tried.append((reached, -ends.loc[(method, lr), "mean"], lr))
         reached, _, lr = min(tried)
         end = ends.loc[(method, lr)]
@@ -925,7 +924,7 @@ def lenet(results: StudyResults) -> Table:
                 "accuracy": end["mean"],
                 "low": end["min"],
                 "high": end["max"],
-                "seconds": means.loc[(method, lr), "seconds_so_far"].iloc[-1],
+                "seconds": means.loc[(method, lr), "simulated_seconds"].iloc[-1],
                 "reached": reached,
             }
         )
