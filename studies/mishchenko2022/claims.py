@@ -60,6 +60,7 @@ from .tables import (
     slowing_runs,
     start_error,
     start_gradient,
+    start_loss,
     tuned_experiment,
     virtual_means,
     virtual_rows,
@@ -117,6 +118,7 @@ def _never_moves(*grids: str) -> Null:
             chains = with_class(frame[rows])
             frame.loc[rows, f"{prefix}excess_loss"] = start_error(chains)
             frame.loc[rows, f"{prefix}gradient_square"] = start_gradient(chains)
+            frame.loc[rows, f"{prefix}train_loss"] = start_loss(chains)
             frame.loc[rows, "diverged"] = False
         return changed(results, runs=runs, history=history)
 
@@ -392,7 +394,9 @@ SWAPPED = Null("asynchronous SGD ends where minibatch SGD does, and vice versa",
 
 @claim(
     where="title; the ends in Figure 1 of the paper's version 1",
-    threshold=Threshold("at most", 2, "for each method", moves="factor"),
+    threshold=Threshold(
+        "at most", 2, "for each method, at tuned and printed steps", moves="factor"
+    ),
     null=SWAPPED,
     ceiling=Null("one of our seeds is taken for the print", _one_seed_as_print),
     printed=_as_printed,
@@ -404,19 +408,26 @@ def experiment_ends(results: StudyResults, threshold: float) -> Finding:
     """'Asynchronous SGD beats minibatch SGD'
 
     The experiment on a cluster whose delays are those printed: the mean final error of each method
-    at its tuned step is within a factor of 2 of the published end.
+    is within a factor of 2 of the published end, at the step that is best here, and at the printed
+    step, which was the best there.
     """
+    cells = tuned_experiment(results).set_index(["method", "lr"])["mean"]
     ends, published = _ends(results)
-    off = ends / published["excess_loss"]
-    off = np.maximum(off, 1 / off)
+    there = pd.Series({m: cells.get((m, published["lr"][m]), np.nan) for m in METHODS})
+    both = pd.DataFrame({"tuned": ends, "printed": there})
+    off = both.div(published["excess_loss"], axis=0)
+    off = np.maximum(off, 1 / off).fillna(np.inf)
+    said = [
+        f"{kind} steps, {m}: {both.loc[m, kind]:.2g} (published {published['excess_loss'][m]:.2g})"
+        for kind in both
+        for m in METHODS
+    ]
     return Finding(
-        verdict_of(list(off <= threshold)),
+        verdict_of(list((off <= threshold).to_numpy().ravel())),
         "largest factor between our end and the published one",
-        off.max(),
-        "; ".join(
-            f"{m}: {ends[m]:.2g}, published {published['excess_loss'][m]:.2g}" for m in METHODS
-        )
-        + ".",
+        off.to_numpy().max(),
+        f"At {'; at '.join(said)}. At the printed steps the factor is at most "
+        f"{off['printed'].max():.3g}.",
     )
 
 
@@ -539,9 +550,8 @@ def rate_non_convex(results: StudyResults, threshold: float) -> Finding:
     O(sigma / sqrt(K) + M / K)'
 
     The error is at most sigma sqrt(L D / K) + M L D / K, all constants 1, where D = f(x_0) - f at
-    even links: over K for the least over records of the mean over seeds and for the mean over all
-    iterates, which is what the paper bounds, and over M without noise. SGD without delay is the
-    control.
+    even links: over K for the least over records of the mean over seeds, and over M without noise.
+    SGD without delay is the control.
     """
     return _rate(results, CLASSES[0], threshold)
 
@@ -550,9 +560,10 @@ def rate_non_convex(results: StudyResults, threshold: float) -> Finding:
 def rate_convex(results: StudyResults, threshold: float) -> Finding:
     """'Smooth convex problems: min over k <= K of E [f(x_k) - f*] = O(sigma / sqrt(K) + M / K)'
 
-    As for non-convex problems, with sigma B / sqrt(K) + M L B^2 / K and B = |x_0 - x*|. By
-    convexity the averaged iterate of the theorem is no worse than the mean over iterates. (A slide
-    before has sigma / K in place of sigma / sqrt(K).)
+    As for non-convex problems, with sigma B / sqrt(K) + M L B^2 / K and B = |x_0 - x*|; and over K
+    for the mean of f - f* over all iterates at which gradients were computed, too: by convexity the
+    averaged iterate of the theorem is no worse. (A slide before has sigma / K in place of
+    sigma / sqrt(K).)
     """
     return _rate(results, CLASSES[1], threshold)
 
@@ -571,13 +582,13 @@ def rate_strongly_convex(results: StudyResults, threshold: float) -> Finding:
 
 
 def _rate(results: StudyResults, convexity: str, threshold: float) -> Finding:
-    ratios = rate_ratios(results).query("convexity == @convexity")
+    ratios = rate_ratios(results, convexity)
     serial = ratios[ratios["what"] == "serial"]["ratio"].max()
     delayed = ratios[ratios["what"] != "serial"]
     parts = delayed.groupby(["of", "what"])["ratio"].max()
     powers = slopes_in_k(results).query("convexity == @convexity")
-    fine, coarse = (slopes_in_m(results, between=b) for b in (True, False))
-    fine, coarse = (table.query("convexity == @convexity") for table in (fine, coarse))
+    both = [slopes_in_m(results, between=between) for between in (True, False)]
+    fine, coarse = (table[table["convexity"] == convexity] for table in both)
     logs = ""
     if convexity == STRONGLY:
         of_k = delayed[delayed["of"] == "K"]
@@ -1036,14 +1047,14 @@ def constant_step_needs_bounded_gradients(results: StudyResults, threshold: floa
         calm = table[[("geman_mcclure", ASYNCHRONOUS), ("square", ADAPTIVE)]].max(axis=1) <= CALM
         counts[times] = int((blown & calm).sum())
         reasons.append(
-            f"at {times} times it blows up at {blown.sum()} of {len(table)} steps, the two others "
-            f"are calm at {calm.sum()}, and both hold at {counts[times]}"
+            f"At {times} times it blows up at {blown.sum()} of {len(table)} steps, the two others "
+            f"are calm at {calm.sum()}, and both hold at {counts[times]}."
         )
     return Finding(
         verdict_of([count >= threshold for count in counts.values()]),
         "least number of steps at which only the constant step on unbounded gradients blows up",
         float(min(counts.values())),
-        f"{'; '.join(reasons)}.".capitalize(),
+        " ".join(reasons),
     )
 
 

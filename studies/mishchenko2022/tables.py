@@ -237,7 +237,7 @@ def rises(results: StudyResults) -> pd.DataFrame:
     curves = with_method(results.curves("experiment", "experiment_minibatch"))
     curves = curves.sort_values("epoch")
     before = curves.groupby("run")["excess_loss"].transform(lambda e: e.cummin().shift())
-    error = curves["excess_loss"].where(~curves["diverged"].astype(bool), np.inf)
+    error = curves["excess_loss"].where(~_ever_diverges(curves), np.inf)
     each = curves.assign(rise=error / before)
     largest = each.groupby(["method", "lr", "seed"])["rise"].max()
     return largest.groupby(["method", "lr"]).mean().reset_index()
@@ -261,6 +261,11 @@ def experiment_curves(results: StudyResults) -> pd.DataFrame:
     return curves.assign(gradients=curves["updates"] * per_update)
 
 
+def _ever_diverges(curves: pd.DataFrame) -> pd.Series:
+    """Whether a record is of a run that has diverged by its end."""
+    return curves.groupby(["grid", "run"])["diverged"].transform("max").astype(bool)
+
+
 def equal_time_curves(results: StudyResults) -> pd.DataFrame:
     """Histories of minibatch and asynchronous SGD on all clusters of least squares, with `method`,
     `cluster_name`, `error` (infinite once diverged) and the `gradients` so far."""
@@ -268,7 +273,7 @@ def equal_time_curves(results: StudyResults) -> pd.DataFrame:
     per_update = np.where(curves["method"] == MINIBATCH, curves["workers"], 1)
     return curves.assign(
         cluster_name=_cluster_names(curves),
-        error=curves["excess_loss"].where(~curves["diverged"].astype(bool), np.inf),
+        error=curves["excess_loss"].where(~_ever_diverges(curves), np.inf),
         gradients=curves["updates"] * per_update,
     )
 
@@ -485,8 +490,9 @@ def slopes_in_m(results: StudyResults, *, between: bool = True) -> pd.DataFrame:
         decay, where = here["error"], pattern
         if convexity == STRONGLY:
             relative = here["error"] / _excess_at_start(here)
-            here = here[relative > ROUNDING]
-            decay, where = -np.log(relative[relative > ROUNDING]), f"{pattern}, mu = {modulus:g}"
+            fell = (relative > ROUNDING) & (relative < 1)
+            here = here[fell]
+            decay, where = -np.log(relative[fell]), f"{pattern}, mu = {modulus:g}"
         found = slope(here["workers"], decay)
         rows.append((convexity, where, POWER_OF_M[convexity], *found, len(here)))
     return pd.DataFrame(rows, columns=SLOPE_COLUMNS)
@@ -551,6 +557,11 @@ def start_error(runs: pd.DataFrame) -> pd.Series:
     return _by_chain(runs, _known_at_start, "error")
 
 
+def start_loss(runs: pd.DataFrame) -> pd.Series:
+    """f at the start of each run of a chain of class convex or strongly convex."""
+    return start_error(runs) + _by_chain(runs, _known_at_start, "least")
+
+
 def start_gradient(runs: pd.DataFrame) -> pd.Series:
     """|grad f|^2 at the start of each run of a chain."""
     return _by_chain(runs, _known_at_start, "gradient")
@@ -575,19 +586,22 @@ def _by_chain(
 
 def _known_at_start(chain: Chain) -> dict[str, float]:
     """error, what the theorem bounds; gradient, |grad f|^2; excess, f - f* (of `geman_mcclure` at
-    least so much: f* is at most f at even links); distance |x_0 - x*|, NaN where it is not known.
+    least so much: f* is at most f at even links); distance |x_0 - x*| and least f*, NaN where
+    they are not known.
     """
     constants = chain.constants()
     pull = (chain.smoothness - chain.strong_convexity) / 4
     if chain.penalty == "square":
         excess = constants["excess_at_start"]
         known = {"error": excess, "gradient": pull**2, "excess": excess}
-        return known | {"distance": constants["distance_at_start"]}
+        least = pull / 2 - excess  # at 0 one link is stretched, by 1
+        return known | {"distance": constants["distance_at_start"], "least": least}
     links = chain.dimension + 1
     even = links * _geman_mcclure(1 / links)
     gradient = (pull / 4) ** 2  # one link is stretched, by 1, where the slope is a quarter
     excess = pull * (_geman_mcclure(1.0) - even)
-    return {"error": gradient, "gradient": gradient, "excess": excess, "distance": np.nan}
+    unknown = dict.fromkeys(("distance", "least"), np.nan)
+    return {"error": gradient, "gradient": gradient, "excess": excess} | unknown
 
 
 def _geman_mcclure(link: float) -> float:
@@ -613,58 +627,71 @@ def rate_bound(runs: pd.DataFrame, workers: pd.Series | float) -> pd.Series:
     return bound.clip(lower=ROUNDING * start_error(runs))
 
 
-def rate_ratios(results: StudyResults) -> pd.DataFrame:
-    """Ratios of error to bound (`rate_bound`), each at the step that makes it least.
+def rate_ratios(results: StudyResults, *classes: str) -> pd.DataFrame:
+    """Ratios of error to bound (`rate_bound`), each at the step that makes it least. classes: of
+    some CLASSES (none given: all).
 
     Columns: convexity; of, 'K' or 'M', what varies; what, 'least' over records of the mean over
-    seeds, 'mean' over all iterates, or 'serial', the least of SGD without delay (its bound has
-    M = 1); where; updates, workers, noise; error, bound, start, and ratio. Rows whose bound is not
-    below the error at the start are left out: there it says nothing.
+    seeds, 'mean' of f - f* over all iterates (convex problems), or 'serial', the least of SGD
+    without delay (its bound has M = 1); where; updates, workers, noise; error, bound, start, and
+    ratio. Rows whose bound is not below the error at the start are left out: there it says nothing.
     """
+    chosen = list(classes or CLASSES)
     parts = [
-        _horizon_ratios(results, "horizon"),
-        _horizon_ratios(results, "horizon_serial"),
-        _worker_ratios(results),
+        _horizon_ratios(results, "horizon", chosen),
+        _horizon_ratios(results, "horizon_serial", chosen),
+        _worker_ratios(results, chosen),
     ]
     table = pd.concat(parts, ignore_index=True)
     return table[table["bound"] < table["start"]].reset_index(drop=True)
 
 
-def _horizon_ratios(results: StudyResults, grid: str) -> pd.DataFrame:
+def _horizon_ratios(results: StudyResults, grid: str, classes: list[str]) -> pd.DataFrame:
     curves = with_class(results.curves(grid))
-    error = curves["excess_loss"].where(
-        curves["convexity"] != NON_CONVEX, curves["gradient_square"]
+    curves = curves[curves["convexity"].isin(classes)]
+    square, excess = curves["gradient_square"], curves["excess_loss"]
+    error = excess.where(curves["convexity"] != NON_CONVEX, square)
+    curves = curves.assign(
+        error=error.where(~_ever_diverges(curves), np.inf),
+        updates=curves["epochs"] * curves["epoch_samples"] // curves["batch_size"],
+        whole=curves["train_loss"].where(~_ever_diverges(curves), np.inf),
     )
-    curves["error"] = error.where(~curves["diverged"].astype(bool), np.inf)
-    curves["updates"] = curves["epochs"] * curves["epoch_samples"] // curves["batch_size"]
     keys = ["convexity", "noise", "updates", "lr"]
     means = curves.groupby([*keys, "epoch"])["error"].mean().unstack("epoch")
     chains = curves.drop_duplicates(keys).set_index(keys).loc[means.index].reset_index()
-    start = start_error(chains)
-    least = means.min(axis=1).reset_index(drop=True)
-    # By the trapezium over the start and the records, which are as far apart.
-    inner = means.iloc[:, :-1].sum(axis=1) + means.iloc[:, -1] / 2
-    whole = (inner.reset_index(drop=True) + start / 2) / means.shape[1]
-    serial = grid == "horizon_serial"
-    workers = 1.0 if serial else chains["concurrency"]
+    kinds = {"serial": means.min(axis=1)}
+    workers = 1.0
+    if grid == "horizon":
+        workers = chains["concurrency"]
+        # The mean loss over an epoch's gradients, at the weights they were computed at.
+        whole = curves.groupby(keys)["whole"].mean().loc[means.index]
+        least = _by_chain(chains, _known_at_start, "least").to_numpy()
+        kinds = {
+            "least": means.min(axis=1),
+            "mean": (whole - least).where(whole.index.get_level_values(0) == CONVEX),
+        }
     found = chains[["convexity", "noise", "updates", "smoothness", "strong_convexity"]].assign(
-        of="K", workers=workers, start=start, bound=rate_bound(chains, workers)
+        of="K",
+        workers=workers,
+        start=start_error(chains),
+        bound=rate_bound(chains, workers),
+        where=chains["noise"].map(_sigma),
     )
-    kinds = {"serial": least} if serial else {"least": least, "mean": whole}
-    rows = pd.concat([found.assign(what=name, error=value) for name, value in kinds.items()])
-    rows = rows[(rows["what"] != "mean") | (rows["convexity"] != STRONGLY)]
-    best = rows.groupby(["what", *keys[:3]])["error"].min().reset_index()
-    rows = rows.drop(columns="error").drop_duplicates(["what", *keys[:3]])
-    rows = rows.merge(best, on=["what", *keys[:3]])
-    return rows.assign(ratio=rows["error"] / rows["bound"], where=rows["noise"].map(_sigma))
+    rows = pd.concat(
+        [found.assign(what=name, error=value.to_numpy()) for name, value in kinds.items()]
+    ).dropna(subset="error")
+    rows = rows.reset_index(drop=True)
+    rows = rows.loc[rows.groupby(["what", *keys[:3]])["error"].idxmin()]
+    return rows.assign(ratio=rows["error"] / rows["bound"])
 
 
 def _sigma(noise: float) -> str:
     return f"sigma = {noise:g}"
 
 
-def _worker_ratios(results: StudyResults) -> pd.DataFrame:
+def _worker_ratios(results: StudyResults, classes: list[str]) -> pd.DataFrame:
     runs = worker_runs(results)
+    runs = runs[runs["convexity"].isin(classes)]
     runs["updates"] = runs["epochs"] * runs["epoch_samples"] // runs["batch_size"]
     runs = runs.assign(start=start_error(runs), bound=rate_bound(runs, runs["workers"]))
     strong = runs["convexity"] == STRONGLY
@@ -826,7 +853,7 @@ def largest_gradients(results: StudyResults, grid: str) -> pd.DataFrame:
     row a step, columns (penalty, method); infinite where a run diverged."""
     curves = with_method(results.curves(grid))
     over = curves["gradient_square"] / start_gradient(curves)
-    largest = curves.assign(over=over.where(~curves["diverged"].astype(bool), np.inf))
+    largest = curves.assign(over=over.where(~_ever_diverges(curves), np.inf))
     return largest.pivot_table(
         index="lr", columns=["penalty", "method"], values="over", aggfunc="max"
     )
@@ -1024,7 +1051,7 @@ def faults(results: StudyResults) -> Table:
     free = means[means["penalty"] == "square"]
     bounded = means[means["penalty"] == "geman_mcclure"]
     strong = slopes_in_k(results).query("convexity == @STRONGLY")
-    strongest = rate_ratios(results).query("convexity == @STRONGLY and of == 'K'")
+    strongest = rate_ratios(results, STRONGLY).query("of == 'K' and what == 'least'")
     logs = strongest["ratio"] / np.log(strongest["updates"])
     convex = slopes_in_k(results).query("convexity == @CONVEX")
     rows = [
