@@ -40,7 +40,8 @@ SLOW, FIXED = "one worker 100 times slower", "longest delay fixed"
 def with_method(runs: pd.DataFrame) -> pd.DataFrame:
     """`runs` with a column `method`, one of METHODS."""
     asynchronous = np.where(runs["rule"] == "delay_adaptive", ADAPTIVE, ASYNCHRONOUS)
-    barrier = runs["barrier"].astype(bool) if "barrier" in runs else False
+    # Beside clusters of another kind, which have no barrier, it may be missing.
+    barrier = runs["barrier"].eq(True) if "barrier" in runs else False
     return runs.assign(method=np.where(barrier, MINIBATCH, asynchronous))
 
 
