@@ -526,9 +526,13 @@ def constant_step_unstable(results: StudyResults, threshold: float) -> Finding:
         min(ratio.values()),
         f"Constant steps end {better:.3g} times lower; their rise is {ratio['tuned']:.3g} times "
         f"the adaptive one's at the tuned steps, {ratio['printed']:.3g} at the printed one; all is "
-        f"below minibatch SGD up to the step {last[ASYNCHRONOUS]:g} with constant and "
-        f"{last[ADAPTIVE]:g} with adaptive steps.",
+        f"below minibatch SGD up to {_step(last[ASYNCHRONOUS])} with constant and "
+        f"{_step(last[ADAPTIVE])} with adaptive steps.",
     )
+
+
+def _step(value: float) -> str:
+    return "no step" if np.isnan(value) else f"the step {value:g}"
 
 
 HORIZON = ("horizon", "horizon_serial")
