@@ -7,6 +7,7 @@ to validity says.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -537,7 +538,7 @@ def _step(value: float) -> str:
 
 HORIZON = ("horizon", "horizon_serial")
 WORKERS = tuple(grid for grid in EXACT if grid.startswith("workers"))
-RATE = {
+RATE: dict[str, Any] = {
     "threshold": Threshold("at most", 1, CONSTANTS_ONE),
     "null": _never_moves(*HORIZON, *WORKERS),
     "ceiling": A_BOUND,

@@ -624,7 +624,8 @@ def rate_bound(runs: pd.DataFrame, workers: pd.Series | float) -> pd.Series:
         + excess * np.exp(-modulus * steps / (smooth * workers)),
     }
     chosen = pd.concat(bounds, axis=1)
-    bound = sum(chosen[name].where(runs["convexity"] == name, 0.0) for name in CLASSES)
+    parts = [chosen.loc[runs["convexity"] == name, name] for name in CLASSES]
+    bound = pd.concat(parts).loc[runs.index]
     return bound.clip(lower=ROUNDING * start_error(runs))
 
 
