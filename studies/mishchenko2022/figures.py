@@ -147,10 +147,10 @@ def _delays(results: StudyResults, ax: Axes) -> None:
     last = int(np.flatnonzero(counts)[-1]) + 1
     ax.plot(delays[:last], share[:last], color=style.COLOURS[0])
     ax.plot(SHORT, first, marker="*", markersize=9, color=style.PUBLISHED, linestyle="")
-    ax.annotate(f" printed: {first:.0%} at most {SHORT}", (SHORT, first), va="top",
+    ax.annotate(f" printed: {first:.0%}", (SHORT, first), va="top",
                 xytext=(4, -4), textcoords="offset points", fontsize=7)  # fmt: skip
     ax.axvspan(longest.min(), longest.max(), color=style.PUBLISHED, alpha=0.3, linewidth=0)
-    ax.annotate("printed\nlongest ", (longest.min(), 0.05), ha="right", fontsize=7)
+    ax.annotate("printed longest ", (longest.min(), 0.04), ha="right", fontsize=7)
     ax.plot(last, 1.0, color=style.COLOURS[0], marker="o", linestyle="", clip_on=False)
     ax.set_xscale("log")
     ax.set_ylim(0, 1.02)
