@@ -305,12 +305,13 @@ def asynchronous_beats_minibatch(results: StudyResults, threshold: float) -> Fin
     there is a ratio of 0.
     """
     table = equal_time_runs(results)
+    gradients = table.loc[table["ratio"] > 0, "gradients"]
     return Finding(
         verdict_of(list(table["ratio"] > threshold)),
         "smallest ratio of simulated times to minibatch SGD's final error",
         table["ratio"].min(),
-        _ratios(table) + f" Asynchronous SGD takes {table['gradients'].min():,.0f} to "
-        f"{table['gradients'].max():,.0f} gradients for it, minibatch SGD 32,000.",
+        _ratios(table) + f" Where it gets there, asynchronous SGD takes {gradients.min():,.0f} to "
+        f"{gradients.max():,.0f} gradients for it, minibatch SGD 32,000.",
     )
 
 

@@ -302,7 +302,7 @@ def workers(results: StudyResults) -> Figure:
         for _, rows in bounds.groupby("where"):
             ax.plot(rows["workers"], rows["bound"], color=style.GREY, linestyle="--",
                     label="bound, constants 1")  # fmt: skip
-        _log_log(ax, here["error"], "workers $M$")
+        _log_log(ax, pd.concat([here["error"], bounds["bound"]]), "workers $M$")
         _plain_ticks(ax, sorted(here["workers"].unique()))
         ax.set_title(convexity)
         ax.set_ylabel(ERROR[convexity])
