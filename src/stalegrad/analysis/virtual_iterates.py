@@ -92,8 +92,19 @@ def trace(task: Task, run: Run) -> Trace:
     squares = np.square(steps)
     whole = squares * np.square(_whole_gradients(task, run, weights)).sum(axis=1)
     lengths = np.square(promised).sum(axis=1), squares, whole
-    sums = [np.array([each[terms].sum() for terms in flying]) for each in lengths]
-    return Trace(weights, virtual, in_flight, *sums, steps, gradients)
+    promised_squares, step_squares, expected_squares = (
+        np.array([each[terms].sum() for terms in flying]) for each in lengths
+    )
+    return Trace(
+        weights=weights,
+        virtual=virtual,
+        in_flight=in_flight,
+        promised_squares=promised_squares,
+        step_squares=step_squares,
+        expected_squares=expected_squares,
+        steps=steps,
+        gradients=gradients,
+    )
 
 
 def _reason_against(rule: Rule) -> str | None:
