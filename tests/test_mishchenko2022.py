@@ -124,6 +124,12 @@ def test_virtual_iterates(rule, once):
     assert len(terms) == 3 + once  # the fourth worker has just been served, and begins at x_k
     assert found.promised_squares[version] == pytest.approx((terms**2).sum(), rel=1e-12)
     assert found.step_squares[version] == pytest.approx((found.steps[flying] ** 2).sum())
+    # The noise of the whole training set is 0, so that its gradient is the chain's alone.
+    task = load(CHAIN)
+    at = torch.from_numpy(found.weights[read[flying]])
+    squares = [float(task.metrics(x, None, None)["gradient_square"]) for x in at]
+    expected = (found.steps[flying] ** 2 * squares).sum()
+    assert found.expected_squares[version] == pytest.approx(expected, rel=1e-12)
     assert np.linalg.norm(found.weights - found.virtual, axis=1)[1:-10].min() > 1e-6
     # When the last has arrived nothing is left in flight.
     assert found.virtual[-1] == pytest.approx(found.weights[-1], abs=1e-12)

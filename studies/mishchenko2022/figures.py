@@ -11,26 +11,36 @@ from stalegrad.analysis import style
 from stalegrad.analysis.results import StudyResults, over_seeds
 
 from .tables import (
+    ADAPTIVE,
     ASYNCHRONOUS,
     CLASSES,
     FIXED,
     METHODS,
     MINIBATCH,
     NON_CONVEX,
-    POWER_OF_K,
+    SHORT,
     SLOW,
     STRONGLY,
     constant_delay_runs,
+    equal_time_runs,
     experiment_curves,
     horizon_runs,
+    label_runs,
+    largest_gradients,
+    lenet_curves,
+    rate_ratios,
     slowing_runs,
     tuned_experiment,
+    virtual_means,
     virtual_rows,
     with_method,
     worker_runs,
 )
 from .tables import (
     budget as budget_table,
+)
+from .tables import (
+    lenet as lenet_table,
 )
 from .tables import (
     lower_bound as lower_bound_table,
@@ -41,7 +51,6 @@ MARKER = dict(zip(METHODS, style.MARKERS, strict=False))
 PATTERNS = (SLOW, FIXED)
 EXPERIMENT = ("rows", "dimension", "noise", "batch_size", "workers", "slowest")
 CHAINS = ("smoothness", "strong_convexity", "dimension")
-PUBLISHED_STEPS = {MINIBATCH: 0.19, ASYNCHRONOUS: 0.43}  # a gradient, as tuned in the paper
 ERROR = {c: "least $f-f^*$" for c in CLASSES} | {NON_CONVEX: r"least $\|\nabla f\|^2$"}
 
 # How a column of runs.csv is written where a figure states its constants.
@@ -102,50 +111,65 @@ def budget(results: StudyResults) -> Figure:
 
 
 def experiment(results: StudyResults) -> Figure:
-    """F - F* against gradients and against simulated time, and how long gradients were delayed."""
+    """F - F* against gradients at the printed steps, the delays, and the ratios of equal times."""
     curves = experiment_curves(results)
-    figure, axes = style.panels(1, 3, 1.8)
-    for ax, x, label in (
-        (axes[0, 0], "gradients", "gradients"),
-        (axes[0, 1], "seconds_so_far", "simulated seconds"),
-    ):
-        for method in METHODS:
-            here = curves[curves["method"] == method]
-            cells = over_seeds(here, ["epoch"], "excess_loss")
-            cells[x] = here.groupby("epoch")[x].mean().to_numpy()
-            style.band(ax, cells, x, colour=COLOUR[method], label=method)
-        ax.set_yscale("log")
-        ax.set_xlabel(label)
-    axes[0, 0].set_ylabel("$F(x)-F^*$")
-    axes[0, 0].set_xlim(left=0)
-    axes[0, 0].xaxis.set_major_locator(MaxNLocator(3))
-    axes[0, 1].set_xscale("log")
-    _delays(results, axes[0, 2])
-    style.legend_below(axes[0, 0])
+    published = results.published("experiment").set_index("method")["excess_loss"]
+    figure, axes = style.panels(1, 3, 2.1)
+    ax = axes[0, 0]
+    for method in METHODS:
+        here = curves[curves["method"] == method]
+        cells = over_seeds(here, ["gradients"], "excess_loss")
+        style.band(ax, cells, "gradients", colour=COLOUR[method], label=method)
+        ax.plot(cells["gradients"].max(), published[method], color=COLOUR[method], marker="*",
+                markersize=9, markeredgecolor=style.PUBLISHED, linestyle="", clip_on=False,
+                label="" if method != MINIBATCH else "end published")  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xlabel("gradients")
+    ax.set_ylabel("$F(x)-F^*$")
+    ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.set_title("printed steps")
+    _delays(results, axes[0, 1])
+    _equal_times(results, axes[0, 2])
+    style.legend_below(ax)
     _state(figure, curves, *EXPERIMENT)
     return figure
 
 
 def _delays(results: StudyResults, ax: Axes) -> None:
+    """The share of delays up to each, beside what the printed histogram says of it."""
     counts = results.arrays("delays")["histogram_0"].sum(axis=0)
-    workers = results.staleness.query("simulation == 'delays'")["workers"].iloc[0]
-    delays = np.repeat(np.arange(len(counts)) + 1, np.minimum(counts, 1))
-    longest = delays.max()
-    edges = np.unique(np.round(np.geomspace(1, longest + 1, 40)).astype(int))
-    ax.hist(np.arange(len(counts)) + 1, bins=edges.tolist(), weights=counts, color=style.COLOURS[0],
-            alpha=0.6)  # fmt: skip
+    delays = np.arange(1, len(counts) + 1)
+    share = counts.cumsum() / counts.sum()
+    printed = results.published("delays")
+    first = printed.set_index("quantity").loc["share_at_most_14", "value"]
+    longest = printed.loc[printed["quantity"] == "longest", "value"]
+    last = int(np.flatnonzero(counts)[-1]) + 1
+    ax.plot(delays[:last], share[:last], color=style.COLOURS[0])
+    ax.plot(SHORT, first, marker="*", markersize=9, color=style.PUBLISHED, linestyle="")
+    ax.annotate(f" printed: {first:.0%}", (SHORT, first), va="top",
+                xytext=(4, -4), textcoords="offset points", fontsize=7)  # fmt: skip
+    ax.axvspan(longest.min(), longest.max(), color=style.PUBLISHED, alpha=0.3, linewidth=0)
+    ax.annotate("printed longest ", (longest.min(), 0.04), ha="right", fontsize=7)
+    ax.plot(last, 1.0, color=style.COLOURS[0], marker="o", linestyle="", clip_on=False)
     ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_ylim(top=1e3 * counts.max())  # room for what the lines are
-    for x, name, side, height in (
-        (workers, "M", "left", 0.99),
-        (longest, r"\tau_{\max}", "right", 0.83),
-    ):
-        ax.axvline(x, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
-        ax.annotate(f" ${name} = {x:,.0f}$ ".replace(",", "{,}"), (x, height),
-                    xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=7)  # fmt: skip
+    ax.set_ylim(0, 1.02)
     ax.set_xlabel(r"delay $\tau(k)$")
-    ax.set_ylabel("gradients")
+    ax.set_title("share of shorter delays")
+
+
+def _equal_times(results: StudyResults, ax: Axes) -> None:
+    """Minibatch SGD's time to its final error over asynchronous SGD's, against the formula."""
+    table = equal_time_runs(results)
+    for method in (ASYNCHRONOUS, ADAPTIVE):
+        here = table[table["method"] == method]
+        ax.loglog(here["formula_rounds"], here["ratio"], color=COLOUR[method], linestyle="",
+                  marker=MARKER[method], markerfacecolor="none")  # fmt: skip
+    x = np.array([table["formula_rounds"].min() / 1.5, table["formula_rounds"].max() * 1.5])
+    ax.plot(x, x, color=style.GREY, linestyle="--")
+    ax.fill_between(x, x / 2, 2 * x, color=style.GREY, alpha=0.2, linewidth=0)
+    ax.set_xlabel(r"$\frac{1}{M}\sum_m s_{\max}/s_m$")
+    ax.set_title("times faster to one error")
 
 
 def steps(results: StudyResults) -> Figure:
@@ -164,7 +188,8 @@ def steps(results: StudyResults) -> Figure:
         best = here["best"].to_numpy(bool)
         ax.plot(step[best], here["mean"][best], color=COLOUR[method], marker=MARKER[method],
                 linestyle="", markersize=7)  # fmt: skip
-    for method, value in PUBLISHED_STEPS.items():
+    printed = results.published("experiment").set_index("method")["step_a_gradient"]
+    for method, value in printed.drop(ADAPTIVE).items():
         ax.axvline(value, color=style.PUBLISHED, linewidth=0.8, linestyle="--")
         ax.annotate(f"{value} ({method}) ", (value, 0.98), xycoords=("data", "axes fraction"),
                     fontsize=7, rotation=90, va="top", ha="right")  # fmt: skip
@@ -225,21 +250,28 @@ def _longest_delay(runs: pd.DataFrame) -> pd.Series:
 
 
 def rates(results: StudyResults) -> Figure:
-    """Least error against updates K, with noise."""
+    """Least error against updates K, with noise, below the theorems' bounds."""
     runs = horizon_runs(results)
+    ratios = rate_ratios(results).query("of == 'K'").sort_values("updates")
     figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
-        power = POWER_OF_K[convexity]
+        of_class = ratios[ratios["convexity"] == convexity]
         for i, (noise, rows) in enumerate(here.groupby("noise")):
+            colour = style.COLOURS[i]
             cells = over_seeds(rows, ["updates"], "error")
-            style.band(ax, cells, "updates", colour=style.COLOURS[i], label=_sigma(noise),
+            style.band(ax, cells, "updates", colour=colour, label=_sigma(noise),
                        marker=style.MARKERS[i])  # fmt: skip
-            guide = cells["mean"].iloc[0] * (cells["updates"] / cells["updates"].iloc[0]) ** power
-            label = "" if i else "power of the theorem"
-            ax.plot(cells["updates"], guide, color=style.GREY, linestyle="--", label=label)
-        _log_log(ax, here["error"], "updates $K$")
-        ax.set_title(f"{convexity}: $K^{{{power:g}}}$")
+            of_noise = of_class[of_class["noise"] == noise]
+            for what, column, line, label in (
+                ("least", "bound", "--", "bound, constants 1"),
+                ("serial", "error", ":", "no delay"),
+            ):
+                shown = of_noise[of_noise["what"] == what]
+                ax.plot(shown["updates"], shown[column], color=colour, linestyle=line,
+                        label="" if i else label)  # fmt: skip
+        _log_log(ax, pd.concat([here["error"], of_class["bound"]]), "updates $K$")
+        ax.set_title(convexity)
         ax.set_ylabel(ERROR[convexity])
     _one_legend(figure, axes)
     _state(figure, runs, *CHAINS, "concurrency", "slowest")
@@ -250,6 +282,7 @@ def workers(results: StudyResults) -> Figure:
     """Least error against workers M, without noise, as the longest delay grows with M and as not;
     of the strongly convex problem how far the error fell, on a logarithmic scale of its own."""
     runs = worker_runs(results)
+    ratios = rate_ratios(results).query("of == 'M'").sort_values("workers")
     figure, axes = style.panels(1, 3, 1.8)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
@@ -265,12 +298,11 @@ def workers(results: StudyResults) -> Figure:
                 ax.annotate(rf"$\mu={modulus:g}$", rows[["workers", "error"]].iloc[1],
                             fontsize=7, xytext=(-4, 8) if low else (7, -2),
                             textcoords="offset points", va="bottom" if low else "top")  # fmt: skip
-        if convexity != STRONGLY:
-            first = here.sort_values("workers").iloc[0]
-            values = np.array(sorted(here["workers"].unique()))
-            guide = first["error"] * values / values[0]
-            ax.plot(values, guide, color=style.GREY, linestyle="--", label=r"$\propto M$")
-        _log_log(ax, here["error"], "workers $M$")
+        bounds = ratios[ratios["convexity"] == convexity].drop_duplicates(["bound", "workers"])
+        for _, rows in bounds.groupby("where"):
+            ax.plot(rows["workers"], rows["bound"], color=style.GREY, linestyle="--",
+                    label="bound, constants 1")  # fmt: skip
+        _log_log(ax, pd.concat([here["error"], bounds["bound"]]), "workers $M$")
         _plain_ticks(ax, sorted(here["workers"].unique()))
         ax.set_title(convexity)
         ax.set_ylabel(ERROR[convexity])
@@ -324,21 +356,22 @@ def constant_delay(results: StudyResults) -> Figure:
 
 
 def virtual(results: StudyResults) -> Figure:
-    """|x_k - x^_k|^2 with the bounds of the slides, and the error of the identity."""
-    rows = with_method(virtual_rows(results))
+    """|x_k - x^_k|^2 with the bounds of slides and paper, and the error of the identity."""
+    rows, means = with_method(virtual_rows(results)), virtual_means(results)
     figure, axes = style.panels(1, 3, 2.1)
-    for ax, penalty, title in (
-        (axes[0, 0], "geman_mcclure", "bounded gradients"),
-        (axes[0, 1], "square", "unbounded gradients"),
-    ):
-        here = rows[rows["penalty"] == penalty]
-        for method, of_method in here.groupby("method"):
-            mean = of_method.groupby("version")[["distance_square", "bound_unbounded"]].mean()
+    for ax, penalty, title, bounds in (
+        (axes[0, 0], "geman_mcclure", "bounded gradients",
+         {"bound_equation_5": r"$(M-1)^2\gamma^2\,\max|g|^2$"}),
+        (axes[0, 1], "square", "unbounded gradients",
+         {"bound_unbounded": "slide's bound", "bound_lemma_3": "lemma 3"}),
+    ):  # fmt: skip
+        here = means[means["penalty"] == penalty]
+        for method, mean in here.groupby("method"):
             options = {"color": COLOUR[method], "linewidth": 0.7}
-            ax.semilogy(mean.index, mean["distance_square"], label=method, **options)
-            if penalty == "square":
-                ax.semilogy(mean.index, mean["bound_unbounded"], linestyle=":", **options,
-                            label=f"bound, {method}")  # fmt: skip
+            ax.semilogy(mean["version"], mean["distance_square"], label=method, **options)
+            for (column, label), line in zip(bounds.items(), (":", "--"), strict=False):
+                ax.semilogy(mean["version"], mean[column], linestyle=line, **options,
+                            label=label if method == ASYNCHRONOUS else "")  # fmt: skip
         if penalty != "square":
             ax.axhline(here["bound"].iloc[0], color=style.GREY, linestyle="--",
                        label=r"$M^2(G^2+\sigma^2)\gamma^2$")  # fmt: skip
@@ -368,19 +401,17 @@ def limitations(results: StudyResults) -> Figure:
 
 
 def _unbounded(results: StudyResults, ax: Axes) -> None:
-    runs = with_method(results.grid("unbounded"))
-    for i, ((penalty, method), here) in enumerate(runs.groupby(["penalty", "method"])):
-        here = here.sort_values("lr")
+    table = largest_gradients(results, "unbounded_random")
+    for i, (penalty, method) in enumerate(table):
         bounded = "bounded" if penalty == "geman_mcclure" else "unbounded"
-        finite = here["final_gradient_square"].where(~here["diverged"].astype(bool), np.inf)
         # What has left the panel, or float32, is drawn at its upper edge.
-        ax.loglog(here["lr"], finite.clip(upper=1e6), color=style.COLOURS[i],
+        ax.loglog(table.index, table[(penalty, method)].clip(upper=1e6), color=style.COLOURS[i],
                   marker=style.MARKERS[i], markerfacecolor="none",
                   linestyle="-" if bounded == "bounded" else "--",
                   label=f"{bounded}, {method}")  # fmt: skip
     ax.set_title("1. gradients bounded or not")
     ax.set_xlabel(r"step $\gamma$")
-    ax.set_ylabel(r"final $\|\nabla f\|^2$")
+    ax.set_ylabel(r"largest $\|\nabla f\|^2$ over the start's")
     ax.set_ylim(top=1e12)
     ax.legend(fontsize=6, loc="upper left")
 
@@ -416,7 +447,7 @@ def _different(results: StudyResults, ax: Axes) -> None:
 
 
 def _labels(results: StudyResults, ax: Axes) -> None:
-    runs = with_method(results.grid("different_labels"))
+    runs = label_runs(results)
     _own_or_same(ax, runs, "final_test_accuracy")
     ax.set_title(f"3. LeNet-5's labels, {runs['workers'].iloc[0]} workers")
     ax.set_ylabel("final test accuracy")
@@ -438,29 +469,28 @@ def _own_or_same(ax: Axes, runs: pd.DataFrame, value: str) -> None:
 
 
 def lenet(results: StudyResults) -> Figure:
-    """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the best step."""
-    runs = with_method(results.grid("lenet"))
-    curves = with_method(results.curves("lenet"))
+    """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the chosen step."""
+    curves = lenet_curves(results)
+    chosen = lenet_table(results).frame.set_index("method")["lr"]
     figure, axes = style.panels(1, 2, 2.7, style.HALF, sharey=True)
     for method in METHODS:
-        cells = over_seeds(runs[runs["method"] == method], ["lr"])
+        here = curves[curves["method"] == method]
+        cells = over_seeds(here[here["epoch"] == here["epochs"]], ["lr"], "test_accuracy")
         style.band(axes[0, 0], cells, "lr", colour=COLOUR[method], label=method,
                    marker=MARKER[method])  # fmt: skip
-        best = cells.loc[cells["mean"].idxmax(), "lr"]
-        here = curves[(curves["method"] == method) & (curves["lr"] == best)]
-        seconds = here["epoch"] / here["epochs"] * here["simulated_seconds"]
-        line = over_seeds(here, ["epoch"], "test_accuracy")
-        line["seconds"] = seconds.groupby(here["epoch"]).mean().to_numpy()
+        best = here[here["lr"] == chosen[method]]
+        line = over_seeds(best, ["epoch"], "test_accuracy")
+        line["seconds"] = best.groupby("epoch")["simulated_seconds"].mean().to_numpy()
         style.band(axes[0, 1], line, "seconds", colour=COLOUR[method], label=method,
                    marker=MARKER[method])  # fmt: skip
     axes[0, 0].set_xscale("log")
     axes[0, 0].set_xlabel("step")
-    axes[0, 0].set_ylabel("final test accuracy")
+    axes[0, 0].set_ylabel("test accuracy")
     axes[0, 1].set_xscale("log")
     axes[0, 1].set_xlabel("seconds, best step")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncol=3, columnspacing=1)
-    _state(figure, runs, "workers", "slowest", "batch_size")
+    _state(figure, curves, "workers", "slowest", "batch_size")
     return figure
 
 

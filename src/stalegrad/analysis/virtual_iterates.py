@@ -34,7 +34,8 @@ class Trace:
     weights [K + 1, P], virtual [K + 1, P]: x_k and x^_k, each made step by step.
     in_flight [K + 1, P]: sum of the gradients in flight at version k times their step sizes;
     promised_squares, step_squares [K + 1]: sums of the squared lengths of these terms, and of their
-        squared step sizes.
+        squared step sizes; expected_squares [K + 1]: the first with the gradients of the whole
+        training set, at the same weights, in the place of those of minibatches.
     steps [K]: step sizes; gradients [K, P] as they were applied.
     """
 
@@ -43,6 +44,7 @@ class Trace:
     in_flight: np.ndarray
     promised_squares: np.ndarray
     step_squares: np.ndarray
+    expected_squares: np.ndarray
     steps: np.ndarray
     gradients: np.ndarray
 
@@ -87,11 +89,22 @@ def trace(task: Task, run: Run) -> Trace:
     # At version k: those read before it that arrive with update k + 1 or later.
     flying = [k + np.flatnonzero(read[k:] < k) for k in range(schedule.updates + 1)]
     in_flight = np.stack([promised[terms].sum(axis=0) for terms in flying])
-    lengths = np.square(promised).sum(axis=1), np.square(steps)
-    promised_squares, step_squares = (
+    squares = np.square(steps)
+    whole = squares * np.square(_whole_gradients(task, run, weights)).sum(axis=1)
+    lengths = np.square(promised).sum(axis=1), squares, whole
+    promised_squares, step_squares, expected_squares = (
         np.array([each[terms].sum() for terms in flying]) for each in lengths
     )
-    return Trace(weights, virtual, in_flight, promised_squares, step_squares, steps, gradients)
+    return Trace(
+        weights=weights,
+        virtual=virtual,
+        in_flight=in_flight,
+        promised_squares=promised_squares,
+        step_squares=step_squares,
+        expected_squares=expected_squares,
+        steps=steps,
+        gradients=gradients,
+    )
 
 
 def _reason_against(rule: Rule) -> str | None:
@@ -130,10 +143,22 @@ def _gradients(task: Task, run: Run, weights: np.ndarray) -> np.ndarray:
     return torch.cat(parts).cpu().numpy()
 
 
+def _whole_gradients(task: Task, run: Run, weights: np.ndarray) -> np.ndarray:
+    """The gradient [A, P] of the whole training set, at the version of each arrival."""
+    inputs, targets = task.train
+    read = torch.from_numpy(weights[run.schedule.read_version]).to(inputs.device)
+    backend = VmapBackend(task)
+    parts = [
+        backend.gradients(at, *(part.expand(len(at), *part.shape) for part in (inputs, targets)))[0]
+        for at in read.split(_CHUNK)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
 def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
     """One row a cell and version: the cell's columns, version k, distance_square |x_k - x^_k|^2,
-    promised_squares and step_squares (see `Trace`), error (see `Trace.error`), gradient_square (of
-    the gradient applied next) and step."""
+    promised_squares, step_squares and expected_squares (see `Trace`), error (see `Trace.error`),
+    gradient_square (of the gradient applied next) and step."""
     tables = []
     for cell in cells:
         task = load_task(cell.problem, data_folder, torch.device("cpu"), torch.float64)
@@ -144,6 +169,7 @@ def trace_cells(cells: list[Cell], data_folder: Path) -> pd.DataFrame:
             "distance_square": ((found.weights - found.virtual) ** 2).sum(axis=1)[1:-1],
             "promised_squares": found.promised_squares[1:-1],
             "step_squares": found.step_squares[1:-1],
+            "expected_squares": found.expected_squares[1:-1],
             "error": found.error[1:-1],
             "gradient_square": (found.gradients**2).sum(axis=1)[1:],
             "step": found.steps[1:],
