@@ -32,6 +32,9 @@ from stalegrad.schedule import Workload
 MOST_RUNS = 1_000_000  # of a grid; published ones have thousands
 _PARTS = {"problem": "problems", "rule": "rules", "cluster": "clusters"}
 
+# How a bundle says what is recorded of its runs, and the least of each.
+_RECORDED = {"per_epoch": 1, "gradient_batches": 2}
+
 # The calls around a step of a small problem cost as much as this many weights times samples.
 _WORK_OF_A_CALL = 400_000
 
@@ -186,14 +189,17 @@ class Bundle:
     Runs with the same `lockstep_key` can be stepped together, as one batch of models.
     per_epoch: record each run at its start and this many times in each epoch; None records it at
         the end of every epoch.
+    gradient_batches: record also the variance of the gradient over so many minibatches.
     """
 
     cells: tuple[Cell, ...]
     per_epoch: int | None = None
+    gradient_batches: int | None = None
 
     @functools.cached_property
     def hash(self) -> str:
-        recorded = [] if self.per_epoch is None else [self.per_epoch]
+        given = [self.per_epoch, self.gradient_batches]
+        recorded = [value for value in given if value is not None]
         return _digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
@@ -220,7 +226,8 @@ class Bundle:
         return cell.epochs if self.per_epoch is None else cell.epochs * self.per_epoch + 1
 
     def to_json(self) -> str:
-        content = {"cells": [cell.as_dict() for cell in self.cells], "per_epoch": self.per_epoch}
+        content = {"cells": [cell.as_dict() for cell in self.cells]}
+        content |= {name: getattr(self, name) for name in _RECORDED}
         return json.dumps({k: v for k, v in content.items() if v is not None}, indent=1)
 
     @classmethod
@@ -228,7 +235,7 @@ class Bundle:
         """Raises ConfigError where `text` is not what `to_json` writes."""
         try:
             content = json.loads(text)
-            cells, per_epoch = content["cells"], content.get("per_epoch")
+            cells, recorded = content["cells"], {name: content.get(name) for name in _RECORDED}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(
                 f"{where}: not a bundle; it must be JSON with a list 'cells', as "
@@ -236,14 +243,16 @@ class Bundle:
             ) from None
         if not isinstance(cells, list) or not cells:
             raise ConfigError(f"{where}: 'cells' must be a list of at least one cell.")
-        if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
-            raise ConfigError(
-                f"{where}: 'per_epoch' is {per_epoch!r}; it must be a whole number >= 1."
-            )
+        for name, value in recorded.items():
+            if value is not None and (type(value) is not int or value < _RECORDED[name]):
+                raise ConfigError(
+                    f"{where}: '{name}' is {value!r}; it must be a whole number >= "
+                    f"{_RECORDED[name]}."
+                )
         parsed = tuple(parse_cell(c, f"{where}, cell {i}") for i, c in enumerate(cells))
         if len({cell.problem for cell in parsed}) > 1:
             raise ConfigError(f"{where}: the cells of a bundle must share one problem.")
-        return cls(parsed, per_epoch)
+        return cls(parsed, **recorded)
 
 
 def study_cells(
@@ -288,7 +297,16 @@ def _recorded(
             f"{where}: the runs differ in their 'problem'; they must share one, so take it out of "
             f"'axes' and 'cases'."
         )
-    return Bundle(cells, at_preset(trajectory, preset_name)["per_epoch"])
+    merged = at_preset(trajectory, preset_name)
+    batches = merged.get("gradient_batches")
+    for cell in cells if batches else ():
+        if batches * cell.batch_size > cell.problem.samples():
+            raise ConfigError(
+                f"{where}: 'gradient_batches' is {batches}, and so many minibatches of "
+                f"{cell.batch_size} are more than the {cell.problem.samples()} training samples; "
+                f"take fewer."
+            )
+    return Bundle(cells, merged["per_epoch"], batches)
 
 
 @dataclass(frozen=True)
