@@ -23,6 +23,8 @@ TOLERANCE = 0.01
 # Accuracies are decimals, which floats miss by a little: 0.991 - 0.981 is more than 0.01.
 ROUNDING = 1e-9
 
+HALF_DECADE = 10**0.5  # from one rate of Figure 2 to the next
+
 MOST_SEEDS = 3  # that were trained by kernels of two widths
 
 PUBLISHED_ADAM = {32: 0.9821, 128: 0.9819, 256: 0.9794}  # section 3, last paragraph
@@ -34,6 +36,7 @@ def fig1(results: StudyResults) -> Table:
     table = (
         rows.groupby("workers")
         .agg(
+            index=("index", "first"),
             mean=("mean_before", "mean"),
             mean_error=("mean_before", "sem"),
             replicates=("mean_before", "size"),
@@ -44,11 +47,16 @@ def fig1(results: StudyResults) -> Table:
         .reset_index()
     )
     table.insert(1, "published", table["workers"] - 1)
+    histograms = results.arrays("fig1")
+    table["median"] = [
+        _median(histograms[f"histogram_{index}"].sum(axis=0)) for index in table.pop("index")
+    ]
     table["difference"] = table["mean"] - table["published"]
     headings = {
         "workers": "$N$",
         "published": "$N-1$",
         "mean": "mean delay",
+        "median": "median",
         "difference": "difference",
         "deviation": "deviation",
         "skewness": "skewness",
@@ -57,6 +65,11 @@ def fig1(results: StudyResults) -> Table:
     formats = dict.fromkeys(("mean", "deviation"), "{:.3f}")
     formats |= {"difference": "{:+z.5f}", "skewness": "{:+z.3f}", "normal_distance": "{:.4f}"}
     return Table(table, headings, formats)
+
+
+def _median(counts: np.ndarray) -> int:
+    """The smallest whole number up to which half of all lies."""
+    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
 
 
 def fig2_cells(results: StudyResults) -> pd.DataFrame:
@@ -71,6 +84,15 @@ def fig2_cells(results: StudyResults) -> pd.DataFrame:
     keys = ["delay", "batch_size", "half_decades"]
     both = ours.merge(published.drop(columns="lr"), on=keys, how="left")
     return both.drop(columns="half_decades")
+
+
+def where_delay_decides(cells: pd.DataFrame) -> pd.DataFrame:
+    """The readable cells of `fig2_cells` at those rates and batch sizes at which the published side
+    of COLLAPSED is not the same at all delays."""
+    readable = cells[cells["published"].notna()]
+    trains = readable["published"] >= COLLAPSED
+    sides = trains.groupby([readable["batch_size"], readable["lr"]]).transform("nunique")
+    return readable[sides > 1]
 
 
 def fig2(results: StudyResults) -> Table:
@@ -255,6 +277,94 @@ def warmup(results: StudyResults) -> Table:
     return Table(table.drop(columns=WARMUP_KEYS[2:]), headings, formats)
 
 
+def contested(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of `warmup_runs` whose rate lies within half a decade of the edge of their delay: the
+    largest rate that trains from the start, or half a decade below all where none does."""
+    neither = runs[runs["start"] == "neither"].groupby(["delay", "lr"])["final"].mean()
+    edges = {
+        delay: largest_trained_rate(cells.reset_index(), "final").get(
+            delay, cells.index.get_level_values("lr").min() / HALF_DECADE
+        )
+        for delay, cells in neither.groupby(level="delay")
+    }
+    away = np.abs(np.log10(runs["lr"] / runs["delay"].map(edges)))
+    return runs[away <= np.log10(HALF_DECADE) + 0.01]
+
+
+def after_epochs(results: StudyResults, grid: str, epochs: int) -> pd.DataFrame:
+    """The runs of a grid as they stood after so many epochs; their accuracy is `test_accuracy`."""
+    curves = results.curves(grid)
+    return curves[curves["epoch"] == epochs]
+
+
+REMEDIES = ("without", "with", "late", "dc", "dc_adaptive")
+
+
+def remedy_runs(results: StudyResults) -> pd.DataFrame:
+    """Runs of SGD at the edge of collapse and what is said to help them, after as many epochs.
+
+    One row a delay, rate and seed: the accuracy without delay (of Figure 2), with it, with the
+    delay after the first epoch alone (late), and with delay compensation, constant (dc) and
+    adaptive (dc_adaptive); NaN where there is no such run.
+    """
+    late = results.curves("late_delay")
+    epochs = int(late["epoch"].max())
+    delayed = after_epochs(results, "warmup", epochs)
+    compensated = after_epochs(results, "compensation", epochs)
+    adaptive = compensated["adaptive"].astype(bool)
+    kinds = {
+        "with": delayed[(delayed["warmup_epochs"] == 0) & (delayed["ramp_epochs"] == 0)],
+        "late": late[late["epoch"] == epochs],
+        "dc": compensated[~adaptive],
+        "dc_adaptive": compensated[adaptive],
+    }
+    cell = ["delay", "lr", "seed"]
+    columns = {name: runs.set_index(cell)["test_accuracy"] for name, runs in kinds.items()}
+    table = pd.concat(columns, axis=1).reset_index()
+    fig2 = after_epochs(results, "fig2", epochs)
+    batch = delayed["batch_size"].iloc[0]
+    without = fig2[(fig2["delay"] == 0) & (fig2["batch_size"] == batch)]
+    without = without.rename(columns={"test_accuracy": "without"})
+    return table.merge(without[["lr", "seed", "without"]], how="left")
+
+
+def remedies(results: StudyResults) -> Table:
+    """Means over seeds of `remedy_runs`."""
+    table = remedy_runs(results).groupby(["delay", "lr"])[list(REMEDIES)].mean().reset_index()
+    headings = {
+        "delay": "delay",
+        "lr": "rate",
+        "without": "no delay",
+        "with": "from the start",
+        "late": "from epoch 2",
+        "dc": "compensated",
+        "dc_adaptive": "adaptively",
+    }
+    return Table(table, headings, dict.fromkeys(REMEDIES, "{:.3f}") | {"lr": "{:.3g}"})
+
+
+def gradient_noise(results: StudyResults) -> pd.DataFrame:
+    """The variance of gradients near the start of training and later, for each delay and rate.
+
+    The start is the first epoch. variance: the mean over the seeds and recorded weights of each;
+    signal: that of the squared mean gradient less the noise in it, which is the variance over the
+    number of minibatches. trains: whether most seeds end above COLLAPSED. One row a delay, rate and
+    `late` (False or True).
+    """
+    rows = results.trajectory("variance")
+    batches = load_study(results.home).trajectories["variance"].gradient_batches
+    noise = rows["gradient_variance"] / batches
+    rows = rows.assign(
+        variance=rows["gradient_variance"],
+        signal=rows["mean_gradient_square"] - noise,
+        late=rows["epoch"] > 1,
+    )
+    ends = rows.groupby(["delay", "lr", "run"])["test_accuracy"].last() >= COLLAPSED
+    trains = ends.groupby(level=["delay", "lr"]).mean().gt(0.5).rename("trains")
+    means = rows.groupby(["delay", "lr", "late"])[["variance", "signal"]].mean().reset_index()
+    return means.merge(trains.reset_index())
+
+
 def heuristic(results: StudyResults) -> Table:
     """Accuracy along the heuristic's path, and with rate and batch size held fixed."""
     path = over_seeds(results.grid("heuristic"), ["delay", "lr", "batch_size"])
@@ -277,7 +387,7 @@ def heuristic(results: StudyResults) -> Table:
 
 def delay_kind_runs(results: StudyResults) -> pd.DataFrame:
     """Runs with constant and with random delay (`kind`), and their mean delay."""
-    runs = results.grid("asynchronous")
+    runs = results.grid("asynchronous", "asynchronous_many")
     return runs.assign(
         kind=runs["cluster"].map({"constant_delay": "constant", "hub_and_spoke": "random"}),
         mean_delay=runs["delay"].fillna(runs["workers"] - 1),
