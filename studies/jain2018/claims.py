@@ -36,6 +36,7 @@ from .tables import (
     TOLERANCE,
     after_epochs,
     best_cells,
+    compensated_runs,
     contested,
     delay_kind_runs,
     fig1,
@@ -43,7 +44,7 @@ from .tables import (
     gradient_noise,
     heuristic,
     largest_trained_rate,
-    remedy_runs,
+    late_runs,
     warmup_runs,
     where_delay_decides,
 )
@@ -492,9 +493,8 @@ def figure_2_side_of_collapse(results: StudyResults, threshold: float) -> Findin
     that knows nothing of delay agrees as well.
     """
     cells = fig2_cells(results)
-    decided = where_delay_decides(cells)
-    same = _same_side(decided)
-    everywhere = _same_side(cells[cells["published"].notna()])
+    cells = cells[cells["published"].notna()]
+    same, everywhere = _same_side(where_delay_decides(cells)), _same_side(cells)
     return Finding(
         share_verdict(same.mean(), most=threshold),
         "share of cells, where delay decides, on the same side of collapse",
@@ -1081,14 +1081,11 @@ def _early_to_late(noise: pd.DataFrame) -> pd.DataFrame:
     the variance over the squared mean gradient (infinite where that is lost in noise)."""
     noise = noise[noise["trains"]]
     noise = noise.assign(noise=noise["variance"] / noise["signal"].clip(lower=0))
-    table = noise.pivot(index=["delay", "lr"], columns="late", values=["variance", "noise"])
-    return (
-        pd.DataFrame(
-            {name: table[name, False] / table[name, True] for name in ("variance", "noise")}
-        )
-        if len(table)
-        else table
+    early, late = (
+        noise[noise["late"] == when].set_index(["delay", "lr"])[["variance", "noise"]]
+        for when in (False, True)
     )
+    return early / late
 
 
 def _late_as(start: bool) -> Callable[..., StudyResults]:
@@ -1124,7 +1121,7 @@ def delay_after_the_start_is_harmless(results: StudyResults, threshold: float) -
     without delay and collapse with it from the start, more than half train where it begins after
     the first epoch.
     """
-    runs = remedy_runs(results).dropna(subset=["without", "with", "late"])
+    runs = late_runs(results)
     runs = runs[(runs["without"] >= COLLAPSED) & (runs["with"] < COLLAPSED)]
     if runs.empty:
         return cannot_tell("No run collapses with delay and trains without.")
@@ -1173,7 +1170,7 @@ def delay_compensation_helps(results: StudyResults, threshold: float) -> Finding
     Of the cells at the edge of collapse in which SGD loses more than 0.01 to the delay, in more
     than half DC-ASGD, constant or adaptive, ends more than 0.01 above SGD in every seed.
     """
-    runs = remedy_runs(results).dropna(subset=["without", "with", "dc", "dc_adaptive"])
+    runs = compensated_runs(results)
     means = runs.groupby(["delay", "lr"])[["without", "with"]].transform("mean")
     runs = runs[means["without"] - means["with"] > TOLERANCE + ROUNDING]
     if runs.empty:

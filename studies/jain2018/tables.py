@@ -297,40 +297,48 @@ def after_epochs(results: StudyResults, grid: str, epochs: int) -> pd.DataFrame:
     return curves[curves["epoch"] == epochs]
 
 
-REMEDIES = ("without", "with", "late", "dc", "dc_adaptive")
-
-
-def remedy_runs(results: StudyResults) -> pd.DataFrame:
-    """Runs of SGD at the edge of collapse and what is said to help them, after as many epochs.
-
-    One row a delay, rate and seed: the accuracy without delay (of Figure 2), with it, with the
-    delay after the first epoch alone (late), and with delay compensation, constant (dc) and
-    adaptive (dc_adaptive); NaN where there is no such run.
-    """
-    late = results.curves("late_delay")
-    epochs = int(late["epoch"].max())
-    delayed = after_epochs(results, "warmup", epochs)
-    compensated = after_epochs(results, "compensation", epochs)
-    adaptive = compensated["adaptive"].astype(bool)
-    kinds = {
-        "with": delayed[(delayed["warmup_epochs"] == 0) & (delayed["ramp_epochs"] == 0)],
-        "late": late[late["epoch"] == epochs],
-        "dc": compensated[~adaptive],
-        "dc_adaptive": compensated[adaptive],
-    }
-    cell = ["delay", "lr", "seed"]
-    columns = {name: runs.set_index(cell)["test_accuracy"] for name, runs in kinds.items()}
-    table = pd.concat(columns, axis=1).reset_index()
+def _with_and_without_delay(results: StudyResults, epochs: int) -> pd.DataFrame:
+    """The runs of the warm-up grid that start with all workers at the full rate, after so many
+    epochs: delay, lr, seed, accuracy (`with`), and that of the same run of Figure 2 without delay
+    (`without`)."""
+    runs = after_epochs(results, "warmup", epochs)
+    runs = runs[(runs["warmup_epochs"] == 0) & (runs["ramp_epochs"] == 0)]
     fig2 = after_epochs(results, "fig2", epochs)
-    batch = delayed["batch_size"].iloc[0]
-    without = fig2[(fig2["delay"] == 0) & (fig2["batch_size"] == batch)]
-    without = without.rename(columns={"test_accuracy": "without"})
-    return table.merge(without[["lr", "seed", "without"]], how="left")
+    alone = fig2[(fig2["delay"] == 0) & fig2["batch_size"].isin(runs["batch_size"])]
+    both = runs.merge(alone, on=["lr", "seed"], suffixes=("", "_alone"))
+    both = both.rename(columns={"test_accuracy": "with", "test_accuracy_alone": "without"})
+    return both[["delay", "lr", "seed", "without", "with"]]
+
+
+def late_runs(results: StudyResults) -> pd.DataFrame:
+    """`_with_and_without_delay`, and the accuracy where the delay begins after the first epoch
+    (`late`)."""
+    runs = results.curves("late_delay")
+    epochs = int(runs["epoch"].max())
+    late = after_epochs(results, "late_delay", epochs).rename(columns={"test_accuracy": "late"})
+    both = _with_and_without_delay(results, epochs)
+    return both.merge(late[["delay", "lr", "seed", "late"]])
+
+
+def compensated_runs(results: StudyResults) -> pd.DataFrame:
+    """`_with_and_without_delay`, and the accuracy with delay compensation, constant (`dc`) and
+    adaptive (`dc_adaptive`)."""
+    runs = results.curves("compensation")
+    epochs = int(runs["epoch"].max())
+    last = after_epochs(results, "compensation", epochs)
+    kind = last["adaptive"].map({False: "dc", True: "dc_adaptive"}).rename("kind")
+    table = last.pivot_table("test_accuracy", ["delay", "lr", "seed"], kind).reset_index()
+    return _with_and_without_delay(results, epochs).merge(table)
 
 
 def remedies(results: StudyResults) -> Table:
-    """Means over seeds of `remedy_runs`."""
-    table = remedy_runs(results).groupby(["delay", "lr"])[list(REMEDIES)].mean().reset_index()
+    """Means over seeds of `late_runs` and of `compensated_runs`."""
+    cell = ["delay", "lr"]
+    late, compensated = (
+        runs.groupby(cell).mean().drop(columns="seed")
+        for runs in (late_runs(results), compensated_runs(results))
+    )
+    table = late.join(compensated[["dc", "dc_adaptive"]]).reset_index()
     headings = {
         "delay": "delay",
         "lr": "rate",
@@ -340,7 +348,8 @@ def remedies(results: StudyResults) -> Table:
         "dc": "compensated",
         "dc_adaptive": "adaptively",
     }
-    return Table(table, headings, dict.fromkeys(REMEDIES, "{:.3f}") | {"lr": "{:.3g}"})
+    formats = dict.fromkeys(("without", "with", "late", "dc", "dc_adaptive"), "{:.3f}")
+    return Table(table, headings, formats | {"lr": "{:.3g}"})
 
 
 def gradient_noise(results: StudyResults) -> pd.DataFrame:
