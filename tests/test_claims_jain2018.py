@@ -98,6 +98,12 @@ def of_grid(name):
     return lambda cell: cell.grid == name
 
 
+def on_the_path(cell):
+    """Of the heuristic, whose end is a cell of Figure 3 as well."""
+    end = cell.delay == 256 and cell.batch_size == 16 and isclose(cell.lr, 0.00003)
+    return cell.grid == "heuristic" or end
+
+
 def degraded(cell, epoch):
     """Large batches collapse at large rates, and nothing else does."""
     return COLLAPSED if cell.batch_size > 256 and cell.lr > 0.003 else 0.98
@@ -259,7 +265,7 @@ BREAKS = {
         (where(lambda c: c.rule == "sgd" and c.delay != 128, 0.9), PARTLY),
     ],
     "halving_heuristic": [
-        (where(of_grid("heuristic"), 0.9), NOT_REPRODUCED),
+        (where(on_the_path, 0.9), NOT_REPRODUCED),
         (where(lambda c: c.grid == "heuristic" and c.delay == 31, 0.9), PARTLY),
         (where(lambda c: c.grid == "heuristic" and c.delay == 7, 0.9), REPRODUCED),  # not named
     ],

@@ -40,6 +40,7 @@ from .tables import (
     contested,
     delay_kind_runs,
     fig1,
+    fig1_medians,
     fig2_cells,
     gradient_noise,
     heuristic,
@@ -167,6 +168,7 @@ def delay_centred_at_workers_less_one(results: StudyResults, threshold: float) -
     does for any compute times; the median does where the distribution is symmetric.)
     """
     table = fig1(results).frame
+    table["median"] = table["workers"].map(fig1_medians(results))
     off = (table[["mean", "median"]].sub(table["published"], axis=0)).abs()
     off = off.div(table["published"], axis=0)
     worst = table.loc[off.max(axis=1).idxmax()]
@@ -247,10 +249,11 @@ def constant_delay_stands_for_asynchrony(results: StudyResults, threshold: float
     """
     runs = delay_kind_runs(results)
     cells = [cell for _, here in runs.groupby("mean_delay") for cell in _at_the_edge(here)]
+    cells = [cell for cell in cells if len(cell["constant"]) > 1 and len(cell["random"])]
+    if not cells:
+        return cannot_tell("There is one seed, or one kind of delay.")
     within = [_agreeing(cell["constant"], cell["constant"], same=True) for cell in cells]
     across = [_agreeing(cell["constant"], cell["random"]) for cell in cells]
-    if not within or np.isnan(within).any() or np.isnan(across).any():
-        return cannot_tell("There is one seed, or one kind of delay.")
     short = float(np.mean(within) - np.mean(across))
     return Finding(
         verdict_of([short <= threshold]),
@@ -286,14 +289,13 @@ def _at_the_edge(runs: pd.DataFrame) -> list[dict[str, np.ndarray]]:
 
 
 def _agreeing(first: np.ndarray, second: np.ndarray, *, same: bool = False) -> float:
-    """Share of pairs, one of each, that agree; same: the two are one, and no run is its own pair.
-    NaN where there is no pair."""
+    """Share of pairs, one of each, that agree; same: the two are one, and none is its own pair."""
     sides = (first[:, None] >= COLLAPSED) == (second >= COLLAPSED)
     close = np.abs(first[:, None] - second) <= TOLERANCE + ROUNDING
     agree = sides & (close | (first[:, None] < COLLAPSED))
     if same:
         agree = agree[~np.eye(len(first), dtype=bool)]
-    return float(agree.mean()) if agree.size else np.nan
+    return float(agree.mean())
 
 
 # ---- section 3: Figure 2
@@ -609,18 +611,23 @@ def _resilience(runs: pd.DataFrame, rule: str, other: str, threshold: float) -> 
     """
     mine, others = (_each_seed(runs[runs["rule"] == r], _left_with_delay) for r in (rule, other))
     more = (mine - others).fillna(0.0)
-    means, other_means = mine.mean(axis=1), others.mean(axis=1)
+    shown = [each.mean(axis=1).map(_share) for each in (mine, others)]
     names = (f"the share left with {rule}", f"that with {other}")
     return Finding(
         verdict_of(list(more.min(axis=1) > threshold)),
         f"share of settings left with {rule} less that with {other}, least over delays and seeds",
         more.min(axis=None),
         "; ".join(
-            f"delay {d}: {rule} {means[d]:.2f}, {other} {other_means[d]:.2f}" for d in means.index
+            f"delay {d}: {rule} {share}, {other} {other_share}"
+            for d, share, other_share in zip(mine.index, *shown, strict=True)
         )
         + ".",
         paired=compare(mine, others, names),
     )
+
+
+def _share(value: float) -> str:
+    return "none to begin with" if np.isnan(value) else f"{value:.2f}"
 
 
 def _left_with_delay(runs: pd.DataFrame) -> pd.Series:
@@ -821,7 +828,8 @@ def sgd_takes_longer(results: StudyResults, threshold: float) -> Finding:
         )
         + ".",
         paired=compare(
-            *(epochs.T.groupby(level="seed").mean().T for epochs in (sgd, adam)),
+            sgd.T.groupby(level="seed").mean().T,
+            adam.T.groupby(level="seed").mean().T,
             ("SGD's number of epochs", "Adam's"),
         ),
     )

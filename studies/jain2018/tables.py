@@ -36,7 +36,6 @@ def fig1(results: StudyResults) -> Table:
     table = (
         rows.groupby("workers")
         .agg(
-            index=("index", "first"),
             mean=("mean_before", "mean"),
             mean_error=("mean_before", "sem"),
             replicates=("mean_before", "size"),
@@ -47,16 +46,11 @@ def fig1(results: StudyResults) -> Table:
         .reset_index()
     )
     table.insert(1, "published", table["workers"] - 1)
-    histograms = results.arrays("fig1")
-    table["median"] = [
-        _median(histograms[f"histogram_{index}"].sum(axis=0)) for index in table.pop("index")
-    ]
     table["difference"] = table["mean"] - table["published"]
     headings = {
         "workers": "$N$",
         "published": "$N-1$",
         "mean": "mean delay",
-        "median": "median",
         "difference": "difference",
         "deviation": "deviation",
         "skewness": "skewness",
@@ -67,9 +61,14 @@ def fig1(results: StudyResults) -> Table:
     return Table(table, headings, formats)
 
 
-def _median(counts: np.ndarray) -> int:
-    """The smallest whole number up to which half of all lies."""
-    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+def fig1_medians(results: StudyResults) -> pd.Series:
+    """The median of the update delay over all replicates, for each number of workers: the smallest
+    whole number up to which half of all delays lie."""
+    rows = results.staleness.query("simulation == 'fig1'")
+    index = rows.groupby("workers")["index"].first()
+    histograms = results.arrays("fig1")
+    counts = index.map(lambda i: histograms[f"histogram_{i}"].sum(axis=0))
+    return counts.map(lambda each: int(np.searchsorted(np.cumsum(each), each.sum() / 2)))
 
 
 def fig2_cells(results: StudyResults) -> pd.DataFrame:
@@ -106,11 +105,14 @@ def fig2_agreement(results: StudyResults) -> Table:
     """How many cells of Figure 2 agree, delay by delay.
 
     trained: neither below COLLAPSED; close: of these, within TOLERANCE; collapsed: both below;
-    only_ours and only_theirs: only ours, or only the published one, is trained.
+    only_ours and only_theirs: only ours, or only the published one, is trained; decides: at rates
+    and batch sizes at which the published side changes with delay; agree: of these, both trained
+    or both collapsed.
     """
     cells = fig2_cells(results)
     readable = cells[cells["published"].notna()]
     ours, theirs = readable["mean"] >= COLLAPSED, readable["published"] >= COLLAPSED
+    decides = readable.index.isin(where_delay_decides(cells).index)
     close = (readable["mean"] - readable["published"]).abs() <= TOLERANCE + ROUNDING
     counted = pd.DataFrame(
         {
@@ -121,6 +123,8 @@ def fig2_agreement(results: StudyResults) -> Table:
             "collapsed": ~ours & ~theirs,
             "only_ours": ours & ~theirs,
             "only_theirs": ~ours & theirs,
+            "decides": decides,
+            "agree": decides & (ours == theirs),
         }
     )
     table = counted.groupby("delay").sum().astype(int).reset_index()
@@ -136,6 +140,8 @@ def fig2_agreement(results: StudyResults) -> Table:
         "collapsed": "both collapse",
         "only_ours": "only ours trains",
         "only_theirs": "only theirs trains",
+        "decides": "delay decides",
+        "agree": "of these alike",
         "unreadable": "unreadable",
     }
     return Table(table, headings)
@@ -300,12 +306,12 @@ def after_epochs(results: StudyResults, grid: str, epochs: int) -> pd.DataFrame:
 def _with_and_without_delay(results: StudyResults, epochs: int) -> pd.DataFrame:
     """The runs of the warm-up grid that start with all workers at the full rate, after so many
     epochs: delay, lr, seed, accuracy (`with`), and that of the same run of Figure 2 without delay
-    (`without`)."""
+    (`without`; NaN where there is none)."""
     runs = after_epochs(results, "warmup", epochs)
     runs = runs[(runs["warmup_epochs"] == 0) & (runs["ramp_epochs"] == 0)]
     fig2 = after_epochs(results, "fig2", epochs)
     alone = fig2[(fig2["delay"] == 0) & fig2["batch_size"].isin(runs["batch_size"])]
-    both = runs.merge(alone, on=["lr", "seed"], suffixes=("", "_alone"))
+    both = runs.merge(alone, on=["lr", "seed"], how="left", suffixes=("", "_alone"))
     both = both.rename(columns={"test_accuracy": "with", "test_accuracy_alone": "without"})
     return both[["delay", "lr", "seed", "without", "with"]]
 
@@ -314,7 +320,7 @@ def late_runs(results: StudyResults) -> pd.DataFrame:
     """`_with_and_without_delay`, and the accuracy where the delay begins after the first epoch
     (`late`)."""
     runs = results.curves("late_delay")
-    epochs = int(runs["epoch"].max())
+    epochs = int(runs["epochs"].max())
     late = after_epochs(results, "late_delay", epochs).rename(columns={"test_accuracy": "late"})
     both = _with_and_without_delay(results, epochs)
     return both.merge(late[["delay", "lr", "seed", "late"]])
@@ -324,7 +330,7 @@ def compensated_runs(results: StudyResults) -> pd.DataFrame:
     """`_with_and_without_delay`, and the accuracy with delay compensation, constant (`dc`) and
     adaptive (`dc_adaptive`)."""
     runs = results.curves("compensation")
-    epochs = int(runs["epoch"].max())
+    epochs = int(runs["epochs"].max())
     last = after_epochs(results, "compensation", epochs)
     kind = last["adaptive"].map({False: "dc", True: "dc_adaptive"}).rename("kind")
     table = last.pivot_table("test_accuracy", ["delay", "lr", "seed"], kind).reset_index()

@@ -299,8 +299,8 @@ def _recorded(
         )
     merged = at_preset(trajectory, preset_name)
     batches = merged.get("gradient_batches")
-    for cell in cells if batches else ():
-        if batches * cell.batch_size > cell.problem.samples():
+    for cell in cells:
+        if (batches or 0) * cell.batch_size > cell.problem.samples():
             raise ConfigError(
                 f"{where}: 'gradient_batches' is {batches}, and so many minibatches of "
                 f"{cell.batch_size} are more than the {cell.problem.samples()} training samples; "
