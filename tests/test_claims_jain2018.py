@@ -582,6 +582,14 @@ def test_intervals_of_the_variance_are_over_seeds(tmp_path):
     assert (finding.low, finding.high) == pytest.approx(mean_interval([1.9, 2.0, 2.1]))
 
 
+def test_adagrad_is_not_judged_by_a_part_of_its_grid(tmp_path):
+    results = write_results(tmp_path, only=GRIDS["adagrad_is_more_robust"])
+    runs = results.runs[(results.runs["grid"] != "adagrad") | (results.runs["delay"] < 128)]
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(ResultError, match="no run whose delay is 128"):
+        judged_by("adagrad_is_more_robust", results_in(tmp_path))
+
+
 def test_warmup_must_lower_the_error_in_every_seed(tmp_path):
     def change(cell, epoch):
         return 0.9 if cell.warmup_epochs and cell.seed == 2 else None

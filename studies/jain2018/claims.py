@@ -53,6 +53,7 @@ from .tables import (
 ACCURACY = "final_test_accuracy"
 LEARNT = 0.9  # a run has learnt that gets to this test accuracy
 LEVELS = (0.9, 0.95, 0.97)  # of test accuracy, on the way to convergence
+ADAGRAD_DELAYS = (32, 128)
 PATH_DELAYS = (31, 127, 256)  # of the heuristic's path, at the numbers of workers of the text
 NO_TABLE = "It is the print itself that ours is held against."
 SEEN_IN_PRINT = "What the print gives shows whether it can be met."
@@ -1199,7 +1200,7 @@ def delay_compensation_helps(results: StudyResults, threshold: float) -> Finding
 def _adagrad_and_sgd(results: StudyResults) -> pd.DataFrame:
     """Runs of the two at the delays and the batch size that Adagrad was given, after as many
     epochs; `final_test_accuracy` is the accuracy then."""
-    adagrad = results.grid("adagrad")
+    adagrad = with_all(results.grid("adagrad"), "delay", (0, *ADAGRAD_DELAYS))
     sgd = after_epochs(results, "fig3_sgd", int(adagrad["epochs"].max()))
     for key in ("delay", "batch_size"):
         sgd = sgd[sgd[key].isin(adagrad[key])]
