@@ -13,11 +13,11 @@ from helpers import home_of
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import Preset, load_study
-from stalegrad.planning.expand import study_cells
+from stalegrad.planning.expand import study_cells, study_trajectories
 
 STUDY = load_study(home_of("jain2018"))
 # Grids of which more than the last epoch is read.
-CURVES = ("fig3_adam", "fig3_sgd", "warmup")
+CURVES = ("fig3_adam", "fig3_sgd", "warmup", "late_delay", "compensation")
 COLLAPSED = 0.113
 
 # Of a cell (its columns and `grid`, by name) and an epoch, the test accuracy; NaN where the run
@@ -51,11 +51,15 @@ def as_claimed(cell: SimpleNamespace, epoch: int) -> float:
         return best - 0.1 / epoch**2 if trains else COLLAPSED
     if cell.grid == "fig3_sgd":
         best = {0: 0.988, 32: 0.975}.get(cell.delay, COLLAPSED)
-        trains = 0.0002 < cell.lr < 0.002 and cell.batch_size < 128
-        return max(best - 0.5 / epoch, 0.0) if trains else COLLAPSED
+        trains = 0.0002 < cell.lr < (0.0005 if cell.delay else 0.002) and cell.batch_size < 128
+        return max(best - 0.5 / epoch**2, 0.0) if trains else COLLAPSED
     if cell.grid == "warmup":
         warm = epoch < cell.warmup_epochs
         return 0.95 if warm or cell.ramp_epochs or cell.lr < 0.005 else COLLAPSED
+    if cell.grid in ("late_delay", "compensation", "adagrad"):
+        return 0.98
+    if cell.grid == "large_minibatch":
+        return 0.98 if cell.warmup_epochs else 0.97
     if cell.grid == "heuristic":
         return 0.98
     if cell.grid == "no_heuristic":
@@ -106,7 +110,9 @@ def results_in(folder: Path, preset: str = "paper") -> StudyResults:
 
 def _history(grid: str, cell: Cell, accuracy: Accuracy) -> Iterable[dict]:
     columns, run = SimpleNamespace(grid=grid, **cell.columns()), cell.hash
-    for epoch in range(1 if grid in CURVES else cell.epochs, cell.epochs + 1):
+    # Of Figure 2 the runs without delay are read at other epochs too.
+    whole = grid in CURVES or (grid == "fig2" and columns.delay == 0)
+    for epoch in range(1 if whole else cell.epochs, cell.epochs + 1):
         reached = accuracy(columns, epoch)
         diverged = np.isnan(reached)
         yield {
@@ -152,4 +158,42 @@ def write_staleness(
     pd.DataFrame(rows).to_csv(folder / "staleness.csv", index=False)
     (folder / "schedules").mkdir(exist_ok=True)
     np.savez(folder / "schedules" / "fig1.npz", **arrays)
+    return results_in(folder)
+
+
+def falls(cell: SimpleNamespace, epoch: float) -> tuple[float, float]:
+    """Variance and squared mean of the gradient such that both readings fall with time."""
+    return 1 / (1 + epoch), 1.0
+
+
+def write_trajectory(
+    folder: Path,
+    noise: Callable[[SimpleNamespace, float], tuple[float, float]] = falls,
+    accuracy: Callable[[SimpleNamespace], float] = lambda cell: 0.98,
+    *,
+    seeds: int = 3,
+) -> StudyResults:
+    """`trajectories/variance.csv`.
+
+    noise: of a cell and an epoch, the variance of the gradient and the squared mean gradient, that
+    in which there is no noise. accuracy: at the end.
+    """
+    rows = []
+    preset = Preset(title="", seeds=seeds, bundle_size=1)
+    bundle = study_trajectories(STUDY, "paper", preset, "a test")["variance"]
+    for cell in bundle.cells:
+        columns = SimpleNamespace(**cell.columns())
+        for stop in range(cell.epochs * bundle.per_epoch + 1):
+            epoch = stop / bundle.per_epoch
+            variance, square = noise(columns, epoch)
+            rows.append(
+                {
+                    **{"run": cell.hash, "delay": columns.delay, "lr": columns.lr},
+                    **{"seed": cell.seed, "epoch": epoch, "test_accuracy": accuracy(columns)},
+                    "gradient_variance": variance,
+                    "mean_gradient_square": square + variance / bundle.gradient_batches,
+                }
+            )
+    (folder / "trajectories").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "trajectories" / "variance.csv", index=False)
     return results_in(folder)

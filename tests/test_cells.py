@@ -36,6 +36,7 @@ DEFAULTS = {
     "rule.momentum": 0.0,
     "rule.nesterov": False,
     "cluster.ramp_epochs": 0.0,
+    "cluster.undelayed_epochs": 0.0,
     "partition": "shared",
     "seed": 1,
 }
@@ -54,6 +55,7 @@ CHANGES = {
     "rule.nesterov": True,
     "cluster.delay": 3,
     "cluster.ramp_epochs": 0.5,
+    "cluster.undelayed_epochs": 0.5,
     "batch_size": 32,
     "epochs": 4,
     "seed": 2,

@@ -5,7 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import home_of, of_study
-from made_up import STUDY, as_claimed, published_fig2, write_results, write_staleness
+from made_up import (
+    STUDY,
+    as_claimed,
+    published_fig2,
+    write_results,
+    write_staleness,
+    write_trajectory,
+)
 from matplotlib import pyplot
 from matplotlib.text import Text
 
@@ -34,6 +41,7 @@ def made(tmp_path_factory):
     def results_at(preset):
         folder = tmp_path_factory.mktemp(preset)
         write_staleness(folder, workers=(4, 16) if preset == "smoke" else (2, 4, 8, 16, 257))
+        write_trajectory(folder)
         function = as_claimed if preset == "paper" else accuracy
         return write_results(folder, function, preset=preset, seeds=PRESETS[preset])
 

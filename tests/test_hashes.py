@@ -73,6 +73,11 @@ DEFAULTS = {
         },
         "d8f4f5521e5a4554",
     ),
+    ("rule", "adagrad"): (
+        {"lr": 0.1},
+        {"warmup_epochs": 0.0, "clip_norm": None, "epsilon": 1e-10},
+        "2f70b5466bc371eb",
+    ),
     ("rule", "adam"): (
         {"lr": 0.1},
         {"warmup_epochs": 0.0, "clip_norm": None, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-08},
@@ -102,7 +107,11 @@ DEFAULTS = {
         {"warmup_epochs": 0.0, "clip_norm": None, "momentum": 0.0, "nesterov": False},
         "033ae889ad75577e",
     ),
-    ("cluster", "constant_delay"): ({"delay": 2}, {"ramp_epochs": 0.0}, "033ae889ad75577e"),
+    ("cluster", "constant_delay"): (
+        {"delay": 2},
+        {"ramp_epochs": 0.0, "undelayed_epochs": 0.0},
+        "033ae889ad75577e",
+    ),
     ("cluster", "heterogeneous"): (
         {"workers": 2},
         {

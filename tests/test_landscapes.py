@@ -336,6 +336,22 @@ def test_trajectory_is_a_bundle_recorded_more_often():
     assert Bundle.from_json(plain.to_json(), "") == plain
 
 
+def test_trajectory_records_the_variance_of_gradients():
+    content = {"trajectories": {"a": GRID | {"gradient_batches": 4}}}
+    found = study_trajectories(study(**content), "paper", PRESET, "here")["a"]
+    assert found.gradient_batches == 4
+    assert found.hash != Bundle(found.cells, per_epoch=3).hash
+    assert Bundle.from_json(found.to_json(), "") == found
+    with pytest.raises(ConfigError, match="'gradient_batches' is 1; it must be a whole number >="):
+        Bundle.from_json(found.to_json().replace('batches": 4', 'batches": 1'), "here")
+
+
+def test_more_minibatches_than_there_are_samples_are_an_error():
+    content = {"trajectories": {"a": GRID | {"gradient_batches": 1876}}}
+    with pytest.raises(ConfigError, match=r"'gradient_batches' is 1876, .* more than the 60000"):
+        study_trajectories(study(**content), "paper", PRESET, "here")
+
+
 def test_landscape_leaves_out_the_runs_that_match():
     found = one_landscape(left_out={"rule.momentum": 0.9})
     assert [c.hash for c in found.runs.cells if c.rule.momentum == 0.9] == list(found.left_out)

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from stalegrad import specs
 from stalegrad.clusters.constant_delay import ConstantDelay
 from stalegrad.data_order import DataOrder
+from stalegrad.rules.adagrad import Adagrad
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.sgd import SGD
 from stalegrad.training.backends.cpu import CpuBackend, reason_against
@@ -39,6 +40,11 @@ OPTIMIZERS = {
     "Adam with other numbers": (
         Adam(lr=0.002, beta1=0.7, beta2=0.97, epsilon=1e-4),
         lambda p: torch.optim.Adam(p, lr=0.002, betas=(0.7, 0.97), eps=1e-4),
+    ),
+    "Adagrad": (Adagrad(lr=0.01), lambda p: torch.optim.Adagrad(p, lr=0.01)),
+    "Adagrad with another epsilon": (
+        Adagrad(lr=0.02, epsilon=1e-3),
+        lambda p: torch.optim.Adagrad(p, lr=0.02, eps=1e-3),
     ),
 }
 

@@ -81,12 +81,16 @@ def test_delay_as_long_as_the_run_is_refused():
         simulate(5, 4, delay=20)
 
 
-def buffer_with_a_growing_delay(batches, epochs, delay, ramp_epochs) -> list[tuple[int, int, int]]:
+def buffer_with_a_growing_delay(
+    batches, epochs, delay, ramp_epochs, undelayed_epochs
+) -> list[tuple[int, int, int]]:
     """(batch, version read, step of application) as a loop over steps would find them."""
     waiting: deque[tuple[int, int, int]] = deque()
     version, applied = 0, []
     for step in range(batches * epochs):
-        grown = delay * step // (ramp_epochs * batches) if ramp_epochs else delay
+        since = step - undelayed_epochs * batches
+        grown = delay * since // (ramp_epochs * batches) if ramp_epochs else delay
+        grown = grown if since >= 0 else 0
         waiting.append((step, version, step + min(delay, grown)))
         while waiting and waiting[0][2] <= step:
             applied.append(waiting.popleft())
@@ -99,13 +103,18 @@ def buffer_with_a_growing_delay(batches, epochs, delay, ramp_epochs) -> list[tup
     epochs=st.integers(1, 5),
     delay=st.integers(0, 40),
     ramp_epochs=st.integers(0, 6),
+    undelayed_epochs=st.integers(0, 6),
 )
-@example(batches=22, epochs=2, delay=22, ramp_epochs=1)  # 22 x (15 / 22) rounds below 15
-def test_ramp_grows_by_whole_steps_and_keeps_the_order(batches, epochs, delay, ramp_epochs):
+# 22 x (15 / 22) rounds below 15
+@example(batches=22, epochs=2, delay=22, ramp_epochs=1, undelayed_epochs=0)
+def test_ramp_grows_by_whole_steps_and_keeps_the_order(
+    batches, epochs, delay, ramp_epochs, undelayed_epochs
+):
     if delay >= batches * epochs:
         return
-    schedule = simulate(batches, epochs, delay=delay, ramp_epochs=float(ramp_epochs))
-    wanted = buffer_with_a_growing_delay(batches, epochs, delay, ramp_epochs)
+    start = {"ramp_epochs": float(ramp_epochs), "undelayed_epochs": float(undelayed_epochs)}
+    schedule = simulate(batches, epochs, delay=delay, **start)
+    wanted = buffer_with_a_growing_delay(batches, epochs, delay, ramp_epochs, undelayed_epochs)
     found = zip(schedule.batch, schedule.read_version, schedule.time - 1, strict=True)
     assert list(found) == wanted
     ends = [sum(at < batches * e for _, _, at in wanted) for e in range(1, epochs + 1)]
@@ -118,6 +127,22 @@ def test_ramp_by_hand():
     assert (schedule.time - 1).tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
     assert schedule.read_version.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7]
     assert schedule.staleness_before.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+
+
+def test_delay_after_the_first_epoch_by_hand():
+    """Delay 2 after an epoch of three steps: steps 3 and 4 apply nothing, the last two are lost."""
+    schedule = simulate(3, 3, delay=2, undelayed_epochs=1.0)
+    assert (schedule.time - 1).tolist() == [0, 1, 2, 5, 6, 7, 8]
+    assert schedule.read_version.tolist() == [0, 1, 2, 3, 3, 3, 4]
+    assert schedule.staleness_before.tolist() == [0, 0, 0, 0, 1, 2, 2]
+    assert schedule.epoch_ends.tolist() == [3, 4, 7]
+
+
+def test_ramp_begins_after_the_epochs_without_delay():
+    """Delay 2 over one epoch of two steps, after one: 0 at step 2, 1 at step 3, 2 from step 4."""
+    schedule = simulate(2, 4, delay=2, ramp_epochs=1.0, undelayed_epochs=1.0)
+    assert (schedule.time - 1).tolist() == [0, 1, 2, 4, 6, 7]
+    assert schedule.read_version.tolist() == [0, 1, 2, 3, 3, 4]
 
 
 # ---- snapshots ----

@@ -217,6 +217,57 @@ def test_fig2_agreement_counts_every_cell_once(tmp_path):
     assert frame.loc[2, "close"] == frame.loc[2, "trained"] > 0
     assert frame.loc[4, "close"] == 0 < frame.loc[4, "trained"]
     assert frame.loc[8, "close"] == frame.loc[8, "trained"]
+    # Of the readable cells at rates and batch sizes whose printed side changes with delay.
+    assert frame["decides"].sum() == 103
+    assert (frame["agree"] <= frame["decides"]).all()
+    assert frame.loc[8, "agree"] == frame.loc[8, "decides"]
+    assert frame.loc[1, "agree"] < frame.loc[1, "decides"]
+
+
+def test_delay_decides_where_the_published_side_changes_with_it():
+    """At rate 0.1 it does; at 1 the run that changes it cannot be read."""
+    cells = pd.DataFrame(
+        {"delay": [0, 1, 2] * 2, "lr": [0.1] * 3 + [1.0] * 3, "batch_size": 64}
+        | {"published": [0.9, 0.8, 0.1, 0.1, np.nan, 0.2], "mean": 0.9}
+    )
+    assert tables.where_delay_decides(cells).index.tolist() == [0, 1, 2]
+
+
+def test_contested_is_within_half_a_decade_of_the_edge():
+    """At delay 1 rates up to 0.1 train from the start, at delay 2 none, at delay 3 all."""
+    rates = [0.01, 0.031623, 0.1, 0.31623, 1.0]
+    runs = pd.DataFrame(
+        [
+            {"delay": delay, "lr": lr, "start": start, "final": 0.9 if lr <= edge else 0.1}
+            for delay, edge in ((1, 0.1), (2, 0.0), (3, 2.0))
+            for lr in rates
+            for start in ("neither", "warm-up")
+        ]
+    )
+    runs.loc[runs["start"] == "warm-up", "final"] = 0.1  # does not decide the edge
+    found = tables.contested(runs)
+    rates_at = found.groupby("delay")["lr"].unique().map(list).to_dict()
+    assert rates_at == {1: rates[1:4], 2: rates[:1], 3: rates[3:]}
+
+
+def test_remedies_are_compared_after_as_many_epochs(tmp_path):
+    """Accuracies are the epoch in hundredths, and a tenth more with each remedy."""
+
+    def accuracy(cell, epoch):
+        more = {"late_delay": 0.1, "compensation": 0.3 if cell.rule == "dc_asgd" else 0}
+        adaptive = cell.grid == "compensation" and cell.adaptive
+        return 0.01 * epoch + more.get(cell.grid, 0.0) + 0.1 * adaptive + (cell.delay == 0)
+
+    grids = ["fig2", "warmup", "late_delay", "compensation"]
+    frame = tables.remedies(write_results(tmp_path, accuracy, only=grids, seeds=2)).frame
+    assert len(frame) == 9
+    assert frame["without"].to_numpy() == pytest.approx(1.04)
+    assert frame["with"].to_numpy() == pytest.approx(0.04)
+    assert frame["late"].to_numpy() == pytest.approx(0.14)
+    there = frame.dropna()
+    assert len(there) == 4
+    assert there["dc"].to_numpy() == pytest.approx(0.34)
+    assert there["dc_adaptive"].to_numpy() == pytest.approx(0.44)
 
 
 def test_largest_trained_rate():
@@ -248,7 +299,7 @@ def test_best_adam_stands_beside_the_published(results):
     frame = tables.best_adam(results).frame.set_index("delay")
     assert frame["published"].isna().to_list() == [True, False, False, False]
     assert frame["difference"].dropna().to_numpy() == pytest.approx(-0.1 / 20**2)
-    assert frame["mean_sgd"].to_numpy() == pytest.approx([0.963, 0.95, COLLAPSED, COLLAPSED])
+    assert frame["mean_sgd"].to_numpy() == pytest.approx([0.98675, 0.97375, COLLAPSED, COLLAPSED])
 
 
 def test_warmup_is_read_before_the_full_rate(tmp_path):
@@ -274,10 +325,11 @@ def test_delay_kinds_pair_n_workers_with_a_delay_of_one_less(tmp_path):
     def accuracy(cell, epoch):
         return 0.1 * (cell.delay if cell.cluster == "constant_delay" else cell.workers)
 
-    cells = tables.delay_kinds(write_results(tmp_path, accuracy, only=["asynchronous"]))
-    assert len(cells) == 15
+    grids = ["asynchronous", "asynchronous_many"]
+    cells = tables.delay_kinds(write_results(tmp_path, accuracy, only=grids))
+    assert len(cells) == 18
     assert (cells["random"] - cells["constant"]).to_numpy() == pytest.approx(0.1)
-    assert set(cells.index.get_level_values("mean_delay")) == {2, 4, 8}
+    assert set(cells.index.get_level_values("mean_delay")) == {2, 4, 8, 32}
 
 
 def test_made_up_results_follow_the_first_function_that_answers():

@@ -174,6 +174,31 @@ def _start_curves(ax: Axes, curves: pd.DataFrame) -> None:
     style.whole_number_ticks(ax)
 
 
+def start(results: StudyResults) -> Figure:
+    """Variance of the minibatch gradient along training, and against the squared mean gradient."""
+    rows = results.trajectory("variance")
+    rates, delays = sorted(rows["lr"].unique()), sorted(rows["delay"].unique())
+    figure, axes = style.panels(1, 2 * len(rates), 1.6, sharex=True)
+    for i, lr in enumerate(rates):
+        for ax, value in (
+            (axes[0, i], rows["gradient_variance"]),
+            (axes[0, len(rates) + i], rows["gradient_variance"] / rows["mean_gradient_square"]),
+        ):
+            here = rows.assign(value=value)[rows["lr"] == lr]
+            for j, delay in enumerate(delays):
+                cells = over_seeds(here[here["delay"] == delay], ["epoch"], "value")
+                line = {"colour": style.COLOURS[j], "linestyle": style.LINES[j]}
+                style.band(ax, cells, "epoch", label=f"delay {delay}", **line)
+            ax.set_yscale("log")
+            ax.set_title(f"rate {style.log10_label(lr)}")
+            ax.set_xlabel("epoch")
+            style.whole_number_ticks(ax)
+    axes[0, 0].set_ylabel("gradient variance")
+    axes[0, len(rates)].set_ylabel("over squared mean")
+    style.legend_below(axes[0, 0])
+    return figure
+
+
 def heuristic(results: StudyResults) -> Figure:
     """Best accuracy against workers: rate and batch halved as workers double, and held fixed."""
     figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)

@@ -23,6 +23,8 @@ TOLERANCE = 0.01
 # Accuracies are decimals, which floats miss by a little: 0.991 - 0.981 is more than 0.01.
 ROUNDING = 1e-9
 
+HALF_DECADE = 10**0.5  # from one rate of Figure 2 to the next
+
 MOST_SEEDS = 3  # that were trained by kernels of two widths
 
 PUBLISHED_ADAM = {32: 0.9821, 128: 0.9819, 256: 0.9794}  # section 3, last paragraph
@@ -59,6 +61,16 @@ def fig1(results: StudyResults) -> Table:
     return Table(table, headings, formats)
 
 
+def fig1_medians(results: StudyResults) -> pd.Series:
+    """The median of the update delay over all replicates, for each number of workers: the smallest
+    whole number up to which half of all delays lie."""
+    rows = results.staleness.query("simulation == 'fig1'")
+    index = rows.groupby("workers")["index"].first()
+    histograms = results.arrays("fig1")
+    counts = index.map(lambda i: histograms[f"histogram_{i}"].sum(axis=0))
+    return counts.map(lambda each: int(np.searchsorted(np.cumsum(each), each.sum() / 2)))
+
+
 def fig2_cells(results: StudyResults) -> pd.DataFrame:
     """Every cell of Figure 2: ours over seeds, and the published accuracy with its legibility.
 
@@ -73,6 +85,15 @@ def fig2_cells(results: StudyResults) -> pd.DataFrame:
     return both.drop(columns="half_decades")
 
 
+def where_delay_decides(cells: pd.DataFrame) -> pd.DataFrame:
+    """The readable cells of `fig2_cells` at those rates and batch sizes at which the published side
+    of COLLAPSED is not the same at all delays."""
+    readable = cells[cells["published"].notna()]
+    trains = readable["published"] >= COLLAPSED
+    sides = trains.groupby([readable["batch_size"], readable["lr"]]).transform("nunique")
+    return readable[sides > 1]
+
+
 def fig2(results: StudyResults) -> Table:
     """Every cell of Figure 2 with the published value, ours and the difference."""
     cells = fig2_cells(results)
@@ -84,11 +105,14 @@ def fig2_agreement(results: StudyResults) -> Table:
     """How many cells of Figure 2 agree, delay by delay.
 
     trained: neither below COLLAPSED; close: of these, within TOLERANCE; collapsed: both below;
-    only_ours and only_theirs: only ours, or only the published one, is trained.
+    only_ours and only_theirs: only ours, or only the published one, is trained; decides: at rates
+    and batch sizes at which the published side changes with delay; agree: of these, both trained
+    or both collapsed.
     """
     cells = fig2_cells(results)
     readable = cells[cells["published"].notna()]
     ours, theirs = readable["mean"] >= COLLAPSED, readable["published"] >= COLLAPSED
+    decides = readable.index.isin(where_delay_decides(cells).index)
     close = (readable["mean"] - readable["published"]).abs() <= TOLERANCE + ROUNDING
     counted = pd.DataFrame(
         {
@@ -99,6 +123,8 @@ def fig2_agreement(results: StudyResults) -> Table:
             "collapsed": ~ours & ~theirs,
             "only_ours": ours & ~theirs,
             "only_theirs": ~ours & theirs,
+            "decides": decides,
+            "agree": decides & (ours == theirs),
         }
     )
     table = counted.groupby("delay").sum().astype(int).reset_index()
@@ -114,6 +140,8 @@ def fig2_agreement(results: StudyResults) -> Table:
         "collapsed": "both collapse",
         "only_ours": "only ours trains",
         "only_theirs": "only theirs trains",
+        "decides": "delay decides",
+        "agree": "of these alike",
         "unreadable": "unreadable",
     }
     return Table(table, headings)
@@ -255,6 +283,103 @@ def warmup(results: StudyResults) -> Table:
     return Table(table.drop(columns=WARMUP_KEYS[2:]), headings, formats)
 
 
+def contested(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of `warmup_runs` whose rate lies within half a decade of the edge of their delay: the
+    largest rate that trains from the start, or half a decade below all where none does."""
+    neither = runs[runs["start"] == "neither"].groupby(["delay", "lr"])["final"].mean()
+    edges = {
+        delay: largest_trained_rate(cells.reset_index(), "final").get(
+            delay, cells.index.get_level_values("lr").min() / HALF_DECADE
+        )
+        for delay, cells in neither.groupby(level="delay")
+    }
+    away = np.abs(np.log10(runs["lr"] / runs["delay"].map(edges)))
+    return runs[away <= np.log10(HALF_DECADE) + 0.01]
+
+
+def after_epochs(results: StudyResults, grid: str, epochs: int) -> pd.DataFrame:
+    """The runs of a grid as they stood after so many epochs; their accuracy is `test_accuracy`."""
+    curves = results.curves(grid)
+    return curves[curves["epoch"] == epochs]
+
+
+def _with_and_without_delay(results: StudyResults, epochs: int) -> pd.DataFrame:
+    """The runs of the warm-up grid that start with all workers at the full rate, after so many
+    epochs: delay, lr, seed, accuracy (`with`), and that of the same run of Figure 2 without delay
+    (`without`; NaN where there is none)."""
+    runs = after_epochs(results, "warmup", epochs)
+    runs = runs[(runs["warmup_epochs"] == 0) & (runs["ramp_epochs"] == 0)]
+    fig2 = after_epochs(results, "fig2", epochs)
+    alone = fig2[(fig2["delay"] == 0) & fig2["batch_size"].isin(runs["batch_size"])]
+    both = runs.merge(alone, on=["lr", "seed"], how="left", suffixes=("", "_alone"))
+    both = both.rename(columns={"test_accuracy": "with", "test_accuracy_alone": "without"})
+    return both[["delay", "lr", "seed", "without", "with"]]
+
+
+def late_runs(results: StudyResults) -> pd.DataFrame:
+    """`_with_and_without_delay`, and the accuracy where the delay begins after the first epoch
+    (`late`)."""
+    runs = results.curves("late_delay")
+    epochs = int(runs["epochs"].max())
+    late = after_epochs(results, "late_delay", epochs).rename(columns={"test_accuracy": "late"})
+    both = _with_and_without_delay(results, epochs)
+    return both.merge(late[["delay", "lr", "seed", "late"]])
+
+
+def compensated_runs(results: StudyResults) -> pd.DataFrame:
+    """`_with_and_without_delay`, and the accuracy with delay compensation, constant (`dc`) and
+    adaptive (`dc_adaptive`)."""
+    runs = results.curves("compensation")
+    epochs = int(runs["epochs"].max())
+    last = after_epochs(results, "compensation", epochs)
+    kind = last["adaptive"].map({False: "dc", True: "dc_adaptive"}).rename("kind")
+    table = last.pivot_table("test_accuracy", ["delay", "lr", "seed"], kind).reset_index()
+    return _with_and_without_delay(results, epochs).merge(table)
+
+
+def remedies(results: StudyResults) -> Table:
+    """Means over seeds of `late_runs` and of `compensated_runs`."""
+    cell = ["delay", "lr"]
+    late, compensated = (
+        runs.groupby(cell).mean().drop(columns="seed")
+        for runs in (late_runs(results), compensated_runs(results))
+    )
+    table = late.join(compensated[["dc", "dc_adaptive"]]).reset_index()
+    headings = {
+        "delay": "delay",
+        "lr": "rate",
+        "without": "no delay",
+        "with": "from the start",
+        "late": "from epoch 2",
+        "dc": "compensated",
+        "dc_adaptive": "adaptively",
+    }
+    formats = dict.fromkeys(("without", "with", "late", "dc", "dc_adaptive"), "{:.3f}")
+    return Table(table, headings, formats | {"lr": "{:.3g}"})
+
+
+def gradient_noise(results: StudyResults) -> pd.DataFrame:
+    """The variance of gradients near the start of training and later, for each delay and rate.
+
+    The start is the first epoch. variance: the mean over the seeds and recorded weights of each;
+    signal: that of the squared mean gradient less the noise in it, which is the variance over the
+    number of minibatches. trains: whether most seeds end above COLLAPSED. One row a delay, rate and
+    `late` (False or True).
+    """
+    rows = results.trajectory("variance")
+    batches = load_study(results.home).trajectories["variance"].gradient_batches
+    noise = rows["gradient_variance"] / batches
+    rows = rows.assign(
+        variance=rows["gradient_variance"],
+        signal=rows["mean_gradient_square"] - noise,
+        late=rows["epoch"] > 1,
+    )
+    ends = rows.groupby(["delay", "lr", "run"])["test_accuracy"].last() >= COLLAPSED
+    trains = ends.groupby(level=["delay", "lr"]).mean().gt(0.5).rename("trains")
+    means = rows.groupby(["delay", "lr", "late"])[["variance", "signal"]].mean().reset_index()
+    return means.merge(trains.reset_index())
+
+
 def heuristic(results: StudyResults) -> Table:
     """Accuracy along the heuristic's path, and with rate and batch size held fixed."""
     path = over_seeds(results.grid("heuristic"), ["delay", "lr", "batch_size"])
@@ -277,7 +402,7 @@ def heuristic(results: StudyResults) -> Table:
 
 def delay_kind_runs(results: StudyResults) -> pd.DataFrame:
     """Runs with constant and with random delay (`kind`), and their mean delay."""
-    runs = results.grid("asynchronous")
+    runs = results.grid("asynchronous", "asynchronous_many")
     return runs.assign(
         kind=runs["cluster"].map({"constant_delay": "constant", "hub_and_spoke": "random"}),
         mean_delay=runs["delay"].fillna(runs["workers"] - 1),

@@ -17,10 +17,13 @@ class ConstantDelay:
         asynchronous workers.
     ramp_epochs: epochs over which the delay grows from 0 to `delay`, as workers are introduced one
         by one (Chen et al. 2016, quoted by Jain et al. 2018); 0 starts with all of them.
+    undelayed_epochs: epochs at the start in which gradients are applied at once; the delay, or its
+        ramp, begins after them.
     """
 
     delay: Annotated[int, Field(ge=0)]
     ramp_epochs: Annotated[float, Field(ge=0)] = 0.0
+    undelayed_epochs: Annotated[float, Field(ge=0)] = 0.0
 
     def streams(self) -> int:
         return 1
@@ -51,9 +54,11 @@ class ConstantDelay:
         steps = np.arange(workload.total)
         # The delay grows by whole workers and never shrinks, so that gradients are applied in the
         # order they were computed.
-        delay = np.full(len(steps), self.delay)
+        start = self.undelayed_epochs * batches
+        since = np.maximum(steps - start, 0)
+        delay = np.where(steps < start, 0, self.delay)
         if ramp := self.ramp_epochs * batches:
-            delay = np.minimum(delay, np.floor(self.delay * steps / ramp)).astype(np.int64)
+            delay = np.minimum(delay, np.floor(self.delay * since / ramp)).astype(np.int64)
         applied_at = steps + delay
         done = applied_at < len(steps)
         applied_at = applied_at[done]

@@ -13,6 +13,9 @@ from stalegrad.planning.cell import Cell, described, digest, parse_cell
 from stalegrad.planning.config import Preset
 from stalegrad.problems import runs_in_step
 
+# How a bundle says what is recorded of its runs, and the least of each.
+_RECORDED = {"per_epoch": 1, "gradient_batches": 2}
+
 # The calls around a step of a small problem cost as much as this many weights times samples.
 _WORK_OF_A_CALL = 400_000
 
@@ -24,14 +27,17 @@ class Bundle:
     Runs with the same `lockstep_key` can be stepped together, as one batch of models.
     per_epoch: record each run at its start and this many times in each epoch; None records it at
         the end of every epoch.
+    gradient_batches: record also the variance of the gradient over so many minibatches.
     """
 
     cells: tuple[Cell, ...]
     per_epoch: int | None = None
+    gradient_batches: int | None = None
 
     @functools.cached_property
     def hash(self) -> str:
-        recorded = [] if self.per_epoch is None else [self.per_epoch]
+        given = [self.per_epoch, self.gradient_batches]
+        recorded = [value for value in given if value is not None]
         return digest([*(cell.hash for cell in self.cells), *recorded])
 
     def megabytes(self) -> int:
@@ -54,7 +60,8 @@ class Bundle:
         return cell.epochs if self.per_epoch is None else cell.epochs * self.per_epoch + 1
 
     def to_json(self) -> str:
-        content = {"cells": [cell.as_dict() for cell in self.cells], "per_epoch": self.per_epoch}
+        content = {"cells": [cell.as_dict() for cell in self.cells]}
+        content |= {name: getattr(self, name) for name in _RECORDED}
         return json.dumps({k: v for k, v in content.items() if v is not None}, indent=1)
 
     @classmethod
@@ -62,7 +69,7 @@ class Bundle:
         """Raises ConfigError where `text` is not what `to_json` writes."""
         try:
             content = json.loads(text)
-            cells, per_epoch = content["cells"], content.get("per_epoch")
+            cells, recorded = content["cells"], {name: content.get(name) for name in _RECORDED}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(
                 f"{where}: not a bundle; it must be JSON with a list 'cells', as "
@@ -70,14 +77,16 @@ class Bundle:
             ) from None
         if not isinstance(cells, list) or not cells:
             raise ConfigError(f"{where}: 'cells' must be a list of at least one cell.")
-        if per_epoch is not None and (type(per_epoch) is not int or per_epoch < 1):
-            raise ConfigError(
-                f"{where}: 'per_epoch' is {per_epoch!r}; it must be a whole number >= 1."
-            )
+        for name, value in recorded.items():
+            if value is not None and (type(value) is not int or value < _RECORDED[name]):
+                raise ConfigError(
+                    f"{where}: '{name}' is {value!r}; it must be a whole number >= "
+                    f"{_RECORDED[name]}."
+                )
         parsed = tuple(parse_cell(c, f"{where}, cell {i}") for i, c in enumerate(cells))
         if len({cell.problem for cell in parsed}) > 1:
             raise ConfigError(f"{where}: the cells of a bundle must share one problem.")
-        return cls(parsed, per_epoch)
+        return cls(parsed, **recorded)
 
 
 @dataclass(frozen=True)

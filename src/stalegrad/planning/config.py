@@ -139,9 +139,14 @@ class TrajectoryCases(Cases):
 
 
 class Trajectory(TrajectoryCases):
-    """Runs recorded at their start and `per_epoch` times in every epoch."""
+    """Runs recorded at their start and `per_epoch` times in every epoch.
+
+    gradient_batches: record also the variance of the gradient over so many minibatches, and the
+    length of their mean (see `training.gradient_noise`); null records neither.
+    """
 
     per_epoch: Count
+    gradient_batches: Annotated[int, Field(ge=2)] | None = None
     quick: TrajectoryCases | None = None
     smoke: TrajectoryCases | None = None
 

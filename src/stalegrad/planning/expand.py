@@ -65,7 +65,16 @@ def _recorded(
             f"{where}: the runs differ in their 'problem'; they must share one, so take it out of "
             f"'axes' and 'cases'."
         )
-    return Bundle(cells, at_preset(trajectory, preset_name)["per_epoch"])
+    merged = at_preset(trajectory, preset_name)
+    batches = merged.get("gradient_batches")
+    for cell in cells:
+        if (batches or 0) * cell.batch_size > cell.problem.samples():
+            raise ConfigError(
+                f"{where}: 'gradient_batches' is {batches}, and so many minibatches of "
+                f"{cell.batch_size} are more than the {cell.problem.samples()} training samples; "
+                f"take fewer."
+            )
+    return Bundle(cells, merged["per_epoch"], batches)
 
 
 def study_landscapes(

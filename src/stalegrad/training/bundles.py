@@ -41,6 +41,7 @@ from stalegrad.training import memory, replay, stepping
 from stalegrad.training.backends import Backend, make_backend, resolve_device
 from stalegrad.training.cards import own_card
 from stalegrad.training.checkpoints import load_checkpoint, save_checkpoint
+from stalegrad.training.gradient_noise import gradient_noise
 from stalegrad.training.machine import (
     describe_machine,
     dispatch,
@@ -152,7 +153,8 @@ def train_bundle(
 
     Where the bundle has `per_epoch`, there is a row for the start too, which has no train_loss;
     `epoch` goes up in fractions, train_loss is of the stretch since the row before, and the cells'
-    columns follow the run.
+    columns follow the run. Where it has `gradient_batches`, the columns of `gradient_noise` follow
+    the metrics.
 
     weights: write here (npz) the array `weights` [rows, P] (float32), those of each row.
 
@@ -355,7 +357,8 @@ def _begin(task: Task, backend: Backend, bundle: Bundle, part: Part) -> tuple[Pa
     if bundle.per_epoch is None:
         return part, state
     runs = len(part.planned)
-    return _recorded(part, state, [math.nan] * runs, [True] * runs, backend), state
+    metrics = _metrics(task, backend, bundle, part, state)
+    return _recorded(part, state, [math.nan] * runs, [True] * runs, metrics), state
 
 
 def _plan_parts(
@@ -420,7 +423,8 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
         ok and (math.isfinite(loss) or not _arrivals(p.run, state.epoch))
         for p, ok, loss in zip(here, finite, losses.tolist(), strict=True)
     ]
-    part = _recorded(part, state, losses.tolist(), survives, backend)
+    metrics = _metrics(task, backend, bundle, part, state)
+    part = _recorded(part, state, losses.tolist(), survives, metrics)
     if not all(survives):
         state = state.keep([i for i, survived in enumerate(survives) if survived])
     remaining = iter(survives)
@@ -430,11 +434,25 @@ def _advance(task: Task, backend: Backend, bundle: Bundle, part: Part) -> Part:
     return replace(part, state=state.keep([])) if part.done else part
 
 
+def _metrics(
+    task: Task, backend: Backend, bundle: Bundle, part: Part, state: ReplayState
+) -> dict[str, list[float]]:
+    """What is recorded of the weights of the runs in `state`, one value a run."""
+    found = backend.metrics(state.weights)
+    if batches := bundle.gradient_batches:
+        size = part.running[0].cell.batch_size
+        found = found | gradient_noise(task, backend, state.weights, size, batches)
+    return {name: value.tolist() for name, value in found.items()}
+
+
 def _recorded(
-    part: Part, state: ReplayState, losses: list[float], survives: list[bool], backend: Backend
+    part: Part,
+    state: ReplayState,
+    losses: list[float],
+    survives: list[bool],
+    metrics: dict[str, list[float]],
 ) -> Part:
     """The part with a row of history for each of its runs, at the stop of `state`."""
-    metrics = {name: value.tolist() for name, value in backend.metrics(state.weights).items()}
     rows = tuple(
         {
             "run": p.cell.hash,
