@@ -29,6 +29,7 @@ from stalegrad.planning.expand import study_cells
 from stalegrad.training import bundles
 
 ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "tests" / "recordings" / "chain.csv.gz"
 SMALL = ["--dataset", "mnist", "--train-samples", "160", "--test-samples", "50"]
 CELL = [*SMALL, "--lr", "0.05", "--momentum", "0.9", "--delay", "1"]
 CELL += ["--batch-size", "20", "--epochs", "3", "--threads", "1"]
@@ -112,17 +113,19 @@ def test_the_examples_of_run_are_cells(workplace, capsys):
     text = capsys.readouterr().out.partition("examples:\n")[2].replace("\\\n", " ")
     assert "--study STUDY" in text
     text = text.replace("STUDY", "jain2018")  # one that has the example's hash
+    text = text.replace("results/traces/TRACE.csv", str(RECORDED))
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert len(lines) >= 3
     for _, *arguments in lines:
         options = cli.parser_for(arguments).parse_args(arguments)
-        assert cell_of(options).batch_size == 64
+        assert cell_of(options).batch_size == (10 if options.trace else 64)
 
 
 def test_commands_in_the_documents_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     documents = [ROOT / "README.md", ROOT / "measured" / "README.md", *ROOT.glob("docs/*.md")]
     text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")
+    text = text.replace(" ten.csv.gz", f" {RECORDED}")
     lines = re.findall(r"^ {4}stalegrad (.*)$", text, re.MULTILINE)
     assert len(lines) >= 10
     for line in lines:

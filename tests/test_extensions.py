@@ -83,7 +83,7 @@ def test_a_cluster_read_from_a_file_is_one_file(copy):
     pd.DataFrame(rows).to_csv(copy / "arrivals.csv", index=False)
     run = {"problem": "least_squares", "rows": 64, "dimension": 8, "epoch_samples": 128}
     run |= {"partition": "independent", "lr": 0.1, "batch_size": 16, "epochs": 2}
-    run |= {"cluster": "recorded", "trace": "arrivals.csv"}
+    run |= {"cluster": "recorded", "file": "arrivals.csv"}
 
     recorded, history = train(copy, **run)
     assert list(history["mean_staleness"]) == [1.5, 1.5]

@@ -109,14 +109,14 @@ def test_patches_on_a_gpu_take_more_than_layers(data_folder):
 
 
 def test_on_a_gpu_the_samples_of_an_epoch_are_looked_up_in_a_table(data_folder):
-    """It has the 320 samples of the longest epoch, and is there twice while it is filled."""
+    """It has the 160 samples of the longest epoch, and is there twice while it is filled."""
     cell = small_cell(batch_size=16)
     task = task_of(cell, data_folder)
     (planned,) = plan_runs([cell], task.train[1].numpy())
     on_gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"))
     more = need(replace(task, train=(on_gpu, task.train[1])), [planned.run]).held
     more -= need(task, [planned.run]).held
-    assert more == pytest.approx(2 * 320 * 8 / 1e6)
+    assert more == pytest.approx(2 * 160 * 8 / 1e6)
 
 
 # ---- the plan ----

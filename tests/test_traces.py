@@ -59,17 +59,21 @@ def written(file: Path, lines: list[str]) -> Path:
 
 # ---- schedules as traces ----
 
+
+def server_of(way: dict, **keys: object) -> ParameterServer:
+    return ParameterServer(**keys, **way)
+
+
 CLUSTERS = st.one_of(
     st.builds(
-        ParameterServer,
+        server_of,
         workers=st.integers(1, 6),
         compute_ms=st.floats(0.5, 20.0),
         jitter=st.floats(0, 0.5),
         delay_ms=st.sampled_from([0.0, 30.0]),
         delayed=st.sampled_from(["all", "one", "only"]),
         network_ms=st.sampled_from([0.0, 1.0]),
-        pull=st.sampled_from(["after", "before"]),
-        synchronous=st.booleans(),
+        way=st.sampled_from([{"pull": "after"}, {"pull": "before"}, {"synchronous": True}]),
     ),
     st.builds(
         HubAndSpoke,

@@ -15,14 +15,14 @@ COLUMNS = ("seconds", "worker", "read_version")
 class Recorded:
     """Gradients arrive as they were recorded; the server updates its weights by each.
 
-    trace: a CSV with the columns seconds, worker and read_version, one row an arrival in the order
+    file: a CSV with the columns seconds, worker and read_version, one row an arrival in the order
     of time: read_version is the number of updates in the weights that the gradient was computed at.
     """
 
-    trace: str
+    file: str
 
     def files(self) -> tuple[str, ...]:
-        return (self.trace,)
+        return (self.file,)
 
     def streams(self) -> int:
         return 1
@@ -39,7 +39,7 @@ class Recorded:
         workload.check(self.streams(), 1)
         if (count := len(self._arrivals())) < workload.total:
             raise ValueError(
-                f"{self.trace} has {count} arrivals, fewer than the {workload.total} minibatches; "
+                f"{self.file} has {count} arrivals, fewer than the {workload.total} minibatches; "
                 f"choose fewer 'epochs'"
             )
 
@@ -58,7 +58,7 @@ class Recorded:
 
     def _arrivals(self) -> np.ndarray:
         """The rows of the record, with fields named COLUMNS."""
-        rows = np.genfromtxt(Path(self.trace), delimiter=",", names=True, ndmin=1)
+        rows = np.genfromtxt(Path(self.file), delimiter=",", names=True, ndmin=1)
         if rows.dtype.names != COLUMNS:
-            raise DataError(f"{self.trace}: its columns must be {', '.join(COLUMNS)}, in order.")
+            raise DataError(f"{self.file}: its columns must be {', '.join(COLUMNS)}, in order.")
         return rows

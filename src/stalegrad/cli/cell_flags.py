@@ -162,8 +162,9 @@ def cell_of(options: argparse.Namespace) -> "Cell":
     from stalegrad.planning.cell import parse_cell
 
     where = "command line"
+    values = values_of(options, where)
     with named_by_flag(_flags_of(options.chosen)):
-        return parse_cell(values_of(options, where), where)
+        return parse_cell(values, where)
 
 
 def values_of(options: argparse.Namespace, where: str) -> dict[str, Any]:

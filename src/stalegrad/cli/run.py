@@ -117,7 +117,7 @@ def _compared(cell: "Cell", trace: Path, weights: Path) -> str:
 
     recorded = read_trace(trace)
     values = {k: v for k, v in cell.as_dict().items() if k != "cluster"}
-    with np.load(weights) as content:
+    with np.load(weights, allow_pickle=False) as content:
         last = np.ascontiguousarray(content["weights"][-1])
     if (digest := recorded.event("weights")) is None:
         return f"{trace} does not say with which weights its recording ended"
