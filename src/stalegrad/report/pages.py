@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from stalegrad.analysis.claims import VERDICTS, fragile
+from stalegrad.analysis.results import read_csv
 from stalegrad.io.wording import claim_title, duration
 from stalegrad.planning.config import Product
 from stalegrad.planning.plan import Plan
@@ -30,6 +31,7 @@ _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it
 
 # What `criteria.csv` has for a criterion that was left as it was.
 UNCHANGED = "unchanged"
+NEW = "none"  # the criterion of before, of a claim that is new
 _MARKS = dict(zip(VERDICTS, ("reproduced", "partly", "notreproduced", "cannottell"), strict=True))
 
 
@@ -318,14 +320,18 @@ def _printed_row(row: Mapping[str, object]) -> str:
 
 
 def _criteria(plan: Plan, verdicts: pd.DataFrame) -> str:
-    r"""`\criteriatable`: criteria that were changed after runs, from each study's file of them."""
+    r"""`\criteriatable`: criteria that were changed after runs, from each study's file of them.
+
+    Raises ResultError where such a file is not readable.
+    """
     lines = []
     now = verdicts.set_index(["study", "claim"])["verdict"]
     for study, home in plan.homes.items():
-        frame = read_if_there(home / CRITERIA)
-        if frame.empty:
+        if not (home / CRITERIA).exists():
             continue
-        frame = frame[frame["new_criterion"] != UNCHANGED].fillna("")
+        frame = read_csv(home / CRITERIA, "claim", "old_criterion", "old_verdict", "new_criterion")
+        frame = frame[(frame["new_criterion"] != UNCHANGED) & (frame["old_criterion"] != NEW)]
+        frame = frame.fillna("")
         lines.append(rf"\matrixstudy{{5}}{{{escape(plan.studies[study].title)}}}")
         for row in frame.to_dict("records"):
             verdict = now.get((study, row["claim"]))
@@ -388,7 +394,7 @@ def _interval(row: Mapping[str, object]) -> str:
 
 
 def _environments(plan: Plan, folder: Path) -> str:
-    """What the runs were made on: one row for each commit, device and set of versions."""
+    """What the runs were made on: one row for each device and set of versions."""
     frames = [provenance(plan, study, folder).assign(study=study) for study in plan.studies]
     rows = pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()])
     if rows.empty:
@@ -396,14 +402,15 @@ def _environments(plan: Plan, folder: Path) -> str:
             r"\missing{No training run of this report has left a record of where it was made.}"
             + "\n"
         )
-    keys = ["study", "commit", "device", "backend", "torch", "python"]
-    rows[keys] = rows[keys].fillna("").astype(str)
+    keys = ["study", "device", "backend", "torch", "python"]
+    rows[[*keys, "commit"]] = rows[[*keys, "commit"]].fillna("").astype(str)
     lines = []
-    for (study, commit, device, *versions), part in rows.groupby(keys):
+    for (study, device, *versions), part in rows.groupby(keys):
+        commits = part.loc[part["commit"] != "", "commit"].unique()
         seconds = part["wall_seconds"].sum()
         cells = [
             code(study),
-            code(short(commit)) if commit else "--",
+            code(short(commits[0])) if len(commits) == 1 else shown(len(commits)),
             escape(device),
             *map(escape, versions),
             shown(int(part["runs"].sum())),
