@@ -350,7 +350,7 @@ def test_printed_numbers_are_judged_in_a_table(tmp_path):
 
 
 def test_changed_criteria_are_told(tmp_path):
-    """With the verdict then and now; what was left as it was is not."""
+    """With the verdict then and now; what was left as it was, or is new, is not."""
     plan = made_up_plan(tmp_path)
     study, home = next(iter(plan.homes.items()))
     rows = [
@@ -365,8 +365,10 @@ def test_changed_criteria_are_told(tmp_path):
     assert (
         r"In part & 5 \% in 3 of 4 & \verdictmark{reproduced} & \verdictmark{partly} & It " in text
     )
-    assert r"New one & none & -- & -- & Nothing answered" in text
-    assert "Left alone" not in text
+    assert "Left alone" not in text and "New one" not in text
+    (home / "criteria.csv").write_text("claim,reason\none,two,three\n")
+    with pytest.raises(ResultError, match=r"criteria\.csv is not a readable CSV"):
+        write_sources(plan, tmp_path, PAPER)
 
 
 def test_only_named_values_are_written_and_missing_ones_are_noted():
