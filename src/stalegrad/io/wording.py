@@ -6,6 +6,7 @@ import re
 _SPELT = {
     **{word: word.upper() for word in ("sgd", "asgd", "ssgd", "pca")},
     **{"adam": "Adam", "lenet": "LeNet-5", "warmup": "warm-up"},
+    **{"littles": "Little's", "lordens": "Lorden's"},
 }
 _FRACTION = re.compile(r"0\d+")  # a name cannot hold a point: 05 is 0.5
 _DURATION = r"(?:([\d,]+) h )?(?:([\d,]+) min)?(?:(\d+) s)?"
