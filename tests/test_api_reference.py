@@ -22,7 +22,7 @@ PAGES = {
     "stalegrad/planning/expand.html": ["study_cells", "with_keys"],
     "stalegrad/training/replay.html": ["class ReplayState", "advance_in_steps"],
     "stalegrad/rules/adam.html": ["class Adam", "beta1"],
-    "stalegrad/analysis/claims.html": ["class Finding", "judge", "paired_tests"],
+    "stalegrad/analysis/claims.html": ["class Finding", "judge", "claims_of"],
     "stalegrad/clusters/parameter_server.html": ["class ParameterServer", "compute_ms"],
     # A search in all pages, by pdoc's own script and index.
     "stalegrad.html?search=advance_captured": ["stalegrad.training.cuda_graph.advance_captured"],
