@@ -45,6 +45,7 @@ RULES: dict[str, dict[str, Any]] = {
         **{"name": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": True, "clip_norm": 1.0}
     },
     "adam, warm-up": {"name": "adam", "lr": 0.001, "warmup_epochs": 1.0},
+    "adagrad": {"name": "adagrad", "lr": 0.01},
     "dc_asgd": {"name": "dc_asgd", "lr": 0.02, "compensation": 1.0},
     "dc_asgd, adaptive": {"name": "dc_asgd", "lr": 0.02, "compensation": 1.0, "adaptive": True},
     "delay_adaptive": {"name": "delay_adaptive", "lr": 0.05, "concurrency": 2},
