@@ -204,6 +204,7 @@ def server(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # so that all of it can be ended below, and looked for
+            preexec_fn=heed_interrupts,
         )
         started.append(process)
         return process
