@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkout import until
+from checkout import heed_interrupts, until
 
 from stalegrad import cli
 from stalegrad.io.errors import ConfigError, DataError
