@@ -56,9 +56,11 @@ def fig1(results: StudyResults) -> Figure:
 
 def fig2(results: StudyResults) -> Figure:
     """Mean staleness of the first fifty updates, with the limits, at both communication times."""
+    clusters = simulated(results, "fig2")
+    courses = [by_update(results, "fig2", int(index)) for index in clusters.index]
     figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
-    for index, cluster in simulated(results, "fig2").iterrows():
-        course, t_c = by_update(results, "fig2", int(index)), cluster["communication_time"]
+    for (_, cluster), course in zip(clusters.iterrows(), courses, strict=True):
+        t_c = cluster["communication_time"]
         marker = "o" if t_c else "s"
         for shift, name, colour, face in (
             (1 / cluster["minibatches_per_update"], "after the update", AFTER, AFTER),
@@ -82,6 +84,7 @@ def fig2(results: StudyResults) -> Figure:
 def fig3(results: StudyResults) -> Figure:
     """Error against simulated time of the two cases, one panel a step size, and at the best."""
     curves = error_curves(results)
+    best = tuned(error_curves(results, ("fig3", "fig3_steps")))
     steps = sorted(curves["lr"].unique())
     columns = 3 if len(steps) > 1 else 2
     figure, axes = style.panels(-(-(len(steps) + 1) // columns), columns, 1.4,
@@ -93,7 +96,7 @@ def fig3(results: StudyResults) -> Figure:
             ax.semilogy(middle.index, middle, color=colour, linestyle=line)
             ax.fill_between(low.index, low, high, color=colour, alpha=0.25, linewidth=0)
         ax.set_title(f"step {lr:g}")
-    best, ax = tuned(error_curves(results, ("fig3", "fig3_steps"))), axes.flat[len(steps)]
+    ax = axes.flat[len(steps)]
     ax.semilogy(best.index, best["case_1"], color=CASE_1, label="Case 1: $b=1$, $K=10$")
     ax.semilogy(best.index, best["case_2"], color=CASE_2, linestyle="--",
                 label="Case 2: $b=10$, $K=1$")  # fmt: skip
