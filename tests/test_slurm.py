@@ -136,7 +136,7 @@ def test_srun_records_with_a_server_and_workers(tmp_path):
     flags = ["--problem", "chain", "--lr", "0.01", "--batch-size", "16", "--epochs", "1"]
     command = [sys.executable, "-m", "stalegrad", "record", *flags, "--output", str(file)]
     done = subprocess.run(
-        ["srun", "-n", "3", "--oversubscribe", "--mem=0", *command],
+        ["srun", "-n", "3", "--overcommit", "--mem=0", *command],
         cwd=tmp_path,
         capture_output=True,
         text=True,
