@@ -4,6 +4,8 @@ A stage is a generator of rows. What it has made so far is kept whatever ends it
 end of the command's time, or an error, which the results then name.
 """
 
+import functools
+import itertools
 import signal
 import statistics
 import sys
@@ -60,8 +62,11 @@ CLUSTERS: dict[str, dict[str, Any]] = {
     "synchronous": {"cluster": _SERVER | {"synchronous": True}, "partition": "dataset"},
     "heterogeneous": {"cluster": {"name": "heterogeneous", "workers": 3, "slowest": 4.0}},
 }
-# Of the weights after two epochs, relative to their norm, against the same runs on the CPU.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
+# Of the weights after two epochs, relative to their norm, against the same runs on the CPU: what is
+# allowed in float64, and in float32 as a multiple of what rounding does. That depends on the rule
+# (AdaGrad's first step is the sign of each gradient, however small) and on luck, so it is measured:
+# how far the CPU's runs in float32 are from those in float64, at most, on any of the clusters.
+EXACT, ROUNDINGS = 1e-12, 5.0
 
 
 @dataclass(frozen=True)
@@ -212,12 +217,16 @@ def exactness(bench: Bench) -> Iterator[dict[str, Any]]:
     if bench.device.type == "cuda":
         yield attempted({"what": "no step waits for the host"}, lambda: _waits(other, targets))
     for rule in RULES:
+        runs = {}
         for cluster in CLUSTERS:
             cells = [_exact_cell(sizes, rule, cluster, seed) for seed in (1, 2)]
-            runs = [planned.run for planned in plan_runs(cells, targets)]
-            for dtype in TOLERANCES:
-                about = {"rule": rule, "cluster": cluster, "dtype": str(dtype).partition(".")[2]}
-                yield attempted(about, lambda r=runs, d=dtype: _held_to(own, other, r, d))
+            runs[cluster] = [planned.run for planned in plan_runs(cells, targets)]
+        rounding = max(_rounding(own, each) for each in runs.values())
+        for cluster, dtype in itertools.product(CLUSTERS, (torch.float64, torch.float32)):
+            about = {"rule": rule, "cluster": cluster, "dtype": str(dtype).partition(".")[2]}
+            allowed = EXACT if dtype == torch.float64 else ROUNDINGS * rounding
+            held = functools.partial(_held_to, own, other, runs[cluster], dtype, allowed)
+            yield attempted(about, held)
     yield attempted(
         {"what": f"{sizes.captures} captures after the first"}, lambda: _growth(bench, other)
     )
@@ -234,20 +243,36 @@ def _exact_cell(sizes: Sizes, rule: str, cluster: str, seed: int) -> Cell:
     return parse_cell(values, "benchmarks/gpu")
 
 
-def _held_to(own: Task, other: Task, runs: list[Run], dtype: torch.dtype) -> dict[str, Any]:
-    with torch_threads(1):  # small tensors: more would wait for each other
-        wanted, _ = _end_of(own, runs, dtype, in_lockstep(own), replay.advance_in_steps)
+def _held_to(
+    own: Task, other: Task, runs: list[Run], dtype: torch.dtype, allowed: float
+) -> dict[str, Any]:
+    wanted = _on_cpu(own, runs, dtype)
     backend = BatchedBackend(other)
     with not_captured():
         called, _ = _end_of(other, runs, dtype, backend, cuda_graph.advance_captured)
     found, captured = _end_of(other, runs, dtype, backend, cuda_graph.advance_captured)
-    error = ((found - wanted).norm() / wanted.norm()).item()
+    error = _distance(found, wanted)
     return {
         "relative error": f"{error:.1e}",
-        "within": error <= TOLERANCES[dtype],
+        "allowed": f"{allowed:.1e}",
+        "within": error <= allowed,
         "captured": captured,
         "as called": torch.equal(found, called),
     }
+
+
+def _on_cpu(task: Task, runs: list[Run], dtype: torch.dtype) -> torch.Tensor:
+    with torch_threads(1):  # small tensors: more would wait for each other
+        return _end_of(task, runs, dtype, in_lockstep(task), replay.advance_in_steps)[0]
+
+
+def _rounding(task: Task, runs: list[Run]) -> float:
+    return _distance(*(_on_cpu(task, runs, dtype) for dtype in (torch.float32, torch.float64)))
+
+
+def _distance(weights: torch.Tensor, exact: torch.Tensor) -> float:
+    """Relative to the norm of `exact`."""
+    return ((weights.double() - exact).norm() / exact.norm()).item()
 
 
 def in_lockstep(task: Task) -> VmapBackend:

@@ -24,6 +24,7 @@ from helpers import small_cell
 from stalegrad.io import datasets
 from stalegrad.io.datasets import fetch_dataset
 from stalegrad.planning.bundle import Bundle
+from stalegrad.planning.plan import Plan
 from stalegrad.training.bundles import Place, train_bundle
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,7 @@ EPOCHS = 100  # three seconds of training
 # ---- killed ----
 
 KILLS = 20
+STUDY_2020 = ("--config", "preset=smoke", "studies=[allawati2020]", "--")
 STUDY = ("--config", "preset=smoke", "studies=[jain2018]", f"data_folder={DATA}")
 
 
@@ -133,6 +135,40 @@ def test_killed_at_random_moments_the_same_command_gives_the_same_bytes(tmp_path
             end_session(process)
     leftovers = [p.name for p in disturbed.results.rglob("*") if p.name.endswith(".part")]
     assert leftovers == []
+
+
+DIES = """
+
+import os
+import signal
+
+_whole_table = {table}
+
+
+def {table}(results: StudyResults) -> Table:
+    if "DIES" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _whole_table(results)
+"""
+
+
+@pytest.mark.parametrize("table", ["theory_vs_simulation", "cases"])
+def test_a_job_killed_among_its_files_makes_them_all_the_next_time(checkout, table):
+    """Where only its last file is asked for; before the first of its tables and after some."""
+    checkout.has_all_studies()
+    (checkout.folder / "studies").unlink()
+    shutil.copytree(ROOT / "studies", checkout.folder / "studies")
+    with open(checkout.folder / "studies" / "allawati2020" / "tables.py", "a") as file:
+        file.write(DIES.format(table=table))
+    command = [*STUDY_2020, "results/smoke/verdicts.csv"]
+    done = checkout.run(*command, DIES="yes")
+    assert done.returncode != 0 and "Error in rule judge_allawati2020" in done.stdout
+    done = checkout.run(*command)
+    assert done.returncode == 0, done.stdout[-5000:]
+    plan = Plan.load({"preset": "smoke", "studies": ["allawati2020"]})
+    names = [f"allawati2020_{name}" for name in plan.studies["allawati2020"].tables]
+    made = {path.name for path in (checkout.results / "tables").iterdir()}
+    assert made == {f"{name}.{kind}" for name in names for kind in ("csv", "tex", "rst")}
 
 
 # ---- interrupted ----
@@ -380,7 +416,6 @@ def test_code_changed_after_the_clock_was_set_back_is_not_overlooked(checkout, o
     assert asked_for(checkout, *command, **own) == {"train_short_long", "collect_runs"}
 
 
-STUDY_2020 = ("--config", "preset=smoke", "studies=[allawati2020]", "--")
 MADE_2020 = ("results/smoke/verdicts.csv", "results/smoke/figures/allawati2020_fig3.pdf")
 JUDGED, PLOTTED = {"judge_allawati2020", "collect_verdicts"}, {"plot_allawati2020"}
 

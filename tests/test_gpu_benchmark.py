@@ -137,9 +137,12 @@ def test_a_gradient_that_is_a_little_wrong_is_found(
         gradients, losses = right(self, *arguments)
         return gradients * (1 + error), losses
 
-    assert on_gpu._held_to(task, task, runs, dtype)["within"]
+    allowed = on_gpu.EXACT
+    if dtype == torch.float32:
+        allowed = on_gpu.ROUNDINGS * on_gpu._rounding(task, runs)
+    assert on_gpu._held_to(task, task, runs, dtype, allowed)["within"]
     monkeypatch.setattr(on_gpu.BatchedBackend, "gradients", wrong)
-    assert not on_gpu._held_to(task, task, runs, dtype)["within"]
+    assert not on_gpu._held_to(task, task, runs, dtype, allowed)["within"]
 
 
 # ---- limits ----

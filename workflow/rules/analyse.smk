@@ -8,6 +8,11 @@ rule collect_runs:
             f"{RESULTS}/{wildcards.study}/bundles/{bundle}.csv"
             for bundle in PLAN.bundles[wildcards.study]
         ],
+        # Not read. A bundle that was trained but for its provenance is trained to the end.
+        provenance=lambda wildcards: [
+            f"{RESULTS}/{wildcards.study}/bundles/{bundle}.csv.provenance.json"
+            for bundle in PLAN.bundles[wildcards.study]
+        ],
         code=lambda wildcards: as_inputs(freshness.code_of("analysis.archive")),
     output:
         runs=f"{RESULTS}/{{study}}/runs.csv",

@@ -77,8 +77,9 @@ VERDICTS = [f"{RESULTS}/{study}/verdicts.csv" for study in PLAN.studies]
 
 
 def results_of(study):
-    """Everything gathered of a study: what its figures, tables and claims read."""
-    return [f"{RESULTS}/{study}/{file}" for file in PLAN.outputs(study)]
+    """Everything gathered of a study: what its figures, tables and claims read, and the provenance."""
+    kept = [files["provenance"] for files in PLAN.products_kept(study).values()]
+    return [f"{RESULTS}/{study}/{file}" for file in [*PLAN.outputs(study), *kept]]
 
 
 def files_of(study, kind, suffix):

@@ -20,6 +20,7 @@ with logged(snakemake.log[0]):
     folder = output.parent
     results = StudyResults(Path(snakemake.params.home), folder.parent.name, folder)
     verdicts = judge(results).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_atomically(output, verdicts)
     stand_in = not_measured if snakemake.params.measured_only else None
     make_all("tables", results, snakemake.params.tables, write, stand_in)
+    # Last, since Snakemake takes a failed job for done once there is what was asked for.
+    write_atomically(output, verdicts)

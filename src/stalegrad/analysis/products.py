@@ -44,8 +44,10 @@ def make_all(
     for name, product in products.items():
         path = results.folder.parent / kind / f"{results.study}_{name}"
         try:
-            write(path, _made(maker(kind, results.home, name, product["make"]), results, stand_in))
+            made = _made(maker(kind, results.home, name, product["make"]), results, stand_in)
+            # Before the product: a job that was ended between is run again where that is missing.
             write_atomically(path.with_suffix(".rst"), f"{product['caption']}\n")
+            write(path, made)
         except Exception as error:  # whatever it is, the others do not depend on it
             traceback.print_exc()
             failed.append(f"{path.name} ({' '.join(str(error).split()) or type(error).__name__})")
