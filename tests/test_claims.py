@@ -25,10 +25,9 @@ from stalegrad.analysis.comparisons import (
     compare,
     compare_kinds,
     compare_runs,
+    jackknife,
     mean_interval,
     paired_tests,
-    seed_interval,
-    share_interval,
 )
 from stalegrad.analysis.results import StudyResults
 from stalegrad.io.errors import ConfigError, ResultError
@@ -257,15 +256,6 @@ def test_share_verdict_with_other_bounds():
     assert share_verdict(0.2, most=0.7, some=0.2) == PARTLY
 
 
-@pytest.mark.parametrize(("held", "count"), [(0, 5), (3, 10), (10, 10), (271, 300)])
-def test_share_interval_is_clopper_and_pearsons(held, count):
-    """By the quantiles of the beta distribution, and 0 and 1 at the ends."""
-    low, high = share_interval([True] * held + [False] * (count - held))
-    failed = count - held
-    assert low == pytest.approx(stats.beta.ppf(0.025, held, failed + 1) if held else 0.0)
-    assert high == pytest.approx(stats.beta.ppf(0.975, held + 1, failed) if failed else 1.0)
-
-
 def test_paired_tests_are_students_with_the_false_discovery_rate_over_cells():
     rng = np.random.default_rng(1)
     seeds = 100 * rng.standard_normal(6)  # common to both: a test without pairs would see nothing
@@ -346,12 +336,6 @@ def test_runs_are_paired_by_seed_and_by_what_they_share():
     assert "A is above B beyond chance in 2 of 2 cells and below in 0" in kinds
 
 
-def test_share_interval_by_hand():
-    """All of five: 0.025^(1/5). Of none there is no interval."""
-    assert share_interval(pd.Series([True] * 5)) == pytest.approx((0.025**0.2, 1.0))
-    assert np.isnan(share_interval([])).all()
-
-
 def test_mean_interval_is_students():
     """Three values: t is 4.3027 with two degrees of freedom."""
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx(
@@ -362,21 +346,26 @@ def test_mean_interval_is_students():
     assert mean_interval(pd.Series(values)) == pytest.approx((wanted.low, wanted.high))
 
 
-def test_seed_interval_of_a_mean_is_students():
+def jackknife_of(runs, statistic):
+    without = [statistic(runs[runs["seed"] != seed]) for seed in runs["seed"].unique()]
+    return jackknife(statistic(runs), without)
+
+
+def test_jackknife_of_a_mean_is_students():
     """However many runs a seed has, so long as all have as many."""
     runs = pd.DataFrame({"seed": [1, 1, 2, 2, 3, 3], "x": [0.2, 0.4, 0.9, 0.5, 0.1, 0.6]})
     by_seed = runs.groupby("seed")["x"].mean()
-    assert seed_interval(runs, lambda r: r["x"].mean()) == pytest.approx(mean_interval(by_seed))
+    assert jackknife_of(runs, lambda r: r["x"].mean()) == pytest.approx(mean_interval(by_seed))
 
 
-def test_seed_interval_lies_around_the_statistic_itself():
+def test_jackknife_lies_around_the_statistic_itself():
     """Of a ratio of means, which is not the mean over seeds of their ratios; by hand."""
     runs = pd.DataFrame({"seed": [1, 2, 3], "x": [1.0, 2.0, 6.0], "y": [1.0, 1.0, 4.0]})
     ratio = lambda r: r["x"].mean() / r["y"].mean()  # noqa: E731
     without = np.array([8 / 5, 7 / 5, 3 / 2])
     half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * ((without - without.mean()) ** 2).sum())
-    assert seed_interval(runs, ratio) == pytest.approx((1.5 - half, 1.5 + half))
-    assert np.isnan(seed_interval(runs[runs["seed"] == 1], ratio)).all()
+    assert jackknife_of(runs, ratio) == pytest.approx((1.5 - half, 1.5 + half))
+    assert np.isnan(jackknife_of(runs[runs["seed"] == 1], ratio)).all()
 
 
 @pytest.mark.parametrize("values", [[], [0.7]])

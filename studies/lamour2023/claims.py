@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from stalegrad.analysis.claims import (
-    NOT_REPRODUCED,
-    REPRODUCED,
     Finding,
     Threshold,
     cannot_tell,
     claim,
+    verdict_of,
 )
 from stalegrad.analysis.comparisons import compare_kinds, compare_runs, mean_interval
 from stalegrad.analysis.nulls import Null, same_as, whatever
@@ -92,10 +91,6 @@ def _no_worker_effect(*grids: str) -> Null:
     return Null(words, whatever(["workers", "machine_ms"], grids), draws=20)
 
 
-def _verdict(threshold_met: bool) -> str:
-    return REPRODUCED if threshold_met else NOT_REPRODUCED
-
-
 def _uncalibrated(cells: pd.DataFrame) -> pd.DataFrame:
     """Rows of Table II without the cell that the spread is calibrated on."""
     calibrated = (cells["mode"] == "async") & (cells["delayed_workers"] == "none")
@@ -133,7 +128,7 @@ def synchronous_like_asynchronous_without_delay(results: StudyResults, most: flo
     worst = apart.abs().idxmax()
     value = float(apart.abs().mean())
     return Finding(
-        _verdict(value <= most),
+        verdict_of([value <= most]),
         "mean absolute difference of synchronous and asynchronous accuracy, points",
         value,
         f"Furthest apart, by {apart[worst]:+z.1f} points, are {worst[0]} workers with split "
@@ -166,7 +161,7 @@ def split_labels_lower_accuracy(results: StudyResults, least: float) -> Finding:
     """
     drop = label_drop(table2_cells(results), "mean")["points"]
     return Finding(
-        _verdict(drop.min() >= least),
+        verdict_of([drop.min() >= least]),
         "smallest mean accuracy lost to split labels with a slow worker, points",
         float(drop.min()),
         f"The loss is {drop.min():.1f} to {drop.max():.1f} points over {len(drop)} cells, and "
@@ -201,7 +196,7 @@ def split_labels_cost_28_points(results: StudyResults, most: float) -> Finding:
     ours = label_drop(table2_cells(results), "mean")["points"].mean()
     theirs = label_drop(results.published("table2"), PERCENT)["points"].mean()
     return Finding(
-        _verdict(abs(ours - theirs) <= most),
+        verdict_of([abs(ours - theirs) <= most]),
         "distance of the average loss to split labels from the printed cells', points",
         float(abs(ours - theirs)),
         f"The printed cells with a slow worker average {theirs:.1f} points, ours {ours:.1f}.",
@@ -229,7 +224,7 @@ def one_slow_worker_lowers_accuracy(results: StudyResults, least: float) -> Find
     drop = drops.loc[drops["failed"] == 0, "points"]
     value = float(drop.mean())
     return Finding(
-        _verdict(value >= least),
+        verdict_of([value >= least]),
         "mean accuracy lost to one slow worker, points",
         value,
         f"{(drop > 0).sum()} of {len(drop)} cells where both converge end lower.",
@@ -266,7 +261,7 @@ def one_slow_worker_costs_11_per_cent(results: StudyResults, most: float) -> Fin
     kept, printed = (drop.loc[drop["failed"] == 0, "relative"] for drop in drops)
     ours, theirs = kept.mean(), printed.mean()
     return Finding(
-        _verdict(abs(ours - theirs) <= most),
+        verdict_of([abs(ours - theirs) <= most]),
         "distance of the average relative decrease from the printed cells', per cent",
         float(abs(ours - theirs)),
         f"The printed cells that converge average {theirs:.1f} % with a deviation of "
@@ -316,7 +311,7 @@ def outdated_gradients_of_the_slow_worker(results: StudyResults, least: float) -
     if share.empty:
         return cannot_tell(f"A slow worker costs 5 points nowhere: {costs}.")
     return Finding(
-        _verdict(share.min() >= least),
+        verdict_of([share.min() >= least]),
         "least share of the cost of one slow worker that is left where all stop together",
         float(share.min()),
         f"A slow worker costs, with {costs}.",
@@ -357,7 +352,7 @@ def delay_hurts_most_in_large_clusters(results: StudyResults, least: float) -> F
     lost = (plain.reindex(delayed.index) - delayed).groupby(["seed", "workers"]).mean().unstack()
     more = lost[10] - lost[2]
     return Finding(
-        _verdict(more.min() >= least),
+        verdict_of([more.min() >= least]),
         "points lost with 10 workers less those lost with 2, the least of the seeds",
         float(more.min()),
         f"Lost with 2 workers: {lost[2].mean():.1f} points on average, with 10: "
@@ -386,7 +381,7 @@ def larger_model_vanishes_with_workers(results: StudyResults, least: float) -> F
     shares = vanished.groupby(runs["workers"]).mean()
     value = float(shares[10] - shares[2])
     return Finding(
-        _verdict(value > least),
+        verdict_of([value > least]),
         "share of runs near chance with 10 workers less that with 2",
         value,
         "Near chance end "
@@ -426,7 +421,7 @@ def larger_model_synchronous_unchanged(results: StudyResults, most: float) -> Fi
     # A run near chance counts as what parts it from one that has trained.
     apart = float(means.max() - means.min()) if not lost else 100 - NEAR_CHANCE
     return Finding(
-        _verdict(apart <= most),
+        verdict_of([apart <= most]),
         "largest difference between numbers of synchronous workers, points",
         apart,
         "Mean accuracy: "
@@ -464,7 +459,7 @@ def published_compensation_acts(results: StudyResults, least: float) -> Finding:
     gain, loss = apart["final_test_accuracy_difference"], apart["final_test_loss_difference"].abs()
     largest = float(100 * gain.abs().max())
     return Finding(
-        _verdict(largest > least),
+        verdict_of([largest > least]),
         "largest absolute difference in accuracy from the same run without compensation, points",
         largest,
         f"Of {len(apart)} runs {((loss > 0) | (gain != 0)).sum()} differ from the run without "
@@ -500,7 +495,7 @@ def working_compensation_helps(results: StudyResults, least: float) -> Finding:
     lost = int((both["accuracy"] <= NEAR_CHANCE).sum())
     lost_off = int((both["accuracy_off"] <= NEAR_CHANCE).sum())
     return Finding(
-        _verdict(gains.min() >= least),
+        verdict_of([gains.min() >= least]),
         "mean gain over all cells at the worse lambda, points",
         float(gains.min()),
         "The mean gain is "
@@ -543,7 +538,7 @@ def compensation_gains_as_quoted(results: StudyResults, most: float) -> Finding:
     ours = [means[2.0], means[5.0], improved.mean() if len(improved) else 0.0]
     off = np.abs(np.subtract(ours, [7, 3, 16]))
     return Finding(
-        _verdict(off.max() < most),
+        verdict_of([off.max() < most]),
         "largest distance from 7, 3 and 16",
         float(off.max()),
         f"The mean gain is {ours[0]:+z.1f} points at lambda = 2 and {ours[1]:+z.1f} at lambda = 5; "
@@ -569,7 +564,7 @@ def momentum_099_diverges(results: StudyResults, least: float) -> Finding:
     means = results.grid("momentum").groupby("momentum")["final_test_accuracy"].mean()
     value = float(min(means[list(TRAINS)].min(), 1 - means[0.99]))
     return Finding(
-        _verdict(value >= least),
+        verdict_of([value >= least]),
         "least of the accuracies of the four, and of 1 less that at 0.99",
         value,
         "Mean accuracy: " + ", ".join(f"{m:g}: {a:.3f}" for m, a in means.items()) + ".",
@@ -598,7 +593,7 @@ def momentum_05_like_none(results: StudyResults, most: float) -> Finding:
     barrier = _between(results, 0.0, 0.5).max()
     value = float(max(apart.abs().mean() / ALIKE, barrier / BARRIER))
     return Finding(
-        _verdict(value <= most),
+        verdict_of([value <= most]),
         "larger of the mean difference in accuracy, in 3 points, and the barrier, in 0.1",
         value,
         f"The difference is {apart.iloc[0]:+z.1f} points after the first epoch, "
@@ -639,7 +634,7 @@ def momentum_09_in_the_best_minimum(results: StudyResults, least: float) -> Find
     first["test_accuracy"] = by["test_accuracy"].idxmax(axis=1) == 0.9
     share = float(first["train_loss"].mean())
     return Finding(
-        _verdict(share >= least),
+        verdict_of([share >= least]),
         "share of seeds in which 0.9 has the lowest training loss",
         share,
         f"0.9 is first by training loss in {first['train_loss'].sum()} of {len(runs) // 5} seeds, "
@@ -674,7 +669,7 @@ def momentum_095_in_another_minimum(results: StudyResults, least: float) -> Find
     among = pairs[~other].groupby("seed")["barrier"].max()
     apart = lowest - among
     return Finding(
-        _verdict(apart.mean() >= least),
+        verdict_of([apart.mean() >= least]),
         "lowest barrier to 0.95 less the highest among the others, mean over seeds",
         float(apart.mean()),
         f"The lowest barrier between 0.95 and another is {lowest.min():.2f} to {lowest.max():.2f} "
@@ -710,7 +705,7 @@ def momentum_09_is_best(results: StudyResults, least: float) -> Finding:
     wide = both.pivot(index=SLOW_CELL, columns="momentum", values="mean").dropna()
     best = wide.idxmax(axis=1) == 0.9
     return Finding(
-        _verdict(best.mean() > least),
+        verdict_of([best.mean() > least]),
         "share of cells in which momentum 0.9 is best",
         float(best.mean()),
         f"0.9 is best in {best.sum()} of {len(best)} cells; means over cells: "
@@ -751,7 +746,7 @@ def momentum_05_better_than_none(results: StudyResults, least: float) -> Finding
     wide = table3_cells(results).pivot(index=SLOW_CELL, columns="momentum", values="mean")
     gain = wide[0.5] - wide[0.0]
     return Finding(
-        _verdict(gain.mean() >= least),
+        verdict_of([gain.mean() >= least]),
         "mean gain of momentum 0.5 over none, points",
         float(gain.mean()),
         f"0.5 ends higher than none in {(gain > 0).sum()} of {len(gain)} cells.",
@@ -784,7 +779,7 @@ def momentum_099_random_in_larger_clusters(results: StudyResults, most: float) -
     cells = table3_cells(results).query("momentum == 0.99 and workers >= 5")
     random = cells["mean"] <= NEAR_CHANCE
     return Finding(
-        _verdict(cells["mean"].max() <= most),
+        verdict_of([cells["mean"].max() <= most]),
         "largest mean accuracy at momentum 0.99, per cent",
         float(cells["mean"].max()),
         f"{random.sum()} of {len(cells)} cells are near chance; "
@@ -819,7 +814,7 @@ def momentum_needs_care_in_large_clusters(results: StudyResults, least: float) -
     more = means[10] - means[2]
     by_momentum = lost.groupby("workers").mean()
     return Finding(
-        _verdict(more.min() >= least),
+        verdict_of([more.min() >= least]),
         "points lost to momentum with 10 workers less those lost with 2, the least of the seeds",
         float(more.min()),
         "From momentum 0.5 are lost, with 2 and with 10 workers, "
@@ -862,7 +857,7 @@ def cells_without_convergence(results: StudyResults, least: float) -> Finding:
     cells = runs.loc[printed, "cell"].nunique()
     value = float(ours[printed].mean() - ours[~printed].mean())
     return Finding(
-        _verdict(value >= least),
+        verdict_of([value >= least]),
         "share of our seeds near chance in the cells printed NC less that in the others",
         value,
         f"In the {cells} cells printed NC {ours[printed].sum()} of {printed.sum()} runs end near "
@@ -896,7 +891,7 @@ def partitions_save_time(results: StudyResults, least: float) -> Finding:
     split = split[~split["synchronous"].astype(bool) & (split["partition"] == "dataset")]
     ratio = (whole / split.groupby("workers")["simulated_seconds"].mean()).dropna()
     return Finding(
-        _verdict(ratio.min() >= least),
+        verdict_of([ratio.min() >= least]),
         "smallest ratio of training times",
         float(ratio.min()),
         "By counting: without a partition n workers compute n times as many gradients. "
@@ -929,7 +924,7 @@ def tables_cell_by_cell(results: StudyResults, least: float) -> Finding:
     cells = cells.assign(covered=apart <= half + ROUNDED, narrow=half <= NARROW)
     covered, narrow = cells["covered"], cells["narrow"]
     return Finding(
-        _verdict(covered.mean() >= least),
+        verdict_of([covered.mean() >= least]),
         "share of printed cells inside the 95 % prediction interval of our seeds",
         float(covered.mean()),
         f"{covered.sum()} of {len(cells)} printed cells are inside; of the {narrow.sum()} whose "
@@ -963,7 +958,7 @@ def momentum_is_no_regulariser(results: StudyResults, least: float) -> Finding:
     share = float(both[list(OTHER_MOMENTA)].to_numpy().mean())
     gain = _at_equal_training_loss(results)
     return Finding(
-        _verdict(share >= least),
+        verdict_of([share >= least]),
         "share of seeds and momenta with both a larger norm and a larger gap than none",
         share,
         "Mean norm and gap: "
@@ -1001,7 +996,7 @@ def momentum_explores_wider(results: StudyResults, least: float) -> Finding:
     ratio = lengths[0.9] / lengths[0.0]
     means = lengths.mean()
     return Finding(
-        _verdict(ratio.mean() >= least),
+        verdict_of([ratio.mean() >= least]),
         "length of the path at momentum 0.9 over that without, mean over seeds",
         float(ratio.mean()),
         "Mean length: " + ", ".join(f"{m:g}: {means[m]:.2f}" for m in means.index) + ".",
@@ -1034,7 +1029,7 @@ def split_dataset_helps_overcome(results: StudyResults, least: float) -> Finding
     cost = (plain.reindex(slow.index) - slow).groupby(["seed", "partition"]).mean().unstack()
     saved = cost["labels"] - cost["dataset"]
     return Finding(
-        _verdict(saved.min() >= least),
+        verdict_of([saved.min() >= least]),
         "points of the cost of a slow worker that split dataset saves, the least of the seeds",
         float(saved.min()),
         f"A slow worker costs {cost['labels'].mean():.1f} points with split labels and "
@@ -1062,7 +1057,7 @@ def momentum_09_from_tuning(results: StudyResults, least: float) -> Finding:
     wide = runs.pivot(index="seed", columns="momentum", values="accuracy")
     best = wide.idxmax(axis=1) == 0.9
     return Finding(
-        _verdict(best.mean() >= least),
+        verdict_of([best.mean() >= least]),
         "share of seeds in which 0.9 is best with one worker",
         float(best.mean()),
         "Mean accuracy: "
@@ -1101,7 +1096,7 @@ def table_1_recalls(results: StudyResults, most: float) -> Finding:
     theirs = np.sort(results.published("table1")["recall_percent"].to_numpy())
     value = float(np.abs(ours - theirs).mean())
     return Finding(
-        _verdict(value <= most),
+        verdict_of([value <= most]),
         "mean distance of the sorted recalls of Table I from ours, points",
         value,
         f"The lowest three recalls are {', '.join(f'{r:.0f}' for r in theirs[:3])} % printed and "
@@ -1134,7 +1129,7 @@ def slow_workers_harm_training(results: StudyResults, least: float) -> Finding:
     loss = late.groupby(["seed", late["delay_ms"] > 0])["test_loss"].mean().unstack()
     apart = loss[True] - loss[False]
     return Finding(
-        _verdict(apart.min() >= least),
+        verdict_of([apart.min() >= least]),
         "test loss with one slow worker less that without, the least of the seeds",
         float(apart.min()),
         f"Mean test loss is {loss[True].mean():.2f} with a slow worker and "
@@ -1174,7 +1169,7 @@ def impacted_by_the_initial_conditions(results: StudyResults, least: float) -> F
     share = float(between / total) if total > 0 else 0.0
     low, high = cells.mean().min(), cells.mean().max()
     return Finding(
-        _verdict(share >= least),
+        verdict_of([share >= least]),
         "share of the variance of ten-worker accuracies between initialisations",
         share,
         f"Standard deviation between initialisations {np.sqrt(between):.1f} points, between seeds "

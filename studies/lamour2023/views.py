@@ -162,10 +162,4 @@ def slow_exchanged(results: StudyResults, chance: np.random.Generator) -> StudyR
     longest = table["delay_ms"].max()
     here = table["seed"].isin(swapped) & ~table["synchronous"].astype(bool)
     delay = table["delay_ms"].where(~here, longest - table["delay_ms"])
-    return ChangedResults(
-        results.home,
-        results.preset,
-        results.folder,
-        results,
-        {"trajectories/training": table.assign(delay_ms=delay)},
-    )
+    return changed(results, **{"trajectories/training": table.assign(delay_ms=delay)})

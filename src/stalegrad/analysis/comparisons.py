@@ -1,6 +1,6 @@
 """Intervals over seeds, and Student's paired tests of runs with the same seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,6 @@ from stalegrad.analysis.results import student_half
 FALSE_DISCOVERIES = 0.05
 # Differences within this share of the largest count as equal: the rest is rounding.
 _ROUNDING = 1e-9
-
-
-def share_interval(holds: Sequence[bool]) -> tuple[float, float]:
-    """Clopper-Pearson 95 % interval of a share of cases."""
-    if len(holds) == 0:
-        return np.nan, np.nan
-    interval = stats.binomtest(int(np.sum(holds)), len(holds)).proportion_ci()
-    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -43,18 +35,6 @@ def jackknife(value: float, without: Sequence[float]) -> tuple[float, float]:
     spread = np.std(np.asarray(without, float), ddof=1)
     half = student_half((count - 1) / np.sqrt(count) * spread, count)
     return float(value - half), float(value + half)
-
-
-def seed_interval(
-    runs: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]
-) -> tuple[float, float]:
-    """The interval of `jackknife` for a statistic of runs, told apart by their column `seed`."""
-    seeds = runs["seed"].unique()
-    if len(seeds) < 2:
-        return np.nan, np.nan
-    return jackknife(
-        float(statistic(runs)), [statistic(runs[runs["seed"] != seed]) for seed in seeds]
-    )
 
 
 def by_seed(runs: pd.DataFrame, cell: Sequence[str], value: str) -> pd.DataFrame:
