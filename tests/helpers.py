@@ -1,5 +1,6 @@
 """What several test files build: tasks small enough to work out by hand, and references."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from stalegrad.data_order import DataOrder
+from stalegrad.io.files import csv_text
 from stalegrad.planning.cell import Cell, parse_cell
 from stalegrad.planning.studies import study_module
 from stalegrad.problems import Task
@@ -176,3 +179,13 @@ def small_cell(**changes) -> Cell:
         else:
             values[part] = value
     return parse_cell(values, "a test")
+
+
+def write_check(folder: Path, rows: list[dict]) -> None:
+    """The files of a spot check; rows: in what each run differs from one that agrees."""
+    plain = {"study": "s", "kind": "grid", "name": "g", "run": "0" * 16, "agrees": True}
+    plain |= {"to_the_byte": True, "in_full": True, "reason": "Fine.", "archived": "", "fresh": ""}
+    (folder / "check.csv").write_text(csv_text(pd.DataFrame([plain | row for row in rows])))
+    extent = {"seed": 5, "minutes": 5, "cores": 2, "seconds": 299, "archived": 11000, "beyond": 3}
+    extent |= {"strata": 40, "of_strata": 44, "not_begun": 0}
+    (folder / "check.json").write_text(json.dumps(extent))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import CHROMIUM, Page, browser
-from helpers import ROOT
+from helpers import ROOT, write_check
 from packages import need
 from PIL import Image
 
@@ -67,13 +67,13 @@ grids:
 # ---- Made-up results -------------------------------------------------------------------------
 
 
-def plan_in(folder: Path, **studies: str) -> Plan:
+def plan_in(folder: Path, preset: str = "quick", **studies: str) -> Plan:
     """A plan of studies that are nothing but a YAML each."""
     shutil.copytree(ROOT / "config" / "presets", folder / "config" / "presets")
     for name, content in studies.items():
         (folder / "studies" / name).mkdir(parents=True)
         (folder / "studies" / name / "study.yaml").write_text(content)
-    return Plan.load({"preset": "quick"}, folder / "config")
+    return Plan.load({"preset": preset, "check_minutes": 1}, folder / "config")
 
 
 def verdict(study: str, claim: str, verdict: str, **more) -> dict:
@@ -435,6 +435,39 @@ def test_missing_results_are_said_to_be_missing(chromium, tmp_path):
     assert "preset=quick -- results/quick/figures/tried_map.png" in text
     assert "preset=quick -- results/quick/tables/tried_cells.csv" in text
     assert chromium.run("document.getElementById('shown').textContent") == "0 of 0 claims"
+
+
+WRONG = {"agrees": False, "run": "f" * 16, "name": EVIL, "reason": EVIL}
+WRONG |= {"archived": f"epoch,loss\n1,0.25\n{EVIL}", "fresh": "epoch,loss\n1,0.5\n"}
+CHECKED = "document.getElementById('check')"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_what_the_spot_check_found_is_said_on_top(chromium, tmp_path, width, dark):
+    """With both histories where a run is not as archived; none of them is ever run."""
+    plan = plan_in(tmp_path, "paper", bare=BARE)
+    (tmp_path / "paper").mkdir()
+    write_check(tmp_path / "paper", [{}] * 40 + [WRONG])
+    chromium.problems.clear(), chromium.asked.clear()
+    chromium.open(build_page(plan, tmp_path / "paper"))
+    chromium.resize(width, 1000, dark=dark)
+    assert chromium.problems == [] and chromium.run("typeof window.evil") == "undefined"
+    text = " ".join(chromium.run(f"{CHECKED}.innerText").split())
+    assert "Spot check. 40 of 41 runs drawn at random agree with the archive" in text
+    assert "Not as archived: the run ffffffffffffffff of s" in text and EVIL in text
+    histories = chromium.run(f"[...{CHECKED}.querySelectorAll('pre')].map(p => p.textContent)")
+    assert histories == [WRONG["archived"], WRONG["fresh"]]
+    assert "Drawn with the seed 5" not in text
+    chromium.run(f"[...{CHECKED}.querySelectorAll('summary')].pop().click()")
+    assert "Drawn with the seed 5 from 40 of 44 grids" in chromium.run(f"{CHECKED}.innerText")
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+    assert chromium.run(CONTRAST) == []
+
+
+def test_where_none_was_made_the_page_says_how_to_make_one(page):
+    said = page.run(f"{CHECKED}.innerText")
+    assert "No archived run was trained again" in said and "make reproduce" in said
 
 
 # ---- Without ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from checkout import Checkout
-from helpers import ROOT, home_of
+from helpers import ROOT, home_of, write_check
 
 from stalegrad.analysis import spot_check
 from stalegrad.analysis.archive import add_to_archive, archived_history, keep
@@ -430,15 +430,6 @@ def test_a_landscape_of_this_repository_agrees(monkeypatch, tmp_path):
 
 
 # ---- what is said ----
-
-
-def write_check(folder: Path, rows: list[dict]) -> None:
-    plain = {"study": "s", "kind": "grid", "name": "g", "run": "0" * 16, "agrees": True}
-    plain |= {"to_the_byte": True, "in_full": True, "reason": "Fine.", "archived": "", "fresh": ""}
-    (folder / "check.csv").write_text(csv_text(pd.DataFrame([plain | row for row in rows])))
-    extent = {"seed": 5, "minutes": 5, "cores": 2, "seconds": 299, "archived": 11000, "beyond": 3}
-    extent |= {"strata": 40, "of_strata": 44, "not_begun": 0}
-    (folder / "check.json").write_text(json.dumps(extent))
 
 
 def test_the_line_of_a_check(tmp_path):
