@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,11 +221,16 @@ def exactness(bench: Bench) -> Iterator[dict[str, Any]]:
         for cluster in CLUSTERS:
             cells = [_exact_cell(sizes, rule, cluster, seed) for seed in (1, 2)]
             runs[cluster] = [planned.run for planned in plan_runs(cells, targets)]
-        rounding = max(_rounding(own, each) for each in runs.values())
-        for cluster, dtype in itertools.product(CLUSTERS, (torch.float64, torch.float32)):
+        wanted = {
+            (cluster, dtype): _on_cpu(own, runs[cluster], dtype)
+            for cluster, dtype in itertools.product(CLUSTERS, (torch.float64, torch.float32))
+        }
+        allowed = _allowed(
+            (wanted[cluster, torch.float32], wanted[cluster, torch.float64]) for cluster in CLUSTERS
+        )
+        for (cluster, dtype), weights in wanted.items():
             about = {"rule": rule, "cluster": cluster, "dtype": str(dtype).partition(".")[2]}
-            allowed = EXACT if dtype == torch.float64 else ROUNDINGS * rounding
-            held = functools.partial(_held_to, own, other, runs[cluster], dtype, allowed)
+            held = functools.partial(_held_to, weights, other, runs[cluster], allowed[dtype])
             yield attempted(about, held)
     yield attempted(
         {"what": f"{sizes.captures} captures after the first"}, lambda: _growth(bench, other)
@@ -243,11 +248,9 @@ def _exact_cell(sizes: Sizes, rule: str, cluster: str, seed: int) -> Cell:
     return parse_cell(values, "benchmarks/gpu")
 
 
-def _held_to(
-    own: Task, other: Task, runs: list[Run], dtype: torch.dtype, allowed: float
-) -> dict[str, Any]:
-    wanted = _on_cpu(own, runs, dtype)
-    backend = BatchedBackend(other)
+def _held_to(wanted: torch.Tensor, other: Task, runs: list[Run], allowed: float) -> dict[str, Any]:
+    """wanted: weights of the same runs on the CPU, in the precision in which they are held."""
+    dtype, backend = wanted.dtype, BatchedBackend(other)
     with not_captured():
         called, _ = _end_of(other, runs, dtype, backend, cuda_graph.advance_captured)
     found, captured = _end_of(other, runs, dtype, backend, cuda_graph.advance_captured)
@@ -266,8 +269,12 @@ def _on_cpu(task: Task, runs: list[Run], dtype: torch.dtype) -> torch.Tensor:
         return _end_of(task, runs, dtype, in_lockstep(task), replay.advance_in_steps)[0]
 
 
-def _rounding(task: Task, runs: list[Run]) -> float:
-    return _distance(*(_on_cpu(task, runs, dtype) for dtype in (torch.float32, torch.float64)))
+def _allowed(
+    both: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> dict[torch.dtype, float]:
+    """By precision. both: weights of the same runs on the CPU, in float32 and in float64."""
+    rounding = max(_distance(rounded, exact) for rounded, exact in both)
+    return {torch.float64: EXACT, torch.float32: ROUNDINGS * rounding}
 
 
 def _distance(weights: torch.Tensor, exact: torch.Tensor) -> float:

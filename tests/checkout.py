@@ -61,6 +61,12 @@ class Checkout:
         for name in ("config", "studies"):
             (self.folder / name).symlink_to(ROOT / name)
 
+    def has_own_studies(self) -> None:
+        """All studies, as copies that can be changed."""
+        self.has_all_studies()
+        (self.folder / "studies").unlink()
+        shutil.copytree(ROOT / "studies", self.folder / "studies")
+
     def has_one_study(self, epochs: int, dimensions: Sequence[int] = (20,)) -> None:
         """A bundle of one run for each of `dimensions`."""
         for name, content in (

@@ -155,9 +155,7 @@ def {table}(results: StudyResults) -> Table:
 @pytest.mark.parametrize("table", ["theory_vs_simulation", "cases"])
 def test_a_job_killed_among_its_files_makes_them_all_the_next_time(checkout, table):
     """Where only its last file is asked for; before the first of its tables and after some."""
-    checkout.has_all_studies()
-    (checkout.folder / "studies").unlink()
-    shutil.copytree(ROOT / "studies", checkout.folder / "studies")
+    checkout.has_own_studies()
     with open(checkout.folder / "studies" / "allawati2020" / "tables.py", "a") as file:
         file.write(DIES.format(table=table))
     command = [*STUDY_2020, "results/smoke/verdicts.csv"]
@@ -421,9 +419,7 @@ JUDGED, PLOTTED = {"judge_allawati2020", "collect_verdicts"}, {"plot_allawati202
 
 
 def test_changes_after_the_clock_was_set_back_reach_verdicts_and_figures(checkout, own):
-    checkout.has_all_studies()
-    (checkout.folder / "studies").unlink()
-    shutil.copytree(ROOT / "studies", checkout.folder / "studies")
+    checkout.has_own_studies()
     command = [*STUDY_2020, *MADE_2020]
     done = checkout.run(*command, **own)
     assert done.returncode == 0, done.stdout[-5000:]
