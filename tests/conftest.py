@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +69,13 @@ def small_data(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.fixture
-def data_folder(small_data, monkeypatch) -> Path:
+def data_folder(small_data, monkeypatch) -> Iterator[Path]:
     """The folder of the small data set, which passes for the published one during the test."""
     folder, hashes = small_data
     monkeypatch.setattr(datasets, "SHA256", datasets.SHA256 | {"mnist": hashes})
-    return folder
+    yield folder
+    left = {file.name for file in (folder / "mnist").iterdir()}
+    assert left == set(hashes), "the data that all tests share were changed: let the test copy them"
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["pixels in [0, 1]", "normalized"])
