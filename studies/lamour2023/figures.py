@@ -385,7 +385,7 @@ def _histogram(ax: Axes, cell: pd.Series, counts: np.ndarray) -> None:
 
 def delay(results: StudyResults) -> Figure:
     """Accuracy against injected delay for 10 workers, saturated machine and one for each."""
-    authors = in_percent(results.grid("other_weights"))
+    authors = table2_runs(results).query("workers == 10 and mode == 'async'")
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("table2").query("workers == 10 and mode == 'async'")
     figure, axes = style.panels(1, 4, 1.9, sharey=True)
