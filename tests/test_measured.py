@@ -324,8 +324,9 @@ def test_results_are_the_same_from_bundles_and_from_the_archive():
     assert trained[0]["diverged"].sum() > 0
 
 
-def test_the_archive_in_this_repository_is_of_its_studies():
+def test_the_archive_in_this_repository_is_of_its_studies(monkeypatch):
     """Nothing archived is orphaned: every run is a cell of its study at `paper`."""
+    monkeypatch.chdir(ROOT)  # from which a study names its files
     for study in STUDIES:
         everything = Plan.load(
             {"preset": "paper", "recompute": True, "studies": [study]}, ROOT / "config"
@@ -386,6 +387,7 @@ def test_archived_runs_come_out_again(study, build, monkeypatch):
     """
     if BUILDS[build] and " avx2 " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
+    monkeypatch.chdir(ROOT)  # from which a study names its files
     monkeypatch.setenv(kernels.ARCHITECTURE, BUILDS[build])
     settings = {"preset": "paper", "recompute": True, "studies": [study]}
     grids = Plan.load(settings, ROOT / "config").grids[study]

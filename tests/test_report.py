@@ -362,9 +362,8 @@ def test_changed_criteria_are_told(tmp_path):
     pd.DataFrame(rows, columns=columns).to_csv(home / "criteria.csv", index=False)
     write_verdicts(study, tmp_path)
     text = (write_sources(plan, tmp_path, PAPER) / "criteria.tex").read_text()
-    assert (
-        r"In part & 5 \% in 3 of 4 & \verdictmark{reproduced} & \verdictmark{partly} & It " in text
-    )
+    marks = r"\criterion{\verdictmark{reproduced}}{\verdictmark{partly}}"
+    assert marks + r"{In part}{5 \% in 3 of 4}{It asked for too much.}" in text
     assert "Left alone" not in text and "New one" not in text
     (home / "criteria.csv").write_text("claim,reason\none,two,three\n")
     with pytest.raises(ResultError, match=r"criteria\.csv is not a readable CSV"):

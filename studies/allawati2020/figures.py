@@ -36,7 +36,7 @@ def fig1(results: StudyResults) -> Figure:
     """Limit of the theorem and simulated means against the number of workers."""
     table = simulated(results, "fig1").sort_values("workers")
     rows = results.staleness.query("simulation == 'fig1'").groupby("workers")
-    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.3, style.HALF)
     n = table["workers"]
     ax.plot(n, table["theorem"], color=THEOREM, label="theorem 2")
     ax.plot(n, table["exact"], color=style.GREY, linestyle="--", label="own worker set apart")
@@ -58,7 +58,7 @@ def fig2(results: StudyResults) -> Figure:
     """Mean staleness of the first fifty updates, with the limits, at both communication times."""
     clusters = simulated(results, "fig2")
     courses = [by_update(results, "fig2", int(index)) for index in clusters.index]
-    figure, ((ax,),) = style.panels(1, 1, 2.6, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.3, style.HALF)
     for (_, cluster), course in zip(clusters.iterrows(), courses, strict=True):
         t_c = cluster["communication_time"]
         marker = "o" if t_c else "s"
@@ -131,7 +131,7 @@ def fig3_ratio(results: StudyResults) -> Figure:
 def distributions(results: StudyResults) -> Figure:
     """Relative error of the theorem over distributions, staleness against T_c with constant compute
     times (a staircase), and the gradients until heavy tails have come close to the theorem."""
-    figure = pyplot.figure(figsize=(style.WIDTH, 3.6))
+    figure = pyplot.figure(figsize=(style.WIDTH, 3.2))
     ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))
     _by_distribution(left.subplots(), simulated(results, "distributions"))
     top, bottom = right.subplots(2, 1)
@@ -202,7 +202,7 @@ def _patience(ax: Axes, results: StudyResults) -> None:
 def transient(results: StudyResults) -> Figure:
     """Course of the mean staleness from a common start, and how many updates it takes to settle."""
     table = transient_updates(results)
-    figure, axes = style.panels(1, 2, 2.3)
+    figure, axes = style.panels(1, 2, 2.0)
     _courses(axes[0, 0], results, table)
     ax = axes[0, 1]
     times = sorted(table["communication_time"].unique())
@@ -256,7 +256,7 @@ def error_map(results: StudyResults) -> Figure:
     table = simulated(results, "error_map")
     table["ratio"] = table["communication_time"] / [d.mean for d in table["compute_time"]]
     ks = sorted(table["minibatches_per_update"].unique())
-    figure, axes = style.panels(2, len(ks), 1.65, sharex=True)
+    figure, axes = style.panels(2, len(ks), 1.5, sharex=True)
     most = table[["relative_before", "relative_after"]].abs().max().max()
     for row, counted in enumerate(("before", "after")):
         for ax, k in zip(axes[row], ks, strict=True):
@@ -287,7 +287,7 @@ def timeline(results: StudyResults) -> Figure:
     bars = intervals(worker, time - delay, version, k)
     most = int(bars["staleness"].max())
     colours = mpl.colormaps["viridis_r"].resampled(most + 1)
-    figure, ((ax,),) = style.panels(1, 1, 2.3)
+    figure, ((ax,),) = style.panels(1, 1, 2.1)
     for bar in bars.itertuples():
         colour, length = colours(bar.staleness), bar.finish - bar.start
         box = Rectangle((bar.start, bar.worker - 0.38), length, 0.76)

@@ -221,7 +221,7 @@ def table2(results: StudyResults) -> Figure:
     rows += [("async", who, ms) for who in ("all", "one") for ms in (30, 60, 90)]
     names = ["sync", "async", *(f"{who} {ms}" for _, who, ms in rows[2:])]
     workers, partitions = sorted(cells["workers"].unique()), ("dataset", "labels")
-    figure, axes = style.panels(2, len(workers), 1.5, sharex=True, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.35, sharex=True, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         here = (workers[column], partitions[line])
         for x, row in enumerate(rows):
@@ -273,7 +273,7 @@ def spread(results: StudyResults) -> Figure:
     runs, queue = (in_percent(results.grid(name)) for name in ("spread", "queue"))
     published = _published_case(results)
     cases = list(dict.fromkeys(_case(runs)))
-    figure, axes = style.panels(1, len(cases), 1.9, sharey=True)
+    figure, axes = style.panels(1, len(cases), 1.7, sharey=True)
     for ax, case in zip(axes.flat, cases, strict=False):
         here = runs[_case(runs) == case]
         means = here.groupby("spread")["accuracy"].mean()
@@ -357,7 +357,7 @@ def staleness(results: StudyResults) -> Figure:
         for index, cell in cells.iterrows():
             counts = arrays[f"histogram_{index}"].sum(axis=0)
             lines.setdefault((cell["workers"], cell["machine_ms"]), []).append((cell, counts))
-    figure, axes = style.panels(len(lines), max(map(len, lines.values())), 0.9, sharey="row")
+    figure, axes = style.panels(len(lines), max(map(len, lines.values())), 0.8, sharey="row")
     for row, cases in zip(axes, lines.values(), strict=True):
         for ax, (cell, counts) in zip(row, cases, strict=True):
             _histogram(ax, cell, counts)
@@ -388,7 +388,7 @@ def delay(results: StudyResults) -> Figure:
     authors = table2_runs(results).query("workers == 10 and mode == 'async'")
     ideal = in_percent(results.grid("ideal")).query("workers == 10")
     printed = results.published("table2").query("workers == 10 and mode == 'async'")
-    figure, axes = style.panels(1, 4, 1.9, sharey=True)
+    figure, axes = style.panels(1, 4, 1.7, sharey=True)
     panels = product(("dataset", "labels"), ("all", "one"))
     for (partition, who), ax in zip(panels, axes.flat, strict=True):
         for runs, name, colour in ((authors, "authors", OURS), (ideal, "ideal", style.COLOURS[1])):
@@ -415,7 +415,7 @@ def stop(results: StudyResults) -> Figure:
     runs = in_percent(results.grid("stop"))
     cases = list(dict.fromkeys(_case(runs)))
     published = _published_case(results)
-    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.4, style.HALF)
     for x, case in enumerate(cases):
         here = runs[_case(runs) == case]
         for shift, on, colour in ((-0.2, True, OURS), (0.2, False, style.COLOURS[1])):
@@ -442,7 +442,7 @@ def recall(results: StudyResults) -> Figure:
     curves = curves[(curves["partition"] == "labels") & (curves["delay_ms"] == 90)]
     shares = class_shares(curves)
     workers = sorted(shares["workers"].unique())
-    figure, axes = style.panels(2, len(workers), 1.3, sharey=True)
+    figure, axes = style.panels(2, len(workers), 1.15, sharey=True)
     for (line, column), ax in np.ndenumerate(axes):
         who = ("all", "one")[line]
         here = shares[(shares["workers"] == workers[column]) & (shares["delayed"] == who)]
@@ -475,7 +475,7 @@ def nesterov(results: StudyResults) -> Figure:
     cells = over_seeds(kinds[0], keys, "accuracy").merge(
         over_seeds(kinds[1], keys, "accuracy"), on=keys, suffixes=("_heavy", "_nesterov")
     )
-    figure, ((ax,),) = style.panels(1, 1, 2.8, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.4, style.HALF)
     ax.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.6)
     for i, ((partition, momentum), here) in enumerate(cells.groupby(["partition", "momentum"])):
         y, x = (_reach(here, kind) for kind in ("nesterov", "heavy"))
@@ -500,7 +500,7 @@ def _reach(cells: pd.DataFrame, kind: str) -> np.ndarray:
 def momentum(results: StudyResults) -> Figure:
     """Test loss and accuracy of three workers, one line a momentum."""
     curves = results.curves("momentum")
-    figure, (axes,) = style.panels(1, 2, 1.9)
+    figure, (axes,) = style.panels(1, 2, 1.7)
     for i, (value, here) in enumerate(curves.groupby("momentum")):
         for ax, metric in zip(axes, ("test_loss", "test_accuracy"), strict=True):
             cells = over_seeds(here, ["epoch"], metric)

@@ -114,7 +114,7 @@ def experiment(results: StudyResults) -> Figure:
     """F - F* against gradients at the printed steps, the delays, and the ratios of equal times."""
     curves = experiment_curves(results)
     published = results.published("experiment").set_index("method")["excess_loss"]
-    figure, axes = style.panels(1, 3, 2.1)
+    figure, axes = style.panels(1, 3, 1.9)
     ax = axes[0, 0]
     for method in METHODS:
         here = curves[curves["method"] == method]
@@ -176,7 +176,7 @@ def steps(results: StudyResults) -> Figure:
     """The grid of steps: final F - F* of each method; the chosen step is filled."""
     cells = tuned_experiment(results)
     workers = int(results.grid("experiment")["workers"].iloc[0])
-    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.4, style.HALF)
     for method in METHODS:
         here = cells[cells["method"] == method].sort_values("lr")
         here = here[np.isfinite(here["mean"]) & (here["mean"] < 1e3)]
@@ -314,7 +314,7 @@ def workers(results: StudyResults) -> Figure:
 def lower_bound(results: StudyResults) -> Figure:
     """The chain under constant delay, without it on K / tau steps, and with one slow worker."""
     rows = lower_bound_table(results).frame.sort_values("ratio_square")
-    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.4, style.HALF)
     x = rows["ratio_square"]
     ax.loglog(x, rows["bound"], color=style.GREY, linestyle="--", label="lower bound")
     for i, (column, label) in enumerate(
@@ -339,7 +339,7 @@ def constant_delay(results: StudyResults) -> Figure:
     runs = constant_delay_runs(results)
     # Of each noise the most updates: there it counts most.
     runs = runs[runs["updates"] == runs.groupby("noise")["updates"].transform("max")]
-    figure, ((ax,),) = style.panels(1, 1, 2.7, style.HALF)
+    figure, ((ax,),) = style.panels(1, 1, 2.4, style.HALF)
     for i, (noise, here) in enumerate(runs.groupby("noise")):
         updates = here["updates"].iloc[0]
         steps = _number(updates).replace(",", "{,}")
@@ -358,7 +358,7 @@ def constant_delay(results: StudyResults) -> Figure:
 def virtual(results: StudyResults) -> Figure:
     """|x_k - x^_k|^2 with the bounds of slides and paper, and the error of the identity."""
     rows, means = with_method(virtual_rows(results)), virtual_means(results)
-    figure, axes = style.panels(1, 3, 2.1)
+    figure, axes = style.panels(1, 3, 1.9)
     for ax, penalty, title, bounds in (
         (axes[0, 0], "geman_mcclure", "bounded gradients",
          {"bound_equation_5": r"$(M-1)^2\gamma^2\,\max|g|^2$"}),
@@ -392,7 +392,7 @@ def virtual(results: StudyResults) -> Figure:
 
 def limitations(results: StudyResults) -> Figure:
     """The first three limitations of the last slide, each with its assumption kept and broken."""
-    figure, axes = style.panels(2, 2, 1.9)
+    figure, axes = style.panels(2, 2, 1.65)
     _unbounded(results, axes[0, 0])
     _dependent(results, axes[0, 1])
     _different(results, axes[1, 0])
@@ -472,7 +472,7 @@ def lenet(results: StudyResults) -> Figure:
     """LeNet-5 on MNIST: accuracy over steps, and against simulated time at the chosen step."""
     curves = lenet_curves(results)
     chosen = lenet_table(results).frame.set_index("method")["lr"]
-    figure, axes = style.panels(1, 2, 2.7, style.HALF, sharey=True)
+    figure, axes = style.panels(1, 2, 2.4, style.HALF, sharey=True)
     for method in METHODS:
         here = curves[curves["method"] == method]
         cells = over_seeds(here[here["epoch"] == here["epochs"]], ["lr"], "test_accuracy")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stalegrad.analysis.results import StudyResults, cell_columns
 from stalegrad.io.errors import ResultError
+from stalegrad.io.traces import Trace
 
 # How often results are drawn again where chance decides which run stands for which.
 DRAWS = 20
@@ -42,10 +43,12 @@ class ChangedResults(StudyResults):
 
     base: the results that all else is read from. tables: `runs`, `history`, `staleness`,
     `published/<name>`, `traces/<name>` or `trajectories/<name>`, and what stands there instead.
+    recordings: those that are others, by name.
     """
 
     base: StudyResults
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    recordings: Mapping[str, Trace] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -67,6 +70,9 @@ class ChangedResults(StudyResults):
         there = self.tables.get(f"traces/{name}")
         return self.base.trace(name) if there is None else there
 
+    def recording(self, name: str) -> Trace:
+        return self.recordings.get(name) or self.base.recording(name)
+
     def trajectory(self, name: str) -> pd.DataFrame:
         there = self.tables.get(f"trajectories/{name}")
         return self.base.trajectory(name) if there is None else there
@@ -82,6 +88,12 @@ def changed(results: StudyResults, **tables: pd.DataFrame) -> StudyResults:
     """`results` with other tables; `published_<name>=` is the paper's table of that name."""
     named = {key.replace("published_", "published/", 1): table for key, table in tables.items()}
     return ChangedResults(results.home, results.preset, results.folder, results, named)
+
+
+def with_recordings(results: StudyResults, recordings: Mapping[str, Trace]) -> StudyResults:
+    """`results` with other recordings, by name."""
+    home, preset, folder = results.home, results.preset, results.folder
+    return ChangedResults(home, preset, folder, results, recordings=recordings)
 
 
 def without(results: StudyResults, seeds: Collection[int]) -> StudyResults:
@@ -134,7 +146,12 @@ def taking(results: StudyResults, source: pd.Series) -> StudyResults:
     taken = runs.copy()
     taken[outcomes] = runs.loc[source[runs.index], outcomes].set_axis(runs.index)
     return _Taking(
-        results.home, results.preset, results.folder, results, {"runs": taken}, source[runs.index]
+        results.home,
+        results.preset,
+        results.folder,
+        results,
+        {"runs": taken},
+        source=source[runs.index],
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from stalegrad.io.errors import ResultError
+from stalegrad.io.traces import Trace, read_trace
 
 if TYPE_CHECKING:
     from stalegrad.planning.cell import Cell
@@ -154,6 +155,16 @@ class StudyResults:
     def trace(self, name: str) -> pd.DataFrame:
         """The rows of a trace, as `analysis.virtual_iterates.trace_cells` gives them."""
         return read_csv(self.folder / "traces" / f"{name}.csv")
+
+    def recording(self, name: str) -> Trace:
+        """What `stalegrad record` has written to `traces/<name>.csv.gz` in the study's folder.
+
+        Raises ResultError where it is not there, and DataError where it is inconsistent.
+        """
+        file = self.home / "traces" / f"{name}.csv.gz"
+        if not file.exists():
+            raise ResultError(f"{file} is not there; `tools/record_traces.py` makes it.")
+        return read_trace(file)
 
     def trajectory(self, name: str) -> pd.DataFrame:
         """Runs recorded several times an epoch, as `training.bundles.train_bundle` writes them."""

@@ -26,7 +26,7 @@ from stalegrad.report.values import (
 )
 
 _GENERATED = "% Generated from results and configuration; changes are lost.\n"
-_SIDE_BY_SIDE = 8  # grids of a study from which on they are listed in two columns
+_GRIDS_HIGH = 6  # of the grids of a study, the lines that a column is to have at most
 _LONGEST = 24  # rows of a table that is printed; of a longer one, only where it is
 
 # What `criteria.csv` has for a criterion that was left as it was.
@@ -121,7 +121,6 @@ def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
             if left:
                 out.append(r"\subsection{Further figures and tables}")
                 out += [_show(kind, name) for kind, name in left]
-        out.append(r"\FloatBarrier")
     return "\n".join([*out, ""])
 
 
@@ -214,10 +213,18 @@ def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
     if not rows:
         return ""
     lines = [" & ".join(row) + r" \\" for row in rows]
-    if len(lines) <= _SIDE_BY_SIDE:
-        return rf"\gridtable{{{' '.join(lines)}}}"
-    half = -(-len(lines) // 2)
-    return rf"\gridtables{{{' '.join(lines[:half])}}}{{{' '.join(lines[half:])}}}"
+    return rf"\gridtables{{{''.join(map(_grid_column, _columns(lines)))}}}"
+
+
+def _columns(lines: list[str]) -> list[list[str]]:
+    """Spread evenly over as many columns as keep each at `_GRIDS_HIGH` lines, at most three."""
+    columns = min(3, -(-len(lines) // _GRIDS_HIGH))
+    high = -(-len(lines) // columns)
+    return [lines[start : start + high] for start in range(0, len(lines), high)]
+
+
+def _grid_column(lines: list[str]) -> str:
+    return rf"\gridcolumn{{{' '.join(lines)}}}"
 
 
 def _of(here: str, there: str) -> str:
@@ -320,7 +327,7 @@ def _printed_row(row: Mapping[str, object]) -> str:
 
 
 def _criteria(plan: Plan, verdicts: pd.DataFrame) -> str:
-    r"""`\criteriatable`: criteria that were changed after runs, from each study's file of them.
+    r"""`\criterialist`: criteria that were changed after runs, from each study's file of them.
 
     Raises ResultError where such a file is not readable.
     """
@@ -332,18 +339,12 @@ def _criteria(plan: Plan, verdicts: pd.DataFrame) -> str:
         frame = read_csv(home / CRITERIA, "claim", "old_criterion", "old_verdict", "new_criterion")
         frame = frame[(frame["new_criterion"] != UNCHANGED) & (frame["old_criterion"] != NEW)]
         frame = frame.fillna("")
-        lines.append(rf"\matrixstudy{{5}}{{{escape(plan.studies[study].title)}}}")
+        if len(frame):
+            lines.append(rf"\criteriastudy{{{escape(plan.studies[study].title)}}}")
         for row in frame.to_dict("records"):
-            verdict = now.get((study, row["claim"]))
-            lines.append(
-                _row(
-                    escape(claim_title(row["claim"])),
-                    escape(row["old_criterion"]),
-                    _mark(row["old_verdict"]),
-                    _mark(verdict),
-                    escape(row["reason"]),
-                )
-            )
+            texts = (claim_title(row["claim"]), row["old_criterion"], row["reason"])
+            marks = (_mark(row["old_verdict"]), _mark(now.get((study, row["claim"]))))
+            lines.append(r"\criterion" + "".join(f"{{{x}}}" for x in (*marks, *map(escape, texts))))
     return _defined("criteria", lines) + "\n"
 
 
