@@ -1024,6 +1024,19 @@ def test_momentum_against_l2_at_equal_training_loss(share, first, verdict, tmp_p
         assert finding.value < 0 and "at equal training loss there is no decay" in finding.reason
 
 
+def test_regularisation_lists_each_run_once(tmp_path):
+    """Without the momentum that diverges; the plain run, which is in both grids, is no two."""
+    results = write_results(tmp_path, only=set(FOLLOWED))
+    found = tables.regularisation(results).frame.set_index(["momentum", "weight_decay"])
+    assert set(found.index) == {(m, 0.0) for m in (0.0, 0.5, 0.9, 0.95)} | {
+        (0.0, decay) for decay in (0.0001, 0.001, 0.01)
+    }
+    for (momentum, decay), row in found.iterrows():
+        assert row["norm"] == pytest.approx(0.1 * momentum - 10 * decay)
+        assert row["gap"] == pytest.approx(row["norm"])
+    assert len(tables.regularised_runs(results)) == 3 * len(found)
+
+
 def test_partitions_save_no_time_where_workers_pass_over_the_same_data(tmp_path):
     write_results(tmp_path, only=BREAKS["partitions_save_time"][0], seeds=1)
     runs = pd.read_csv(tmp_path / "runs.csv").assign(simulated_seconds=100.0)
