@@ -376,6 +376,7 @@ CLUSTERS = {
 CELL_RULES = {
     "sgd": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
     "nesterov": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "clip_norm": 1.0},
+    "decayed": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01},
     "adam": {"name": "adam", "lr": 0.001, "warmup_epochs": 1.0},
     "dc_asgd": {"name": "dc_asgd", "lr": 0.01, "compensation": 2.0, "adaptive": True},
     "delay_adaptive": {"name": "delay_adaptive", "lr": 0.01, "concurrency": 2},

@@ -35,6 +35,7 @@ DEFAULTS = {
     "rule.clip_norm": None,
     "rule.momentum": 0.0,
     "rule.nesterov": False,
+    "rule.weight_decay": 0.0,
     "cluster.ramp_epochs": 0.0,
     "cluster.undelayed_epochs": 0.0,
     "partition": "shared",
@@ -53,6 +54,7 @@ CHANGES = {
     "rule.clip_norm": 1.0,
     "rule.momentum": 0.9,
     "rule.nesterov": True,
+    "rule.weight_decay": 0.001,
     "cluster.delay": 3,
     "cluster.ramp_epochs": 0.5,
     "cluster.undelayed_epochs": 0.5,
@@ -309,4 +311,6 @@ def test_lockstep_needs_equal_rule_size_epochs_and_switches():
     assert len(set(same)) == 1
     other = [key(batch_size=32), key(epochs=4), key(rule__nesterov=True), key(rule__clip_norm=1.0)]
     other.append(lockstep_key(cell(rule__name="adam")))
-    assert len({key(), *other}) == len(other) + 1
+    decayed = [key(rule__weight_decay=strength) for strength in (0.001, 0.01)]
+    assert len(set(decayed)) == 1
+    assert len({key(), *other, *decayed}) == len(other) + 2

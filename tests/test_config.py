@@ -122,6 +122,7 @@ BAD_CELLS = [
     ("rule.lr", [0.1], ["'rule.lr'", "[0.1]", "valid number"]),
     ("rule.lr", math.nan, ["'rule.lr'", "nan", "finite number"]),
     ("rule.lr", math.inf, ["'rule.lr'", "inf", "finite number"]),
+    ("rule.weight_decay", -0.1, ["'rule.weight_decay'", "-0.1", "greater than or equal to 0"]),
     ("rule.momentum", 1.0, ["'rule.momentum'", "1.0", "less than 1"]),
     ("rule.nesterov", 1, ["'rule.nesterov'", "1", "boolean"]),
     ("rule.nesterov", "yes", ["'rule.nesterov'", "'yes'", "boolean"]),

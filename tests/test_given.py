@@ -26,6 +26,7 @@ RULES = {
     "sgd": {"name": "sgd", "lr": 0.05},
     "nesterov": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": True},
     "warm-up": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "warmup_epochs": 1.5},
+    "decayed": {"name": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.1},
     "clipped": {"name": "sgd", "lr": 0.02, "momentum": 0.5, "clip_norm": 0.3},
     "Adam": {"name": "adam", "lr": 0.001},
     "compensated": {"name": "dc_asgd", "lr": 0.02, "momentum": 0.9, "compensation": 2.0},

@@ -90,6 +90,7 @@ DEFAULTS = {
             "clip_norm": None,
             "momentum": 0.0,
             "nesterov": False,
+            "weight_decay": 0.0,
             "adaptive": False,
             "decay": 0.95,
             "epsilon": 1e-07,
@@ -99,12 +100,24 @@ DEFAULTS = {
     ),
     ("rule", "delay_adaptive"): (
         {"lr": 0.1, "concurrency": 2},
-        {"warmup_epochs": 0.0, "clip_norm": None, "momentum": 0.0, "nesterov": False},
+        {
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+        },
         "db0088f70842116c",
     ),
     ("rule", "sgd"): (
         {"lr": 0.1},
-        {"warmup_epochs": 0.0, "clip_norm": None, "momentum": 0.0, "nesterov": False},
+        {
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+        },
         "033ae889ad75577e",
     ),
     ("cluster", "constant_delay"): (

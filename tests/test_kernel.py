@@ -291,6 +291,7 @@ def test_no_kernel_for_other_problems():
 RULES = {
     "momentum": SGD(lr=0.05, momentum=0.9),
     "nesterov": SGD(lr=0.05, momentum=0.5, nesterov=True),
+    "decayed": SGD(lr=0.05, momentum=0.9, weight_decay=0.1),
     "adam": Adam(lr=0.001, warmup_epochs=1.0),
     "compensated": DelayCompensation(lr=0.05, compensation=2.0, adaptive=True),
     "as published": DelayCompensation(lr=0.05, momentum=0.9, compensation=2.0, as_published=True),

@@ -66,6 +66,9 @@ def published():
     return cells
 
 
+FOLLOWED = ("momentum", "weight_decay")  # grids of which claims read every epoch
+
+
 def as_printed(cell, epoch):
     """The paper's own cells; where it prints none, what its text says."""
     if cell.grid.startswith("table2"):
@@ -80,14 +83,14 @@ def as_printed(cell, epoch):
     if cell.grid == "tables5-7":
         keys = (cell.workers, cell.momentum, cell.delay_ms, cell.partition, 0)
         return published()["tables5-7", *keys]
-    if cell.grid == "momentum":
+    if cell.grid in FOLLOWED:
         return 10.0 if cell.momentum == 0.99 else 85.0 + cell.momentum
     return 80.0
 
 
 def as_trained_further(cell):
-    """Of norm and of the gap of the two losses: larger with momentum."""
-    return 0.1 * cell.momentum
+    """Of norm and of the gap of the two losses: larger with momentum, smaller with L2."""
+    return 0.1 * cell.momentum - 10 * cell.weight_decay
 
 
 def write_results(
@@ -111,7 +114,7 @@ def write_results(
     for grid, here in cells.items():
         for cell in here:
             columns = SimpleNamespace(grid=grid, **cell.columns())
-            for epoch in range(1 if grid == "momentum" else cell.epochs, cell.epochs + 1):
+            for epoch in range(1 if grid in FOLLOWED else cell.epochs, cell.epochs + 1):
                 changed = accuracy(columns, epoch)
                 percent = as_printed(columns, epoch) if changed is None else changed
                 parts = cell.cluster.workers if cell.partition == "none" else 1
@@ -563,6 +566,15 @@ def momenta(**levels):
     return where(lambda c: c.grid == "momentum" and c.momentum in by, lambda c, e: by[c.momentum])
 
 
+def lowering(**by):
+    """Norm or gap lowered so much by any momentum, and by L2 as ever."""
+
+    def lowered(amount):
+        return lambda c: -amount * (c.momentum > 0) - 10 * c.weight_decay
+
+    return {name: lowered(by.get(name, 0.0)) for name in ("norm", "gap")}
+
+
 def from_weights(points):
     """Accuracies that rise by so many points from one initialisation to the next, and by 1 with the
     seed."""
@@ -731,6 +743,21 @@ BREAKS = {
             ({"gap": lambda c: -0.1 * c.momentum}, NOT_REPRODUCED),
             ({"norm": lambda c: 9 - c.momentum}, NOT_REPRODUCED),
             ({"norm": lambda c: 9.0}, NOT_REPRODUCED),
+        ],
+    ),
+    "momentum_unlike_l2": (
+        set(FOLLOWED),
+        [
+            (lambda c, e: None, REPRODUCED),
+            # 0.001 is what L2 lowers both by at the smallest decay.
+            (lowering(norm=0.0004, gap=0.0004), REPRODUCED),
+            (lowering(norm=0.0006, gap=0.0006), NOT_REPRODUCED),
+            (lowering(norm=0.0006), REPRODUCED),
+            (lowering(gap=0.0006), REPRODUCED),
+            # Where L2 itself does not lower both there is nothing to compare with.
+            ({"norm": lambda c: -0.1 * c.momentum}, CANNOT_TELL),
+            ({"gap": lambda c: -0.1 * c.momentum}, CANNOT_TELL),
+            ({"gap": lambda c: 10 * c.weight_decay * (c.seed - 2.1)}, CANNOT_TELL),
         ],
     ),
     "momentum_09_is_best": (
@@ -969,6 +996,45 @@ def test_every_claim_can_be_broken():
         verdicts = {case[-1] for case in cases}
         if name != "partitions_save_time":  # time is a matter of counting: see the next test
             assert {REPRODUCED, NOT_REPRODUCED} <= verdicts, name
+
+
+@pytest.mark.parametrize(
+    ("share", "first", "verdict"),
+    [(0.4, 0.76, REPRODUCED), (0.6, 0.76, NOT_REPRODUCED), (0.6, 0.4, REPRODUCED)],
+    ids=["less than half", "more", "never so high a training loss"],
+)
+def test_momentum_against_l2_at_equal_training_loss(share, first, verdict, tmp_path):
+    """Momentum trains further, and so ends with more of both; where training losses are equal it
+    lowers norm and gap by this share of what L2 does. first: its highest training loss."""
+    write_results(tmp_path, only=set(FOLLOWED))
+    history, runs = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("history", "runs"))
+    rules = runs.drop_duplicates("run").set_index("run").loc[history["run"]]
+    moved, decay = (rules[name].to_numpy() for name in ("momentum", "weight_decay"))
+    spread = np.select([moved > 0, decay > 0], [first - 0.06, 0.4], 0.5)
+    history["train_loss"] = np.where(moved, first, 0.82) - spread * (history["epoch"] - 1) / 5
+    lowered = np.select([moved > 0, decay > 0], [share * 0.1, 0.1], 0.0)
+    history["weight_norm"] = 10 * (2 - history["train_loss"] - lowered)
+    history["test_loss"] = 2 - lowered
+    history.to_csv(tmp_path / "history.csv", index=False)
+    finding = found("momentum_unlike_l2", results_in(tmp_path))
+    assert finding.verdict == verdict
+    if first > 0.42:  # where L2 ends
+        assert finding.value == pytest.approx(share)
+    else:
+        assert finding.value < 0 and "at equal training loss there is no decay" in finding.reason
+
+
+def test_regularisation_lists_each_run_once(tmp_path):
+    """Without the momentum that diverges; the plain run, which is in both grids, is no two."""
+    results = write_results(tmp_path, only=set(FOLLOWED))
+    found = tables.regularisation(results).frame.set_index(["momentum", "weight_decay"])
+    assert set(found.index) == {(m, 0.0) for m in (0.0, 0.5, 0.9, 0.95)} | {
+        (0.0, decay) for decay in (0.0001, 0.001, 0.01)
+    }
+    for (momentum, decay), row in found.iterrows():
+        assert row["norm"] == pytest.approx(0.1 * momentum - 10 * decay)
+        assert row["gap"] == pytest.approx(row["norm"])
+    assert len(tables.regularised_runs(results)) == 3 * len(found)
 
 
 def test_partitions_save_no_time_where_workers_pass_over_the_same_data(tmp_path):

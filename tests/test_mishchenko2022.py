@@ -138,6 +138,7 @@ def test_virtual_iterates(rule, once):
 def test_virtual_iterates_are_of_plain_asynchronous_sgd():
     for rule, said in (
         (SGD(lr=0.1, momentum=0.9), "'sgd' has momentum 0.9"),
+        (SGD(lr=0.1, weight_decay=0.01), "'sgd' has weight decay 0.01"),
         (SGD(lr=0.1, clip_norm=0.5), "'sgd' clips gradients to the norm 0.5"),
         (Adam(lr=0.1), "'adam' makes other steps"),
         (DelayCompensation(lr=0.1, compensation=1.0), "'dc_asgd' makes other steps"),

@@ -166,7 +166,7 @@ def test_bundle_of_eight_equals_each_run_alone_to_the_byte(lenet, dtype):
 def ragged_bundles(draw):
     """Schedules that share only the number of epochs and of arrivals an update."""
     per_update, epochs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    kind = draw(st.sampled_from(["plain", "heavy-ball", "nesterov", "adam"]))
+    kind = draw(st.sampled_from(["plain", "heavy-ball", "nesterov", "decayed", "adam"]))
     runs = []
     for seed in range(draw(st.integers(2, 4))):
         lengths = draw(st.lists(st.integers(0, 6), min_size=epochs, max_size=epochs).filter(any))
@@ -179,7 +179,8 @@ def ragged_bundles(draw):
             rule = Adam(**common, beta1=draw(st.floats(0, 0.99)))
         else:
             momentum = 0.0 if kind == "plain" else draw(st.floats(0.01, 0.99))
-            rule = SGD(**common, momentum=momentum, nesterov=kind == "nesterov")
+            decay = draw(st.floats(0.01, 0.5)) if kind == "decayed" else 0.0
+            rule = SGD(**common, momentum=momentum, nesterov=kind == "nesterov", weight_decay=decay)
         runs.append(plan(rule, schedule, InOrder(), seed))
     return runs
 
@@ -303,6 +304,7 @@ def test_runs_of_different_switches_are_not_stepped_together():
     for one, other in (
         (SGD(lr=0.1, momentum=0.5), SGD(lr=0.1, momentum=0.5, nesterov=True)),
         (SGD(lr=0.1), SGD(lr=0.1, clip_norm=1.0)),
+        (SGD(lr=0.1), SGD(lr=0.1, weight_decay=0.01)),
     ):
         runs = [plan(rule, schedule, order) for rule in (one, other)]
         with pytest.raises(ValueError, match="must share the switches"):

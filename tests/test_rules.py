@@ -36,6 +36,18 @@ OPTIMIZERS = {
         SGD(lr=0.03, momentum=0.9, nesterov=True),
         lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9, nesterov=True),
     ),
+    "weight decay": (
+        SGD(lr=0.1, weight_decay=0.02),
+        lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.02),
+    ),
+    "heavy-ball with weight decay": (
+        SGD(lr=0.03, momentum=0.9, weight_decay=0.02),
+        lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9, weight_decay=0.02),
+    ),
+    "Nesterov with weight decay": (
+        SGD(lr=0.03, momentum=0.9, nesterov=True, weight_decay=0.02),
+        lambda p: torch.optim.SGD(p, lr=0.03, momentum=0.9, nesterov=True, weight_decay=0.02),
+    ),
     "Adam": (Adam(lr=0.001), lambda p: torch.optim.Adam(p, lr=0.001)),
     "Adam with other numbers": (
         Adam(lr=0.002, beta1=0.7, beta2=0.97, epsilon=1e-4),
@@ -89,7 +101,7 @@ def test_equals_torch_optim_behind_a_gradient_buffer(lenet, backend, order, name
 
 
 def test_rule_names_and_defaults():
-    """PyTorch's defaults for Adam; no momentum unless it is asked for."""
+    """PyTorch's defaults for Adam; no momentum or weight decay unless it is asked for."""
     assert specs.describe(SGD(lr=0.1)) == {
         "name": "sgd",
         "lr": 0.1,
@@ -97,6 +109,7 @@ def test_rule_names_and_defaults():
         "clip_norm": None,
         "momentum": 0.0,
         "nesterov": False,
+        "weight_decay": 0.0,
     }
     defaults = torch.optim.Adam([torch.zeros(1)]).defaults
     adam = Adam(lr=defaults["lr"])

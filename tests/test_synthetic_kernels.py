@@ -141,8 +141,12 @@ RULES = {
     "plain": lambda lr: SGD(lr=lr),
     "momentum": lambda lr: SGD(lr=lr, momentum=0.5),
     "nesterov": lambda lr: SGD(lr=lr, momentum=0.5, nesterov=True),
+    "decayed": lambda lr: SGD(lr=lr, weight_decay=0.5),
     "adam": lambda lr: Adam(lr=lr, beta1=0.8),
     "compensated": lambda lr: DelayCompensation(lr=lr, compensation=0.5, momentum=0.5),
+    "compensated and decayed": lambda lr: DelayCompensation(
+        lr=lr, compensation=0.5, momentum=0.5, weight_decay=0.5
+    ),
     "as published": lambda lr: DelayCompensation(lr=lr, compensation=0.5, as_published=True),
     "compensated adaptively": lambda lr: DelayCompensation(lr=lr, compensation=0.5, adaptive=True),
     "adaptive": lambda lr: DelayAdaptive(lr=lr, concurrency=2, warmup_epochs=1.0),

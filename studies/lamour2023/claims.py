@@ -24,6 +24,7 @@ from stalegrad.io.errors import ResultError
 from .tables import (
     GAUSSIAN_KEYS,
     NEAR_CHANCE,
+    OTHER_MOMENTA,
     SLOW_LABELS,
     TABLE2_KEYS,
     TABLE3_KEYS,
@@ -36,6 +37,7 @@ from .tables import (
     gaussian_runs,
     in_percent,
     initial_weights,
+    l2_and_momentum,
     label_drop,
     models_runs,
     slow_worker_drop,
@@ -59,7 +61,6 @@ SLOW_CELL = ["delay_ms", "workers"]  # what tells cells with one slow worker and
 TABLE_II = ["table2", "table2_undelayed"]
 OFF = "grid == 'table2' and delayed == 'one' and partition == 'labels'"
 TRAINS = (0.0, 0.5, 0.9, 0.95)  # the momenta that lead to convergence
-OTHER_MOMENTA = (0.5, 0.9, 0.95)
 ALIKE = 3.0  # points; single runs of a split-dataset cell differ by less
 ROUNDED = 0.005  # points, of the print
 NARROW = 5.0  # points either way, from which a prediction interval tells much
@@ -973,6 +974,47 @@ def momentum_is_no_regulariser(results: StudyResults, least: float) -> Finding:
 
 
 @claim(
+    where="section IV, Momentum",
+    threshold=Threshold("at most", 0.5, "of what L2 does, at every momentum and decay"),
+    null=Null(
+        "momentum does what L2 does",
+        taken_from(
+            f"grid == 'momentum' and momentum in {OTHER_MOMENTA}",
+            "grid == 'weight_decay' and weight_decay > 0",
+            ["seed"],
+        ),
+        draws=20,
+    ),
+    ceiling="None: the paper prints neither norm nor loss.",
+    full_grid=True,
+    seeds=3,
+    shows=["momentum", "regularisation"],
+)
+def momentum_unlike_l2(results: StudyResults, most: float) -> Finding:
+    """'It doesn't serve directly as a regularization factor like L1 or L2'
+
+    Three workers without delay: none of the momenta 0.5, 0.9 and 0.95 lowers both the norm of the
+    weights and the gap of test and training loss by more than half of what L2 lowers them by. At
+    the end and at equal training loss, where L2 lowers both beyond chance.
+    """
+    cells = l2_and_momentum(results).dropna().groupby(["reading", "weight_decay", "momentum"])
+    shares, lowers = {}, {}
+    for name in ("norm", "gap"):
+        l2 = cells[f"l2_{name}"]
+        shares[name] = cells[f"momentum_{name}"].mean() / l2.mean()
+        lowers[name] = l2.mean() > student_half(l2.sem(), l2.count())
+    share = pd.DataFrame(shares).min(axis=1)[pd.DataFrame(lowers).all(axis=1)]
+    if share.empty:
+        return cannot_tell("At no decay does L2 lower both norm and gap beyond chance.")
+    return Finding(
+        verdict_of([share.max() <= most]),
+        "largest share that momentum has of what L2 lowers norm and gap by, the smaller of the two",
+        float(share.max()),
+        _l2_words(share),
+    )
+
+
+@claim(
     where="section IV, Momentum; section V",
     threshold=Threshold("at least", 1.5, "times as long", moves="factor"),
     null=Null("the run called 0.9 is that without momentum", momenta_exchanged(0.0, 0.9)),
@@ -1199,6 +1241,17 @@ def _at_equal_training_loss(results: StudyResults) -> pd.Series:
             test = np.interp(end["train_loss"], run["train_loss"], run["test_loss"])
             gains.append({"momentum": momentum, "seed": seed, "gain": end["test_loss"] - test})
     return pd.DataFrame(gains).groupby("momentum")["gain"].mean()
+
+
+def _l2_words(shares: pd.Series) -> str:
+    """The decays at which L2 is a regulariser, with the largest share that momentum has of it."""
+    parts = []
+    for reading, words in (("end", "At the end"), ("equal", "at equal training loss")):
+        here = shares[shares.index.get_level_values("reading") == reading]
+        largest = here.groupby("weight_decay").max()
+        found = ", ".join(f"{share:+z.2f} of {decay:g}" for decay, share in largest.items())
+        parts.append(f"{words} {found or 'there is no decay at which L2 lowers both'}")
+    return f"Largest shares, negative where momentum raises one of the two. {'; '.join(parts)}."
 
 
 def _printed_runs(results: StudyResults) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from .tables import (
     in_percent,
     initial_weights,
     models_runs,
+    regularised_runs,
     table2_cells,
     table2_runs,
 )
@@ -497,10 +498,26 @@ def _reach(cells: pd.DataFrame, kind: str) -> np.ndarray:
     return np.abs([mean - low, high - mean])  # rounding makes some of them -0.0000001
 
 
+def _regularised(ax: Axes, runs: pd.DataFrame, momenta: list[float]) -> None:
+    """Norm of the weights and gap of the losses where runs end, a dot a seed: momenta in the colour
+    of their line, L2 as diamonds with its factor above them."""
+    for (momentum, decay), here in runs.groupby(["momentum", "weight_decay"]):
+        if decay:
+            ax.plot(here["norm"], here["gap"], "D", color="black", markersize=3.5,
+                    markeredgewidth=0.6, fillstyle="none")  # fmt: skip
+            ax.annotate(f"{decay:g}", (here["norm"].mean(), here["gap"].max()), (0, 5), size=5.5,
+                        textcoords="offset points", rotation=90, ha="center")  # fmt: skip
+        else:
+            colour = style.COLOURS[momenta.index(momentum)]
+            ax.plot(here["norm"], here["gap"], ".", color=colour)
+    ax.set_xlabel("norm of the weights")
+    ax.set_ylabel("gap of the losses")
+
+
 def momentum(results: StudyResults) -> Figure:
-    """Test loss and accuracy of three workers, one line a momentum."""
+    """Test loss and accuracy of three workers, one line a momentum; norm and gap beside L2."""
     curves = results.curves("momentum")
-    figure, (axes,) = style.panels(1, 2, 1.7)
+    figure, ((*axes, ends),) = style.panels(1, 3, 1.7)
     for i, (value, here) in enumerate(curves.groupby("momentum")):
         for ax, metric in zip(axes, ("test_loss", "test_accuracy"), strict=True):
             cells = over_seeds(here, ["epoch"], metric)
@@ -513,6 +530,7 @@ def momentum(results: StudyResults) -> Figure:
     for ax in axes:
         ax.set_xlabel("epoch")
         style.whole_number_ticks(ax)
+    _regularised(ends, regularised_runs(results), sorted(curves["momentum"].unique()))
     handles, labels = axes[1].get_legend_handles_labels()
     labels = [f"momentum {label}" for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncol=len(labels))

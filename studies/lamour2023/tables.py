@@ -22,6 +22,7 @@ TABLE2_KEYS = ["mode", "delayed_workers", "delay_ms", "workers", "partition"]
 TABLE3_KEYS = ["delay_ms", "workers", "momentum"]
 TABLE4_KEYS = ["delay_ms", "workers", "compensation_lambda"]
 STRENGTHS = (2.0, 5.0)  # the lambdas of Table IV
+OTHER_MOMENTA = (0.5, 0.9, 0.95)  # beside none, those that lead to convergence
 
 
 def in_percent(runs: pd.DataFrame) -> pd.DataFrame:
@@ -598,6 +599,80 @@ def barriers(results: StudyResults) -> Table:
         "highest": "highest",
     }
     return Table(table.reset_index(), headings, dict.fromkeys(list(headings)[2:], "{:.3f}"))
+
+
+def regularised_runs(results: StudyResults) -> pd.DataFrame:
+    """Runs of three workers with each momentum that trains and with each decay, without doubles:
+    `norm` of the weights and `gap` of test and training loss at the end."""
+    runs = results.grid("momentum", "weight_decay").drop_duplicates("run")
+    runs = in_percent(runs[runs["momentum"].isin((0.0, *OTHER_MOMENTA))])
+    losses = runs[["final_train_loss", "final_test_loss"]]
+    return (
+        runs[["seed", "momentum", "weight_decay", "accuracy"]]
+        .join(losses)
+        .assign(
+            norm=runs["final_weight_norm"],
+            gap=losses["final_test_loss"] - losses["final_train_loss"],
+        )
+    )
+
+
+def regularisation(results: StudyResults) -> Table:
+    """What momentum and L2 do to norm and losses at the end: means over seeds."""
+    headings = {
+        "momentum": "momentum",
+        "weight_decay": "L2",
+        "norm": "norm of the weights",
+        "final_train_loss": "training loss",
+        "final_test_loss": "test loss",
+        "gap": "gap",
+        "accuracy": "accuracy",
+    }
+    keys, values = list(headings)[:2], list(headings)[2:]
+    means = regularised_runs(results).groupby(keys)[values].mean().reset_index()
+    formats = {"weight_decay": "{:g}", "norm": "{:.1f}", "accuracy": "{:.1f}"}
+    return Table(means, headings, dict.fromkeys(values, "{:.3f}") | formats)
+
+
+def l2_and_momentum(results: StudyResults) -> pd.DataFrame:
+    """By how much L2 and momentum lower the norm of the weights and the gap of test and training
+    loss below those of plain SGD of the same seed.
+
+    One row a seed, `weight_decay`, `momentum` and `reading`: at the `end`, and at `equal` training
+    loss, the highest that the three runs end at; between epochs numbers are interpolated, and NaN
+    where a run has none so high. Columns `l2_norm`, `l2_gap`, `momentum_norm`, `momentum_gap`.
+    """
+    curves = results.curves("momentum", "weight_decay").drop_duplicates(["run", "epoch"])
+    keys = ["seed", "weight_decay", "momentum"]
+    gap = curves["test_loss"] - curves["train_loss"]
+    curves = curves[[*keys, "epoch", "train_loss"]].assign(norm=curves["weight_norm"], gap=gap)
+    by_run = {key: run.sort_values("epoch") for key, run in curves.groupby(keys)}
+    rows = []
+    for (seed, decay, _), shrunk in by_run.items():
+        for momentum in OTHER_MOMENTA if decay else ():
+            three = by_run[seed, 0.0, 0.0], shrunk, by_run[seed, 0.0, momentum]
+            equal = max(run["train_loss"].iloc[-1] for run in three)
+            for reading, found in (
+                ("end", [run[["norm", "gap"]].iloc[-1] for run in three]),
+                ("equal", [_at_training_loss(run, equal) for run in three]),
+            ):
+                plain, l2, moved = found
+                key = {"seed": seed, "weight_decay": decay, "momentum": momentum}
+                lowered = {f"l2_{name}": value for name, value in (plain - l2).items()}
+                lowered |= {f"momentum_{name}": value for name, value in (plain - moved).items()}
+                rows.append({**key, "reading": reading, **lowered})
+    return pd.DataFrame(rows)
+
+
+def _at_training_loss(run: pd.DataFrame, loss: float) -> pd.Series:
+    """Norm and gap of a run where its training loss was `loss`; NaN where it never was."""
+    run = run.sort_values("train_loss")
+    return pd.Series(
+        {
+            name: np.interp(loss, run["train_loss"], run[name], left=np.nan, right=np.nan)
+            for name in ("norm", "gap")
+        }
+    )
 
 
 def label_drop(cells: pd.DataFrame, value: str) -> pd.DataFrame:

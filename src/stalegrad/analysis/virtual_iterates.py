@@ -116,6 +116,8 @@ def _reason_against(rule: Rule) -> str | None:
         return "makes other steps"
     if rule.momentum:
         return f"has momentum {rule.momentum:g}"
+    if rule.weight_decay:
+        return f"has weight decay {rule.weight_decay:g}"
     return None if rule.clip_norm is None else f"clips gradients to the norm {rule.clip_norm:g}"
 
 

@@ -32,7 +32,7 @@ class DelayCompensation(SGD):
     epsilon: Annotated[float, Field(gt=0)] = 1e-7
     as_published: bool = False
 
-    kernel_steps: ClassVar[str] = "f7289570a2d8476a"
+    kernel_steps: ClassVar[str] = "bd623d4610a03fb4"
 
     def kernel_form(self, state: RuleState) -> KernelForm:
         return {

@@ -57,7 +57,7 @@ struct Stretch {
     // The rule: learning rates T [runs]; the rest is the same for all. Where it `compensates`, see
     // rules/dc_asgd.py; `aliased` is its as_published. Where it is `adam`, see rules/adam.py.
     const void* rates;
-    double momentum, compensation, decay, epsilon;
+    double momentum, weight_decay, compensation, decay, epsilon;
     int64_t nesterov, compensates, adaptive, aliased;
     double beta1, beta2, rest1, rest2;
     int64_t adam;
@@ -93,6 +93,7 @@ template <typename T, class Problem>
 double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
     using V = Vector<T>;
     const T *factors = (const T*)all.factors, momentum = (T)all.momentum;
+    const T weight_decay = (T)all.weight_decay;
     const T compensation = (T)all.compensation, decay = (T)all.decay, epsilon = (T)all.epsilon;
     const T beta1 = (T)all.beta1, beta2 = (T)all.beta2;
     const T rest1 = (T)all.rest1, rest2 = (T)all.rest2;
@@ -135,6 +136,7 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
                 gradient /= (T)all.per_update;
             }
             if (kept) store(kept + j, weights);
+            if (weight_decay) gradient += weights * weight_decay;
             if (all.adam) {
                 const V mean = load(run.velocity + j) * beta1 + gradient * rest1;
                 const V square = load(run.mean_square + j) * beta2 + gradient * gradient * rest2;
@@ -251,8 +253,8 @@ LAYOUT(Minibatches, FIELD(groups), FIELD(batch), FIELD(bounds), FIELD(rows), FIE
 LAYOUT(Stretch, FIELD(count), FIELD(batch), FIELD(rows), FIELD(noise), FIELD(read), FIELD(write),
        FIELD(factors), FIELD(per_update), FIELD(waiting), FIELD(inputs), FIELD(targets),
        FIELD(dimension), FIELD(width), FIELD(options), FIELD(rates), FIELD(momentum),
-       FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov), FIELD(compensates),
-       FIELD(adaptive), FIELD(aliased), FIELD(beta1), FIELD(beta2), FIELD(rest1), FIELD(rest2),
-       FIELD(adam), FIELD(runs), FIELD(weights), FIELD(velocity), FIELD(mean_square),
-       FIELD(pending), FIELD(saved), FIELD(decay1), FIELD(decay2), FIELD(slots), FIELD(apart),
-       FIELD(losses))
+       FIELD(weight_decay), FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov),
+       FIELD(compensates), FIELD(adaptive), FIELD(aliased), FIELD(beta1), FIELD(beta2),
+       FIELD(rest1), FIELD(rest2), FIELD(adam), FIELD(runs), FIELD(weights), FIELD(velocity),
+       FIELD(mean_square), FIELD(pending), FIELD(saved), FIELD(decay1), FIELD(decay2),
+       FIELD(slots), FIELD(apart), FIELD(losses))
