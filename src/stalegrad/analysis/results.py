@@ -205,14 +205,16 @@ def cell_columns(runs: pd.DataFrame) -> list[str]:
 
 
 def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
-    if missing := [grid for grid in grids if grid not in set(frame["grid"])]:
+    there = set(frame["grid"].unique())
+    if missing := [grid for grid in grids if grid not in there]:
         raise ResultError(f"runs.csv holds no run of {', '.join(missing)}; `snakemake` makes it.")
     frame = frame[frame["grid"].isin(grids)].dropna(axis=1, how="all")
     # A column that other grids lack was read as floats; whole numbers become integers again.
     cell = frame.columns[: list(frame.columns).index("seed") + 1]
     floats = frame[cell].select_dtypes("float").dropna(axis=1)
     whole = [name for name in floats if (floats[name] % 1 == 0).all()]
-    return frame.astype(dict.fromkeys(whole, int))
+    # Not `frame.astype`, which copies each column by itself: claims come here thousands of times.
+    return frame.assign(**{name: frame[name].astype(int) for name in whole})
 
 
 def with_all(runs: pd.DataFrame, column: str, values: Iterable[object]) -> pd.DataFrame:
