@@ -166,8 +166,17 @@ class StudyResults:
         return read_arrays(path), read_csv(points), read_csv(lines)
 
     def grid(self, *names: str) -> pd.DataFrame:
-        """The runs of some grids; columns that none of them has are dropped."""
-        return _chosen(self.runs, names)
+        """The runs of some grids; columns that none of them has are dropped.
+
+        They are chosen once: a claim is tried on hundreds of variants of the same results.
+        """
+        if names not in self._grids:
+            self._grids[names] = _chosen(self.runs, names)
+        return self._grids[names].copy()
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return {}
 
     def curves(self, *names: str) -> pd.DataFrame:
         """The histories of some grids."""
