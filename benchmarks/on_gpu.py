@@ -65,6 +65,7 @@ CLUSTERS: dict[str, dict[str, Any]] = {
     "parameter_server": {"cluster": _SERVER, "partition": "labels_uncut"},
     "synchronous": {"cluster": _SERVER | {"synchronous": True}, "partition": "dataset"},
     "heterogeneous": {"cluster": {"name": "heterogeneous", "workers": 3, "slowest": 4.0}},
+    "pipeline": {"cluster": {"name": "pipeline", "stages": 3}},
 }
 # Of the weights after two epochs, relative to their norm, against the same runs on the CPU: what is
 # allowed in float64, and in float32 as a multiple of what rounding does. That depends on the rule

@@ -183,6 +183,7 @@ DEFAULTS = {
         },
         "8dc18ef1946b2a68",
     ),
+    ("cluster", "pipeline"): ({"stages": 3}, {}, "db5445ea0c358a58"),
     ("cluster", "trace"): (
         {"file": "tests/recordings/chain.csv.gz"},
         {"unfinished": False},
