@@ -58,6 +58,9 @@ class Schedule:
     batch [A] int64: the number of its minibatch within that stream, counted over all epochs.
     epoch_ends [epochs] int64: arrivals served by the end of each epoch; the last is A.
     arrivals_per_update: 1 for asynchronous SGD, K for K-batch, all workers for synchronous.
+    stage_versions [A, S] int64: where the layers are cut into S stages, and gradients computed at a
+        version of its own in each: these. `read_version` is then the oldest, which staleness counts
+        from. None where one version is read.
 
     After arrival i the server version is (i + 1) // arrivals_per_update.
     """
@@ -69,6 +72,7 @@ class Schedule:
     batch: np.ndarray
     epoch_ends: np.ndarray
     arrivals_per_update: int = 1
+    stage_versions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         arrivals = len(self.worker)
@@ -83,6 +87,13 @@ class Schedule:
             raise ValueError("Arrivals must be in the order of their times.")
         if (self.read_version < 0).any() or (self.staleness_before < 0).any():
             raise ValueError("A gradient cannot be computed at a version not yet made.")
+        if (stages := self.stage_versions) is not None:
+            if stages.ndim != 2 or len(stages) != arrivals or not stages.shape[1]:
+                raise ValueError("Versions by stage must have a row an arrival, a column a stage.")
+            if (stages.min(axis=1) != self.read_version).any():
+                raise ValueError("The version that is read must be the oldest of the stages.")
+            if (stages > self.version[:, None]).any():
+                raise ValueError("A stage cannot compute at a version not yet made.")
         ends = self.epoch_ends
         if len(ends) == 0 or ends[-1] != arrivals or (np.diff(ends) < 0).any() or ends[0] < 0:
             raise ValueError("Epoch ends must not decrease and must close with the last arrival.")

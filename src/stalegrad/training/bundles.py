@@ -312,7 +312,7 @@ def order_of(cell: Cell, targets: np.ndarray) -> Order:
     cannot be dealt to its workers."""
     if cell.partition == "independent":
         return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
-    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
+    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed, cell.batch_size)
     return DataOrder(parts, cell.batch_size, cell.seed)
 
 

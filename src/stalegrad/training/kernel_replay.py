@@ -21,8 +21,12 @@ from stalegrad.training.replay import ReplayState, Run, minibatches
 
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
-    """Whether there is a kernel for these runs, which share rule class and minibatch size."""
-    return all(has_kernel(run.rule, run.order.batch_size, backend) for run in runs)
+    """Whether there is a kernel for these runs, which share rule class and minibatch size. None
+    knows stages that read versions of their own."""
+    return all(
+        run.snapshots.by_stage is None and has_kernel(run.rule, run.order.batch_size, backend)
+        for run in runs
+    )
 
 
 def has_kernel(rule: Rule, batch_size: int, backend: Backend) -> bool:

@@ -7,6 +7,7 @@ axis is the run; what differs between them (step size, delay, schedule, seed, da
 """
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from stalegrad.data_order import Order, minibatch_noise
+from stalegrad.io.errors import ConfigError
 from stalegrad.problems import Task
-from stalegrad.rules import Numbers, Rule, steps_on
+from stalegrad.rules import Numbers, Rule, Shapes, steps_on
 from stalegrad.schedule import Schedule
 from stalegrad.training.backends import Backend
 from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
@@ -128,7 +130,13 @@ class ReplayState:
 
 
 def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> ReplayState:
-    """The state before the first arrival, on the device of the task's data."""
+    """The state before the first arrival, on the device of the task's data.
+
+    Raises ConfigError where a schedule has more stages than the task has layers.
+    """
+    for run in runs:
+        if (by_stage := run.snapshots.by_stage) is not None:
+            _stages_of(task, by_stage.shape[1])
     device = task.train[0].device
     weights = torch.stack([task.initial_weights(run.seed) for run in runs])
     weights = weights.to(device=device, dtype=dtype)
@@ -158,11 +166,14 @@ def advance_in_steps(
     numbers = stack_numbers([run.rule for run in runs], state.weights)
     factors = stack_factors(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
+    slots = slots_read(task, runs, steps)
     total = weights.new_zeros(len(runs), dtype=torch.float64)
     per_update = runs[0].schedule.arrivals_per_update
 
     for i in range(steps.count):
-        read = _read(weights, saved, steps.read[:, i])
+        read = joined(
+            [_read(weights[:, here], saved[:, :, here], each[:, i]) for here, each in slots]
+        )
         gradient, losses = _gradients(backend, read, task, runs, steps, i)
         active = steps.active[:, i]
         total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
@@ -388,8 +399,54 @@ def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | No
     return torch.from_numpy(np.stack(chosen)).to(weights)
 
 
+def slots_read(task: Task, runs: list[Run], steps: Steps) -> list[tuple[slice, np.ndarray]]:
+    """Which weights are read where: columns of the flat weights, and their slots [R, n].
+
+    One entry for all weights, unless a run has stages: then one for each layer.
+    """
+    if all(run.snapshots.by_stage is None for run in runs):
+        return [(slice(None), steps.read)]
+    columns = _layers(task.layers)
+    slots = np.repeat(steps.read[None], len(columns), axis=0)
+    for row, run in enumerate(runs):
+        if (by_stage := run.snapshots.by_stage) is not None:
+            stages, here = _stages_of(task, by_stage.shape[1]), steps.count - steps.arrivals[row]
+            arrivals = steps.schedule_index[row, here:]
+            slots[:, row, here:] = by_stage[arrivals][:, stages].T
+    return list(zip(columns, slots, strict=True))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Weights [R, P] from their columns."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _layers(shapes: Shapes) -> list[slice]:
+    """The columns of each layer in the flat weights: a matrix with the vectors behind it, as its
+    bias; vectors before the first matrix belong to it."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    matrices = [i for i, shape in enumerate(shapes) if len(shape) > 1]
+    bounds = [0, *(int(ends[i - 1]) for i in matrices[1:]), int(ends[-1])]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def _stages_of(task: Task, stages: int) -> np.ndarray:
+    """The stage of each layer [L]: in order, as evenly as can be by their number.
+
+    Raises ConfigError where there are more stages than layers.
+    """
+    layers = len(_layers(task.layers))
+    if stages > layers:
+        raise ConfigError(
+            f"'cluster.stages' is {stages}, more than the {layers} layers of the problem "
+            f"'{task.name}'; choose {layers} or fewer."
+        )
+    sizes = [len(part) for part in np.array_split(np.arange(layers), stages)]
+    return np.repeat(np.arange(stages), sizes)
+
+
 def _read(weights: Tensor, saved: Tensor, slots: np.ndarray) -> Tensor:
-    """The weights [R, P] that this step's gradients were computed at."""
+    """The weights [R, P], or some columns of them, that this step's gradients were computed at."""
     if (slots == CURRENT).all():
         return weights
     if (slots == slots[0]).all():
