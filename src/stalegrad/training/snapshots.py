@@ -12,7 +12,7 @@ CURRENT = -1  # read the server's present weights; or write nothing
 
 @dataclass(frozen=True)
 class SnapshotPlan:
-    """Slots for snapshots, shared over time like registers.
+    """Slots for snapshots, shared over time like registers. A counts the arrivals that are applied.
 
     read [A]: the slot that arrival i's weights lie in, or CURRENT.
     write [A]: the slot to copy the weights to before the update that arrival i triggers, once its
@@ -27,6 +27,7 @@ class SnapshotPlan:
 
 def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
     """Give each version that is read after it was overwritten a slot until its last reading."""
+    schedule = schedule.replayed
     k = schedule.arrivals_per_update
     stale = schedule.read_version < schedule.version
     readers = np.flatnonzero(stale)
