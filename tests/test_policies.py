@@ -9,15 +9,17 @@ from helpers import assert_close, epoch_an_arrival, plan, quadratic_task, small_
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import stalegrad as sg
 from stalegrad.analysis import simulations
 from stalegrad.clusters import _served
 from stalegrad.clusters._policies import NEVER, Terms
 from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
 from stalegrad.clusters.parameter_server import ParameterServer
-from stalegrad.data_order import DataOrder
+from stalegrad.data_order import DataOrder, minibatch_noise
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning.cell import parse_simulation
+from stalegrad.problems.large_cnn import LargeCNN
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.sgd import SGD
@@ -364,6 +366,41 @@ def test_kernel_and_loop_agree_under_every_policy(lenet, rule, dtype):
             alone, _ = trajectory(lenet, [run], backend, dtype)
             for together, by_itself in zip(weights, alone, strict=True):
                 assert_close(together[row], by_itself[0], 1e-12 if dtype == torch.float64 else 1e-4)
+
+
+def test_random_numbers_of_a_loss_are_those_of_the_minibatch(small_task):
+    """Dropout, in the kernel and in the loop: what is dropped takes its bytes with it."""
+    task = small_task(LargeCNN, normalize=True)
+    backend = VmapBackend(task) if reason_against(task) else CpuBackend(task)
+    schedule = simulate(two(DROP), 8)
+    assert not schedule.applied[3]
+    run = plan(RULES["momentum"], schedule, DataOrder((np.arange(40),), 5, seed=1))
+    trajectory(task, [run], backend)
+    noise = [run.noise([i], task.noise) for i in (3, 4)]
+    batches = (4, 5)  # the fourth and fifth that are applied
+    for found, batch in zip(noise, batches, strict=True):
+        wanted = minibatch_noise(run.seed, 0, batch, 5, task.noise)
+        assert found[0].tobytes() == wanted.tobytes()
+
+
+def test_history_counts_the_updates_and_the_staleness_of_all():
+    """Two workers of 1 and 3 seconds: of four arrivals one is dropped, with staleness 3."""
+    problem = sg.problem("least_squares", rows=64, dimension=4, epoch_samples=64)
+    cells = sg.grid(
+        problem=problem,
+        rule=sg.rule("sgd", lr=0.01),
+        cluster=[two(DROP), two(DROP | {"threshold": NEVER}), two(FRESH)],
+        batch_size=8,
+        epochs=2,
+    )
+    history = sg.train(cells).set_index(["run", "epoch"])
+    dropping, plain, fresh = (history.loc[cell.hash] for cell in cells)
+    assert dropping["updates"].tolist() == [6, 12] and plain["updates"].tolist() == [8, 16]
+    assert fresh["updates"].tolist() == [3, 6]
+    assert dropping["mean_staleness"].tolist() == [6 / 8] * 2
+    assert dropping["max_staleness"].tolist() == [3, 3]
+    assert dropping["simulated_seconds"].tolist() == [6, 12]
+    assert dropping["excess_loss"].iloc[-1] != plain["excess_loss"].iloc[-1]
 
 
 # ---- against a simulation as plain as can be ----

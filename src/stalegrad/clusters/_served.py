@@ -147,7 +147,7 @@ def _serve(
     while served < total and used + workers <= len(times):
         worker, now = who[1], key[1]
         if now == np.inf:
-            raise ValueError("no worker computes, and gradients are still to come")
+            raise ValueError("its times are too large or too small, or too far apart, to add up")
         applied = version - reading[worker] < threshold
         worker_out[served] = worker
         finish_out[served] = now

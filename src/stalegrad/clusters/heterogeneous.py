@@ -33,7 +33,7 @@ class Heterogeneous:
         (`duration`) the first part where its compute time is no longer than the median of its
         worker and the second where it is, so that noise depends on delay.
     policy: which gradients the server applies and when it updates, in the place of every one and at
-        once: see `_policies`.
+        once: see docs/policies.md.
 
     Simultaneous gradients arrive in the order of their workers, and a worker reads the update that
     its own gradient has just triggered.

@@ -28,7 +28,7 @@ class HubAndSpoke:
     communication_time: T_c, seconds, half of it each way.
     compute_time: distribution of the seconds a round takes, independent and alike.
     policy: which gradients the master applies and when it updates, in the place of every K-th: see
-        `_policies`. Workers that wait or are stopped need T_c = 0.
+        docs/policies.md. Where workers wait or are stopped, T_c must be 0.
 
     What happens at the same moment is settled as `_merge.arrivals` says: workers are served in
     their order, and an update that arrives at the start of a round is read. So at T_c = 0 a worker

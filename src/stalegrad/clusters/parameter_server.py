@@ -45,7 +45,7 @@ class ParameterServer:
     run_on: a worker that has done its epochs stops and the others train on; false stops all of them
         with the first.
     policy: which gradients the server applies and when it updates, in the place of every one and at
-        once: see `_policies`. A gradient that is dropped is served like any other. Nobody is
+        once: see docs/policies.md. A gradient that is dropped is served like any other. Nobody is
         stopped here: what a worker computes it also sends.
     """
 
