@@ -346,7 +346,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("lenet", [True], indirect=True, ids=["normalized"])
+@pytest.mark.parametrize("normalize", [True], indirect=True, ids=["normalized"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_kernel_and_loop_agree_under_every_policy(lenet, rule, dtype):
