@@ -157,12 +157,13 @@ DEFAULTS = {
             "barrier": False,
             "answers_once": False,
             "data_by": "worker",
+            "policy": None,
         },
         "55580d646aaa9983",
     ),
     ("cluster", "hub_and_spoke"): (
         {"workers": 2, "compute_time": {"name": "expon"}},
-        {"minibatches_per_update": 1, "communication_time": 0.0},
+        {"minibatches_per_update": 1, "communication_time": 0.0, "policy": None},
         "db7212e7539b358f",
     ),
     ("cluster", "parameter_server"): (
@@ -180,6 +181,7 @@ DEFAULTS = {
             "start_ms": 0.0,
             "synchronous": False,
             "run_on": True,
+            "policy": None,
         },
         "8dc18ef1946b2a68",
     ),

@@ -220,12 +220,12 @@ def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
     cell = specs.validate(SimulationCell, values, where=where)
     if cell.arrivals is None and cell.updates is None:
         raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")
-    if specs.name_of(cell.cluster) != "hub_and_spoke":
+    if specs.name_of(cell.cluster) != "hub_and_spoke" or cell.cluster.policy is not None:
         for key in ("updates", "skip"):
             if getattr(cell, key) is not None:
                 raise ConfigError(
-                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke', whose workers go "
-                    f"on without end; leave it out."
+                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke' without a 'policy', "
+                    f"whose workers go on without end; leave it out."
                 )
     if cell.updates is not None:
         for key in ("arrivals", "skip"):

@@ -102,6 +102,8 @@ class StaticStep:
         self._write = table(torch.int64, many) if writes else None
         scaled = any(run.step_factors is not None for run in runs)
         self._factors = table(state.weights.dtype, many) if scaled else None
+        weighted = any(run.replayed.weight is not None for run in runs)
+        self._scales = table(state.weights.dtype, many) if weighted else None
 
     @property
     def captured(self) -> bool:
@@ -142,6 +144,7 @@ class StaticStep:
         fill(self._read, np.stack([each.T for _, each in slots]))  # [L, n, R]
         fill(self._write, steps.write)
         fill(self._factors, replay.stack_factors(list(self._runs), steps, self._state.weights))
+        fill(self._scales, replay.stack_scales(list(self._runs), steps, self._state.weights))
         self._total.zero_()
         self._step.zero_()
 
@@ -176,6 +179,8 @@ class StaticStep:
             gradient = replay.clip(gradient, numbers["clip_norm"])
         gradient, corrected = rule.correct(gradient, read, state.weights, state.rule, numbers)
         _overwrite(state.rule, corrected, active)
+        if self._scales is not None:
+            gradient = gradient * self._row(self._scales)[:, None]
         if state.pending is not None:
             if active is not None:
                 gradient = torch.where(active[:, None], gradient, 0)

@@ -52,6 +52,8 @@ def advance_in_kernel(
         first, stop = run.stretch(state.epoch)
         steps = run.step_factors
         factors = None if steps is None else weights.new_tensor(steps[first:stop])
+        weighted = run.replayed.weight
+        scales = None if weighted is None else weights.new_tensor(weighted[first:stop])
         stretch = Stretch(
             batch=run.order.batch_size,
             per_update=per_update,
@@ -75,6 +77,7 @@ def advance_in_kernel(
                 read=run.snapshots.read[here],
                 write=run.snapshots.write[here],
                 factors=None if factors is None else factors[within],
+                scales=None if scales is None else scales[within],
                 waiting=here.start % per_update,
             )
             backend.replay(stretch, weights.dtype)

@@ -1,9 +1,10 @@
 """Replay: execute schedules, many runs at once.
 
 At each arrival the gradient is taken at the weights that the worker had read and goes through the
-update rule. Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function
-from weights to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first
-axis is the run; what differs between them (step size, delay, schedule, seed, data order) is data.
+update rule. Of an arrival that the server drops no gradient is taken: it would change nothing.
+Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function from weights
+to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first axis is the
+run; what differs between them (step size, delay, schedule, seed, data order) is data.
 """
 
 import itertools
@@ -57,27 +58,38 @@ class Run:
         return self.schedule.stops(self.per_epoch)
 
     @cached_property
+    def applied(self) -> np.ndarray:
+        """Arrivals applied by each stop."""
+        return self.schedule.applied_until(self.stops)
+
+    @property
+    def replayed(self) -> Schedule:
+        """The arrivals that are applied; what is said of arrivals below is said of these."""
+        return self.schedule.replayed
+
+    @cached_property
     def staleness(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and maximum [stops] of the staleness of all arrivals served by each stop."""
+        """Mean and maximum [stops] of the staleness of all arrivals served by each stop, those
+        dropped included."""
         return self.schedule.staleness_until(self.stops)
 
     @cached_property
     def step_factors(self) -> np.ndarray | None:
         """`Rule.step_factors` of all arrivals."""
-        return self.rule.step_factors(self.schedule)
+        return self.rule.step_factors(self.replayed)
 
     @property
     def longest(self) -> int:
         """Arrivals between one stop and the next, at most."""
-        return int(np.diff(self.stops, prepend=0).max())
+        return int(np.diff(self.applied, prepend=0).max())
 
     def stretch(self, number: int) -> tuple[int, int]:
         """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
-        return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
+        return int(self.applied[number - 1]) if number else 0, int(self.applied[number])
 
     def noise(self, arrivals: Iterable[int], per_sample: int) -> np.ndarray:
         """The random bytes [A, B, per_sample] of the minibatches of these arrivals."""
-        streams, batches = self.schedule.stream, self.schedule.batch
+        streams, batches = self.replayed.stream, self.replayed.batch
         drawn = [
             minibatch_noise(
                 self.seed, int(streams[i]), int(batches[i]), self.order.batch_size, per_sample
@@ -165,6 +177,7 @@ def advance_in_steps(
     rule = steps_on(type(runs[0].rule), task.layers)
     numbers = stack_numbers([run.rule for run in runs], state.weights)
     factors = stack_factors(runs, steps, state.weights)
+    scales = stack_scales(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
     slots = slots_read(task, runs, steps)
     total = weights.new_zeros(len(runs), dtype=torch.float64)
@@ -184,6 +197,8 @@ def advance_in_steps(
             gradient = clip(gradient, numbers["clip_norm"])
         gradient, corrected = rule.correct(gradient, read, weights, rule_state, step_numbers)
         rule_state = _choose(corrected, rule_state, active) if steps.ragged[i] else corrected
+        if scales is not None:
+            gradient = gradient * scales[:, i, None]
         if pending is not None:
             if steps.ragged[i]:
                 gradient = torch.where(active[:, None], gradient, 0)
@@ -245,7 +260,7 @@ def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
         key = id(run.order), id(run.schedule)
         if key not in drawn:
             here = slice(*run.stretch(number))
-            drawn[key] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+            drawn[key] = run.order.indices(run.replayed.stream[here], run.replayed.batch[here])
     return [drawn[id(run.order), id(run.schedule)] for run in runs]
 
 
@@ -310,8 +325,8 @@ def _alike(
         same = run.order is before.order and run.seed == before.seed
         same = same and (
             run.schedule is before.schedule
-            or np.array_equal(run.schedule.stream[here], before.schedule.stream[there])
-            and np.array_equal(run.schedule.batch[here], before.schedule.batch[there])
+            or np.array_equal(run.replayed.stream[here], before.replayed.stream[there])
+            and np.array_equal(run.replayed.batch[here], before.replayed.batch[there])
         )
         if not same:
             starts.append(row)
@@ -389,12 +404,21 @@ def stack_numbers(rules: list[Rule], weights: Tensor) -> Numbers:
 
 def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
     """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
-    by_run = [run.step_factors for run in runs]
-    if all(factors is None for factors in by_run):
+    return _stack([run.step_factors for run in runs], steps, weights)
+
+
+def stack_scales(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
+    """The weights of the gradients in the schedules at each step [R, n]; None where all are 1."""
+    return _stack([run.replayed.weight for run in runs], steps, weights)
+
+
+def _stack(by_run: list[np.ndarray | None], steps: Steps, weights: Tensor) -> Tensor | None:
+    """Numbers [A] of each run's arrivals, those of its steps [R, n]; None stands for 1."""
+    if all(numbers is None for numbers in by_run):
         return None
     chosen = [
-        np.ones(steps.count) if factors is None else factors[index]
-        for factors, index in zip(by_run, steps.schedule_index, strict=True)
+        np.ones(steps.count) if numbers is None else numbers[index]
+        for numbers, index in zip(by_run, steps.schedule_index, strict=True)
     ]
     return torch.from_numpy(np.stack(chosen)).to(weights)
 

@@ -12,7 +12,7 @@ CURRENT = -1  # read the server's present weights; or write nothing
 
 @dataclass(frozen=True)
 class SnapshotPlan:
-    """Slots for snapshots, shared over time like registers.
+    """Slots for snapshots, shared over time like registers. A counts the arrivals that are applied.
 
     read [A]: the slot that arrival i's weights lie in, or CURRENT.
     write [A]: the slot to copy the weights to before the update that arrival i triggers, once its
@@ -30,6 +30,7 @@ class SnapshotPlan:
 
 def plan_snapshots(schedule: Schedule) -> SnapshotPlan:
     """Give each version that is read after it was overwritten a slot until its last reading."""
+    schedule = schedule.replayed
     by_stage = schedule.stage_versions
     versions = schedule.read_version[:, None] if by_stage is None else by_stage
     read, write, slots = _assign(versions, schedule.updates, schedule.arrivals_per_update)
