@@ -147,7 +147,9 @@ class Schedule:
             stream=self.stream[self.applied],
             batch=self.batch[self.applied],
             epoch_ends=self.applied_until(self.epoch_ends),
-            stage_versions=None if self.stage_versions is None else self.stage_versions[self.applied],
+            stage_versions=None
+            if self.stage_versions is None
+            else self.stage_versions[self.applied],
             applied=None,
             weight=None if self.weight is None else self.weight[self.applied],
         )
