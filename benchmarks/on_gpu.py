@@ -51,6 +51,10 @@ RULES: dict[str, dict[str, Any]] = {
     "dc_asgd": {"name": "dc_asgd", "lr": 0.02, "compensation": 1.0},
     "dc_asgd, adaptive": {"name": "dc_asgd", "lr": 0.02, "compensation": 1.0, "adaptive": True},
     "delay_adaptive": {"name": "delay_adaptive", "lr": 0.05, "concurrency": 2},
+    "staleness_scaled": {"name": "staleness_scaled", "lr": 0.02, "momentum": 0.9},
+    "gap_aware": {"name": "gap_aware", "lr": 0.02, "momentum": 0.9},
+    "delayed_nesterov": {"name": "delayed_nesterov", "lr": 0.05, "period": 3},
+    "muon": {"name": "muon", "lr": 0.01, "adam_lr": 0.001},
 }
 _SERVER = {"name": "parameter_server", "workers": 2, "compute_ms": 5.0}
 CLUSTERS: dict[str, dict[str, Any]] = {
@@ -61,6 +65,7 @@ CLUSTERS: dict[str, dict[str, Any]] = {
     "parameter_server": {"cluster": _SERVER, "partition": "labels_uncut"},
     "synchronous": {"cluster": _SERVER | {"synchronous": True}, "partition": "dataset"},
     "heterogeneous": {"cluster": {"name": "heterogeneous", "workers": 3, "slowest": 4.0}},
+    "pipeline": {"cluster": {"name": "pipeline", "stages": 3}},
 }
 # Of the weights after two epochs, relative to their norm, against the same runs on the CPU: what is
 # allowed in float64, and in float32 as a multiple of what rounding does. That depends on the rule

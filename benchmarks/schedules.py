@@ -1,10 +1,13 @@
-"""Arrivals a second of hub-and-spoke schedules: compiled merge, whole-array NumPy, event queue.
+"""Arrivals a second of schedules: compiled merge, whole-array NumPy, event queue; and by policy.
 
-All three find worker, finish time, version and staleness of the same arrivals from the same
-compute times, and the results are compared to the bit before anything is printed. The times of a
-shared machine wander, so the ratios of one run say more than its rates.
+The first three are of hub-and-spoke clusters. They find worker, finish time, version and staleness
+of the same arrivals from the same compute times, and the results are compared to the bit before
+anything is printed. The times of a shared machine wander, so the ratios of one run say more than
+its rates. With `--policies` whole schedules of three clusters are timed under every policy of the
+server, staleness included.
 
     python benchmarks/schedules.py --workers 10 --minibatches 10 --communication-time 1
+    python benchmarks/schedules.py --workers 10 --policies
 """
 
 import argparse
@@ -16,8 +19,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from stalegrad.clusters import _merge
+from stalegrad.clusters import Cluster, _merge
+from stalegrad.clusters.heterogeneous import Heterogeneous
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke, simulate_staleness
+from stalegrad.clusters.parameter_server import ParameterServer
+from stalegrad.schedule import Workload
 from stalegrad.staleness.compute_times import Exponential
 
 
@@ -149,6 +155,43 @@ def compare(cluster: HubAndSpoke, arrivals: int, repeats: int) -> dict[str, floa
     }
 
 
+def under_policies(workers: int) -> dict[str, tuple[Cluster, ...]]:
+    """What is timed with `--policies`, by name: no policy, and every one that each cluster has."""
+    policies = {
+        "none": None,
+        "drop, R = 2 n": {"name": "drop", "threshold": 2 * workers},
+        "drop, R = 2 n, stop": {"name": "drop", "threshold": 2 * workers, "stop": True},
+        "drop, R = 1, stop": {"name": "drop", "threshold": 1, "stop": True},
+        "fresh, K = n": {"name": "fresh", "gradients": workers},
+        "buffer, K = n": {"name": "buffer", "gradients": workers},
+        "bounded, s = 3": {"name": "bounded", "clocks": 3},
+        "backup, K = n - 1": {"name": "backup", "gradients": max(workers - 1, 1)},
+    }
+
+    def clusters(policy: dict | None) -> tuple[Cluster, ...]:
+        spread = {"profile": "geometric", "slowest": 100.0}
+        hub = HubAndSpoke(workers=workers, compute_time=CLUSTER.compute_time, policy=policy)
+        found: tuple[Cluster, ...] = (Heterogeneous(workers=workers, policy=policy, **spread), hub)
+        if policy and policy.get("stop"):
+            return found
+        keys = {"compute_ms": 1.0, "jitter": 0.1, "delay_ms": 2.0, "delayed": "one"}
+        return (*found, ParameterServer(workers=workers, policy=policy, **keys))
+
+    return {name: clusters(policy) for name, policy in policies.items()}
+
+
+def whole_schedules(cluster: Cluster, arrivals: int, repeats: int) -> float:
+    """Million arrivals a second of whole schedules, their staleness included."""
+
+    def whole(arrivals: int) -> float:
+        schedule = cluster.simulate(Workload((arrivals,), 1), np.random.default_rng(0))
+        return schedule.staleness_before.mean()
+
+    whole(1_000)  # compiles, or loads what was compiled
+    _, seconds = best_of(repeats, whole, arrivals)
+    return arrivals / seconds / 1e6
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", type=int, default=CLUSTER.workers)
@@ -158,7 +201,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--communication-time", type=float, default=CLUSTER.communication_time)
     parser.add_argument("--arrivals", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--policies", action="store_true")
     options = parser.parse_args(argv)
+    if options.policies:
+        print("million arrivals/s   heterogeneous  hub_and_spoke  parameter_server")
+        for name, clusters in under_policies(options.workers).items():
+            rates = [whole_schedules(each, options.arrivals, options.repeats) for each in clusters]
+            print(f"{name:20}" + "".join(f"{each:15.1f}" for each in rates))
+        return
     cluster = replace(
         CLUSTER,
         workers=options.workers,

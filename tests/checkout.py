@@ -45,11 +45,12 @@ def heed_interrupts() -> None:
 class Checkout:
     """folder: the working directory; sources are links, results and configuration its own.
 
-    flags: what every call of Snakemake gets.
+    flags: what every call of Snakemake gets. program: what Python is told to run as Snakemake.
     """
 
     folder: Path
     flags: tuple[str, ...] = ("--cores", "2")
+    program: tuple[str, ...] = ("-m", "snakemake")
 
     @classmethod
     def make(cls, folder: Path, *flags: str) -> "Checkout":
@@ -79,7 +80,7 @@ class Checkout:
         shutil.copy(ROOT / "config" / "config.yaml", self.folder / "config")
 
     def command(self, *arguments: str) -> list[str]:
-        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        snakemake = [sys.executable, *self.program, "--snakefile", str(ROOT / "Snakefile")]
         return [*snakemake, *self.flags, *arguments]
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -219,7 +219,7 @@ def test_what_cannot_be_used_is_named_with_what_to_do(unusable):
 @pytest.mark.slow
 def test_what_cannot_be_used_is_announced_before_training(unusable, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    values = {"preset": "smoke", "studies": ["mishchenko2022"], "results_folder": str(tmp_path)}
+    values = {"preset": "smoke", "studies": ["allawati2020"], "results_folder": str(tmp_path)}
     lines = progress.announcement(Plan.load(values), tmp_path / "smoke", 2)
     assert any(line.startswith("note: ") and unusable in line for line in lines), lines
 

@@ -19,6 +19,9 @@ from stalegrad.planning.bundle import Bundle
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
+from stalegrad.rules.delayed_nesterov import DelayedNesterov
+from stalegrad.rules.gap_aware import GapAware
+from stalegrad.rules.muon import Muon
 from stalegrad.rules.sgd import SGD
 from stalegrad.training import cuda_graph, replay
 from stalegrad.training.backends.batched import BatchedBackend
@@ -31,6 +34,9 @@ RULES = {
     "adam": lambda lr: Adam(lr=lr),
     "dc_asgd": lambda lr: DelayCompensation(lr=lr, compensation=0.5, adaptive=True, clip_norm=2.0),
     "delay_adaptive": lambda lr: DelayAdaptive(lr=lr, concurrency=2, warmup_epochs=1.0),
+    "gap_aware": lambda lr: GapAware(lr=lr, momentum=0.5),
+    "delayed_nesterov": lambda lr: DelayedNesterov(lr=lr, period=3, activation=0.2),
+    "muon": lambda lr: Muon(lr=lr, adam_lr=lr / 2, warmup_epochs=1.0),
 }
 
 
@@ -380,6 +386,9 @@ CELL_RULES = {
     "adam": {"name": "adam", "lr": 0.001, "warmup_epochs": 1.0},
     "dc_asgd": {"name": "dc_asgd", "lr": 0.01, "compensation": 2.0, "adaptive": True},
     "delay_adaptive": {"name": "delay_adaptive", "lr": 0.01, "concurrency": 2},
+    "gap_aware": {"name": "gap_aware", "lr": 0.02, "momentum": 0.9},
+    "delayed_nesterov": {"name": "delayed_nesterov", "lr": 0.05, "period": 3},
+    "muon": {"name": "muon", "lr": 0.01, "adam_lr": 0.001},
 }
 
 

@@ -346,6 +346,7 @@ def test_a_new_rule_brings_its_flags(tmp_path, monkeypatch, capsys):
         (["--seed", "-1"], "'--seed' is -1: input should be greater than or equal to 0."),
         (["--dataset", "mnst"], "'--dataset' is 'mnst': input should be 'mnist'"),
         (["--partition", "mine"], "'--partition' is 'mine': input should be 'shared'"),
+        (["--partition", '{"name": "dirichlet", "alpha": 0}'], "'partition.alpha' is 0: input sh"),
         (["--rule", "sgdd"], "argument --rule: invalid choice: 'sgdd'"),
         (["--beta1", "0.9"], "'--beta1' is not known here"),
         (["--threads", "0"], "argument --threads: '0' is not a whole number >= 1"),

@@ -445,7 +445,8 @@ def test_committed_study_expands_at_every_preset(study_name, preset_name):
 # of its own package. Packages on one line know nothing of each other.
 ORDER = [
     ["io", "schedule"],
-    ["specs", "data_order"],
+    ["specs"],
+    ["data_order"],
     ["staleness"],
     ["clusters", "rules", "problems"],
     ["planning"],

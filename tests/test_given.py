@@ -32,6 +32,10 @@ RULES = {
     "compensated": {"name": "dc_asgd", "lr": 0.02, "momentum": 0.9, "compensation": 2.0},
     "adaptive": {"name": "dc_asgd", "lr": 0.02, "compensation": 2.0, "adaptive": True},
     "by delay": {"name": "delay_adaptive", "lr": 0.05, "concurrency": 2},
+    "by staleness": {"name": "staleness_scaled", "lr": 0.05, "momentum": 0.5},
+    "gap-aware": {"name": "gap_aware", "lr": 0.02, "momentum": 0.9},
+    "every third": {"name": "delayed_nesterov", "lr": 0.05, "period": 3, "activation": 0.1},
+    "Muon": {"name": "muon", "lr": 0.01, "adam_lr": 0.001},
 }
 CLUSTERS = {
     "asynchronous": ParameterServer(workers=3, compute_ms=1.0, jitter=0.3),

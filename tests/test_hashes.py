@@ -109,6 +109,38 @@ DEFAULTS = {
         },
         "db0088f70842116c",
     ),
+    ("rule", "delayed_nesterov"): (
+        {"lr": 0.1, "period": 2},
+        {"warmup_epochs": 0.0, "clip_norm": None, "momentum": 0.9, "activation": 0.0},
+        "e1368f7ba14089fa",
+    ),
+    ("rule", "gap_aware"): (
+        {"lr": 0.1},
+        {
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "decay": 0.999,
+            "epsilon": 1e-08,
+        },
+        "f112ac165f307f54",
+    ),
+    ("rule", "muon"): (
+        {"lr": 0.1, "adam_lr": 0.01},
+        {
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
+            "momentum": 0.95,
+            "nesterov": True,
+            "weight_decay": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "epsilon": 1e-10,
+        },
+        "681672b13cae4883",
+    ),
     ("rule", "sgd"): (
         {"lr": 0.1},
         {
@@ -119,6 +151,17 @@ DEFAULTS = {
             "weight_decay": 0.0,
         },
         "033ae889ad75577e",
+    ),
+    ("rule", "staleness_scaled"): (
+        {"lr": 0.1},
+        {
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+        },
+        "9813079c34daa1c3",
     ),
     ("cluster", "constant_delay"): (
         {"delay": 2},
@@ -134,12 +177,13 @@ DEFAULTS = {
             "barrier": False,
             "answers_once": False,
             "data_by": "worker",
+            "policy": None,
         },
         "55580d646aaa9983",
     ),
     ("cluster", "hub_and_spoke"): (
         {"workers": 2, "compute_time": {"name": "expon"}},
-        {"minibatches_per_update": 1, "communication_time": 0.0},
+        {"minibatches_per_update": 1, "communication_time": 0.0, "policy": None},
         "db7212e7539b358f",
     ),
     ("cluster", "parameter_server"): (
@@ -157,9 +201,11 @@ DEFAULTS = {
             "start_ms": 0.0,
             "synchronous": False,
             "run_on": True,
+            "policy": None,
         },
         "8dc18ef1946b2a68",
     ),
+    ("cluster", "pipeline"): ({"stages": 3}, {}, "db5445ea0c358a58"),
     ("cluster", "trace"): (
         {"file": "tests/recordings/chain.csv.gz"},
         {"unfinished": False},

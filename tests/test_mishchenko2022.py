@@ -148,6 +148,10 @@ def test_virtual_iterates_are_of_plain_asynchronous_sgd():
     grouped = make_schedule([0, 0], epoch_ends=[2], arrivals_per_update=2)
     with pytest.raises(ValueError, match="here an update takes 2 gradients"):
         trace(load(CHAIN), plan(SGD(lr=0.1), grouped, ORDER))
+    for policy in ({"name": "drop", "threshold": 2}, {"name": "buffer", "gradients": 1}):
+        keys = {"workers": 2, "slowest": 3.0, "policy": policy}
+        with pytest.raises(ValueError, match="here a policy drops or weights them"):
+            trace(load(CHAIN), cluster_run(SGD(lr=0.1), **keys))
 
 
 def test_the_interval_of_a_power_is_over_seeds():

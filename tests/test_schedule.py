@@ -63,6 +63,67 @@ def test_columns_of_other_lengths_and_times_out_of_order_are_refused():
         replace(good, time=np.array([1.0, 3.0, 2.0]))
 
 
+# ---- gradients that are dropped or weighted ----
+
+
+def dropping(applied, read_version, **keys) -> Schedule:
+    """Minibatches 0, 1, ... from one stream, an epoch of two arrivals and one of the rest."""
+    keys = {"epoch_ends": [2, len(applied)]} | keys
+    schedule = make_schedule([0] * len(applied), **keys)
+    columns = {"read_version": np.array(read_version), "applied": np.array(applied, bool)}
+    return replace(schedule, **columns)
+
+
+def test_what_is_dropped_makes_no_version_and_has_a_staleness():
+    schedule = dropping([1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 2, 1])
+    assert schedule.version.tolist() == [0, 1, 1, 2, 2, 2]
+    assert schedule.staleness_before.tolist() == [0, 1, 0, 2, 0, 1]
+    assert schedule.staleness_after.tolist() == [1, 1, 1, 2, 0, 2]
+    assert schedule.updates == 3
+    means, largest = schedule.staleness_until(schedule.epoch_ends)
+    assert means.tolist() == [1 / 2, 4 / 6] and largest.tolist() == [1, 2]
+    applied = schedule.applied_until(schedule.epoch_ends)
+    means, largest = schedule.replayed.staleness_until(applied)
+    assert means.tolist() == [0, 1 / 3] and largest.tolist() == [0, 1]
+
+
+def test_two_of_what_is_applied_make_an_update():
+    schedule = dropping([1, 0, 1, 1, 1, 0, 1], [0, 0, 0, 0, 1, 0, 1], arrivals_per_update=2)
+    assert schedule.version.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert schedule.staleness_before.tolist() == [0, 0, 0, 1, 0, 2, 1]
+    assert schedule.updates == 2
+
+
+def test_what_is_replayed_is_what_is_applied():
+    weight = np.array([1.0, 0.5, 0.25, 2.0, 1.0])
+    schedule = replace(dropping([0, 0, 1, 0, 1], [0, 0, 0, 1, 0]), weight=weight)
+    replayed = schedule.replayed
+    assert replayed.batch.tolist() == [2, 4] and replayed.time.tolist() == [3, 5]
+    assert replayed.read_version.tolist() == [0, 0] and replayed.version.tolist() == [0, 1]
+    assert replayed.weight.tolist() == [0.25, 1.0] and replayed.applied is None
+    assert replayed.epoch_ends.tolist() == [0, 2]
+    plain = make_schedule([0, 0])
+    assert plain.replayed is plain
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"applied": np.array([True])}, "one entry an arrival"),
+        ({"applied": np.array([1, 0, 1])}, "'applied' holds int64"),
+        ({"applied": np.array([True, False, True])}, "not yet made"),
+        ({"weight": np.ones(2)}, "one entry an arrival"),
+        ({"weight": np.array([1.0, 0.0, 1.0])}, "finite number above 0"),
+        ({"weight": np.array([1.0, np.nan, 1.0])}, "finite number above 0"),
+        ({"weight": np.array([1.0, np.inf, 1.0])}, "finite number above 0"),
+    ],
+)
+def test_impossible_weights_and_applications_are_refused(keys, says):
+    """The third gradient is computed at version 2, which a dropped one before it does not make."""
+    with pytest.raises(ValueError, match=says):
+        replace(make_schedule([0, 1, 2]), **keys)
+
+
 # ---- constant delay ----
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 # The profile as committed, but that it does not wait long to look.
 FLAGS = ["--profile", str(PROFILE), "--slurm-init-seconds-before-status-checks", "2"]
 FLAGS += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
+LOOKING_OFTEN = ("-P", str(ROOT / "tests" / "looking_often.py"))
 
 pytestmark = pytest.mark.alone
 
@@ -33,7 +35,7 @@ def cluster(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Checkout:
-    return Checkout.make(tmp_path, *FLAGS)
+    return replace(Checkout.make(tmp_path, *FLAGS), program=LOOKING_OFTEN)
 
 
 def jobs(columns: str) -> list[list[str]]:
@@ -111,7 +113,8 @@ def test_job_over_its_time_is_reported_by_name_and_can_be_gone_on_from(site):
     site.has_one_study(epochs=5000)
     process = site.start("--retries", "0", *site.targets())
     job = running_job(site, process)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=0:01"], check=True)
+    # SLURM counts a `TimeLimit` in whole minutes, but takes an end to the second.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now+2"], check=True)
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 1
     assert set(re.findall(r"Error in rule (.*):", said)) == {"train_bundle"}

@@ -21,6 +21,7 @@ from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
 from stalegrad.rules.sgd import SGD
+from stalegrad.rules.staleness_scaled import StalenessScaled
 from stalegrad.training import kernel_replay, kernels, replay, stepping
 from stalegrad.training.backends import cpu, make_backend
 from stalegrad.training.backends.cpu_synthetic import SyntheticBackend
@@ -150,6 +151,7 @@ RULES = {
     "as published": lambda lr: DelayCompensation(lr=lr, compensation=0.5, as_published=True),
     "compensated adaptively": lambda lr: DelayCompensation(lr=lr, compensation=0.5, adaptive=True),
     "adaptive": lambda lr: DelayAdaptive(lr=lr, concurrency=2, warmup_epochs=1.0),
+    "by staleness": lambda lr: StalenessScaled(lr=lr, momentum=0.5),
 }
 
 

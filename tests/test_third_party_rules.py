@@ -18,7 +18,11 @@ from stalegrad.rules import Numbers, Rule, RuleState, steps_digest
 from stalegrad.rules.adam import Adam
 from stalegrad.rules.dc_asgd import DelayCompensation
 from stalegrad.rules.delay_adaptive import DelayAdaptive
+from stalegrad.rules.delayed_nesterov import DelayedNesterov
+from stalegrad.rules.gap_aware import GapAware
+from stalegrad.rules.muon import Muon
 from stalegrad.rules.sgd import SGD
+from stalegrad.rules.staleness_scaled import StalenessScaled
 from stalegrad.specs import spec
 from stalegrad.training import kernel_replay
 from stalegrad.training.backends.cpu_synthetic import SyntheticBackend
@@ -124,6 +128,12 @@ OWN = [
     Backwards(lr=0.1, compensation=1.0),
     Renamed(lr=0.1, momentum=0.9, nesterov=True),
 ]
+# Rules of the package that no kernel knows.
+WITHOUT_KERNEL = [
+    GapAware(lr=0.02, momentum=0.9),
+    DelayedNesterov(lr=0.05, period=3),
+    Muon(lr=0.01, adam_lr=0.001),
+]
 STALE = [0, 0, 1, 0, 2, 2, 4, 6]
 
 
@@ -140,7 +150,7 @@ def replayed(task, rule: Rule, backend):
     return torch.cat(trajectory(task, runs, backend)[0])
 
 
-@pytest.mark.parametrize("rule", OWN, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", OWN + WITHOUT_KERNEL, ids=lambda rule: type(rule).__name__)
 def test_every_way_to_replay_gives_the_same(task, rule):
     ways = [VmapBackend(task), SyntheticBackend(task, "linear_model")]
     found = [replayed(task, rule, backend) for backend in ways]
@@ -160,11 +170,13 @@ def test_what_the_changes_mean(task):
     ("rule", "wanted"),
     [
         *((known, True) for known in (SGD, DelayCompensation, Adam, DelayAdaptive)),
+        (StalenessScaled, True),
         *((Renamed, True), (HalfInKernels, True)),
         *(
             (changed, False)
             for changed in (Rule, Power, Half, Edited, Corrected, Started, Backwards)
         ),
+        *((type(rule), False) for rule in WITHOUT_KERNEL),
     ],
 )
 def test_a_kernel_form_holds_until_a_step_is_changed(rule, wanted):
@@ -192,7 +204,7 @@ def test_only_what_has_a_form_goes_into_a_kernel(task):
         assert kernel_replay.can_advance([run], backend) == type(rule).has_kernel_form()
 
 
-@pytest.mark.parametrize("rule", OWN[:2], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", OWN[:2] + WITHOUT_KERNEL, ids=lambda rule: type(rule).__name__)
 def test_training_gives_the_same_on_every_backend(tmp_path, data_folder, rule):
     cells = tuple(small_cell(rule={"name": "sgd", "lr": 0.01}, seed=seed) for seed in (1, 2))
     own = tuple(replace(cell, rule=rule) for cell in cells)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stalegrad import specs
 from stalegrad.clusters import Cluster
-from stalegrad.data_order import CLUSTER, Partition, generator
+from stalegrad.data_order import CLUSTER, Dirichlet, Partition, generator
 from stalegrad.io.errors import ConfigError, ResultError
 from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.cell import Cell, SimulationCell, check_cell
@@ -83,7 +83,7 @@ def cell(
     cluster: Part,
     batch_size: int,
     epochs: int,
-    partition: Partition = "shared",
+    partition: Partition | Dirichlet | Mapping[str, Any] = "shared",
     seed: int = 1,
 ) -> Cell:
     """One training run, checked. Raises ConfigError, which names what is wrong."""

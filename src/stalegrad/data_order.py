@@ -1,11 +1,15 @@
 """Which samples each worker sees, and in which order."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import Field, PlainValidator
 
 from stalegrad.schedule import Workload
+from stalegrad.specs import spec
 
 # What random numbers are drawn for, from one seed; never renumber, or old results change.
 WEIGHTS, ORDER, PARTITION, CLUSTER, DROPOUT, SYNTHETIC = range(6)
@@ -33,7 +37,40 @@ Partition = Literal[
 PARTITIONS: tuple[Partition, ...] = get_args(Partition)
 
 
-def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple[np.ndarray, ...]:
+@spec
+class Dirichlet:
+    """Labels skewed more the smaller `alpha` is: of each class, the shares of the n workers are
+    drawn from the Dirichlet distribution whose n parameters are all alpha (Yurochkin et al. 2019;
+    `p_k ~ Dir(alpha)` of Li et al. 2022).
+
+    alpha: 0.1 is a strong skew. Towards 0 each class goes to one worker, as a whole; towards
+        infinity every worker gets the same share of each class, to a sample. `.inf` is the
+        partition `dataset`, which has these shares on average.
+    """
+
+    name: Literal["dirichlet"] = "dirichlet"
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=True)]
+
+
+def _read(value: Any) -> Any:
+    """The partition that configuration names or describes; a partition stays itself."""
+    if isinstance(value, Mapping):  # errors inside come out under this field's name, then the key's
+        return Dirichlet(**{str(key): each for key, each in value.items()})
+    if isinstance(value, Dirichlet) or value in PARTITIONS:
+        return value
+    names = ", ".join(map(repr, PARTITIONS))
+    raise ValueError(f"input should be {names} or {{'name': 'dirichlet', 'alpha': 0.1}}")
+
+
+# The type of a field that holds a partition: takes the mapping of a configuration as well.
+AnyPartition = Annotated[Partition | Dirichlet, PlainValidator(_read)]
+
+_DRAWS = 100_000  # of shares, until every worker has enough: some five seconds
+
+
+def split(
+    partition: str | Dirichlet, targets: np.ndarray, workers: int, seed: int, least: int = 1
+) -> tuple[np.ndarray, ...]:
     """Sample numbers of each data stream, for integer `targets` [N].
 
     shared: one stream over all samples, from which every gradient takes the next minibatch.
@@ -47,9 +84,16 @@ def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple
         to the shortest.
     labels_uncut: the same with parts left as long as they are.
     labels_uneven: the same, where some workers may get one class more than others.
+    Dirichlet: every sample to one worker, by shares of its class. Shares are drawn anew until every
+        worker has `least` samples.
 
-    Raises ValueError for another name, and as `check_labels` where classes cannot be dealt so.
+    Raises ValueError for another name, as `check_labels` where classes cannot be dealt so, and
+    where no draw leaves every worker `least` samples.
     """
+    partition = named(partition)
+    if isinstance(partition, Dirichlet):
+        rng = generator(seed, PARTITION)
+        return _by_shares(partition.alpha, targets, workers, least, rng)
     if partition not in PARTITIONS:
         raise ValueError(f"{partition!r} is not a partition; allowed: {', '.join(PARTITIONS)}")
     everything = np.arange(len(targets))
@@ -70,6 +114,40 @@ def split(partition: str, targets: np.ndarray, workers: int, seed: int) -> tuple
         shortest = min(map(len, parts))
         parts = [np.sort(rng.permutation(part)[:shortest]) for part in parts]
     return tuple(parts)
+
+
+def named(partition: str | Dirichlet) -> str | Dirichlet:
+    """The partition, by its name where it is one that has a name of its own."""
+    unskewed = isinstance(partition, Dirichlet) and math.isinf(partition.alpha)
+    return "dataset" if unskewed else partition
+
+
+def _by_shares(
+    alpha: float, targets: np.ndarray, workers: int, least: int, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """The partition `Dirichlet`. Which samples of a class a worker gets is left to chance."""
+    classes, sizes = np.unique(targets, return_counts=True)
+    ends = _drawn_ends(alpha, sizes, workers, least, rng)
+    shuffled = (rng.permutation(np.flatnonzero(targets == each)) for each in classes)
+    dealt = [np.split(samples, cuts) for samples, cuts in zip(shuffled, ends, strict=True)]
+    return tuple(np.sort(np.concatenate(part)) for part in zip(*dealt, strict=True))
+
+
+def _drawn_ends(
+    alpha: float, sizes: np.ndarray, workers: int, least: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Where to cut the samples of each class, of which there are `sizes` [C], between the workers
+    [C, workers - 1]."""
+    draws = _DRAWS if least * workers <= sizes.sum() else 0
+    for _ in range(draws):
+        shares = rng.dirichlet(np.full(workers, alpha), len(sizes))
+        ends = np.rint(np.cumsum(shares, axis=1) * sizes[:, None]).astype(np.int64)
+        if np.diff(ends, axis=1, prepend=0).sum(axis=0).min() >= least:
+            return ends[:, :-1]
+    raise ValueError(
+        f"with 'alpha' {alpha:g} some of the {workers} workers always get fewer than {least} of "
+        f"{sizes.sum()} samples; choose a larger 'alpha', fewer workers or a smaller 'batch_size'"
+    )
 
 
 def deal_labels(

@@ -109,6 +109,33 @@ def describe(value: Any) -> dict[str, Any]:
     return {"name": name_of(value), **_serializer(value.__class__).dump_python(value)}
 
 
+def choice(what: str, *classes: type, optional: bool = False) -> pydantic.BeforeValidator:
+    """Reads a field that holds one of some specs, told apart by their field `name`.
+
+    It takes the mapping of a configuration as well, and leaves a spec as it is. what: what such a
+    spec is, for the error, such as 'a distribution'. optional: there may be none.
+    """
+    by_name = {vars(cls)["name"]: cls for cls in classes}
+
+    def read(keys: Any) -> Any:
+        if isinstance(keys, classes) or (optional and keys is None):
+            return keys
+        if not isinstance(keys, Mapping) or keys.get("name") not in tuple(by_name):
+            raise ValueError(
+                f"{what} is a mapping with a 'name', one of: {', '.join(sorted(by_name))}"
+            )
+        cls = by_name[keys["name"]]
+        allowed = [field.name for field in dataclasses.fields(cls) if field.name != "name"]
+        unknown = [key for key in keys if key not in ("name", *allowed)]
+        if unknown:
+            only = f", only {', '.join(allowed)}" if allowed else ""
+            raise ValueError(f"{keys['name']} has no parameter {unknown[0]!r}{only}")
+        # Errors inside come out under this field's name, then the parameter's.
+        return cls(**keys)
+
+    return pydantic.BeforeValidator(read)
+
+
 def files(value: Any) -> tuple[Path, ...]:
     """The files that a spec names, such as a trace of compute times; mostly none.
 

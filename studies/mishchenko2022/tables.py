@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -544,7 +545,7 @@ def _excess_at_start(runs: pd.DataFrame) -> float:
         smoothness=float(first["smoothness"]),
         strong_convexity=float(first["strong_convexity"]),
     )
-    return chain.constants()["excess_at_start"]
+    return _known_at_start(chain)["excess"]
 
 
 def nesterov_bound(steps: float) -> float:
@@ -585,7 +586,8 @@ def _by_chain(
     )
 
 
-def _known_at_start(chain: Chain) -> dict[str, float]:
+@cache
+def _known_at_start(chain: Chain) -> Mapping[str, float]:
     """error, what the theorem bounds; gradient, |grad f|^2; excess, f - f* (of `geman_mcclure` at
     least so much: f* is at most f at even links); distance |x_0 - x*| and least f*, NaN where
     they are not known.

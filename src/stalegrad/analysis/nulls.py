@@ -62,6 +62,10 @@ class ChangedResults(StudyResults):
     def staleness(self) -> pd.DataFrame:
         return self.tables["staleness"] if "staleness" in self.tables else self.base.staleness
 
+    def grid(self, *names: str) -> pd.DataFrame:
+        # Where the runs are those of `base`, so is every choice of them.
+        return self.base.grid(*names) if self.runs is self.base.runs else super().grid(*names)
+
     def published(self, name: str) -> pd.DataFrame:
         there = self.tables.get(f"published/{name}")
         return self.base.published(name) if there is None else there

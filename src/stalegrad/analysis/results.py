@@ -177,8 +177,17 @@ class StudyResults:
         return read_arrays(path), read_csv(points), read_csv(lines)
 
     def grid(self, *names: str) -> pd.DataFrame:
-        """The runs of some grids; columns that none of them has are dropped."""
-        return _chosen(self.runs, names)
+        """The runs of some grids; columns that none of them has are dropped.
+
+        They are chosen once: a claim is tried on hundreds of variants of the same results.
+        """
+        if names not in self._grids:
+            self._grids[names] = _chosen(self.runs, names)
+        return self._grids[names].copy()
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return {}
 
     def curves(self, *names: str) -> pd.DataFrame:
         """The histories of some grids."""
@@ -216,14 +225,16 @@ def cell_columns(runs: pd.DataFrame) -> list[str]:
 
 
 def _chosen(frame: pd.DataFrame, grids: tuple[str, ...]) -> pd.DataFrame:
-    if missing := [grid for grid in grids if grid not in set(frame["grid"])]:
+    there = set(frame["grid"].unique())
+    if missing := [grid for grid in grids if grid not in there]:
         raise ResultError(f"runs.csv holds no run of {', '.join(missing)}; `snakemake` makes it.")
     frame = frame[frame["grid"].isin(grids)].dropna(axis=1, how="all")
     # A column that other grids lack was read as floats; whole numbers become integers again.
     cell = frame.columns[: list(frame.columns).index("seed") + 1]
     floats = frame[cell].select_dtypes("float").dropna(axis=1)
     whole = [name for name in floats if (floats[name] % 1 == 0).all()]
-    return frame.astype(dict.fromkeys(whole, int))
+    # Not `frame.astype`, which copies each column by itself: claims come here thousands of times.
+    return frame.assign(**{name: frame[name].astype(int) for name in whole})
 
 
 def with_all(runs: pd.DataFrame, column: str, values: Iterable[object]) -> pd.DataFrame:

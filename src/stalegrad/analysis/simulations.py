@@ -1,6 +1,7 @@
 """Staleness alone: clusters simulated many times, without computing a gradient."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,10 @@ def _long_run(cell: SimulationCell, index: int) -> tuple[pd.DataFrame, Arrays]:
 
 
 def _sample(cell: SimulationCell, random: np.random.Generator) -> StalenessSample:
-    """`hub_and_spoke` is counted after `skipped` arrivals; other clusters from start to end."""
+    """`hub_and_spoke` without a policy is counted after `skipped` arrivals; others from start to
+    end."""
     bins = 16 * cell.cluster.streams() + 64
-    if isinstance(cell.cluster, HubAndSpoke):
+    if isinstance(cell.cluster, HubAndSpoke) and cell.cluster.policy is None:
         return simulate_staleness(
             cell.cluster, cell.workload.total, cell.replicates, random, skip=cell.skipped, bins=bins
         )
@@ -110,10 +112,16 @@ def _first_schedule(cell: SimulationCell, index: int) -> Arrays:
 def _columns(cell: SimulationCell) -> dict[str, Any]:
     described = specs.describe(cell.cluster)
     columns = {"arrivals": cell.workload.total, "cluster": described.pop("name")}
-    for key, value in described.items():
+    return columns | _flat(described)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec within another becomes its name, and its fields with the name of its key in front."""
+    columns: dict[str, Any] = {}
+    for key, value in values.items():
         if isinstance(value, dict):
-            columns |= {key: value["name"]}
-            columns |= {f"{key}_{k}": v for k, v in value.items() if k != "name"}
+            inner = _flat(value)
+            columns |= {key: inner.pop("name")} | {f"{key}_{k}": v for k, v in inner.items()}
         else:
             columns[key] = value
     return columns

@@ -60,8 +60,8 @@ def trace(task: Task, run: Run) -> Trace:
     """Replay `run`, which must be asynchronous SGD without momentum, and its virtual iterates.
 
     x_k comes from `training.replay` stopped after each arrival. Raises ValueError for any other
-    rule, for a schedule in which an update takes several gradients, and for a loss that takes
-    random numbers.
+    rule, for a schedule in which an update takes several gradients, stages read versions of their
+    own, or gradients are dropped or weighted, and for a loss that takes random numbers.
     """
     schedule = run.schedule
     if task.noise:
@@ -70,6 +70,16 @@ def trace(task: Task, run: Run) -> Trace:
         raise ValueError(
             f"virtual iterates are of asynchronous SGD, and here an update takes "
             f"{schedule.arrivals_per_update} gradients"
+        )
+    if schedule.stage_versions is not None:
+        raise ValueError(
+            "virtual iterates are of gradients that are computed at one version, and here each "
+            "stage has one of its own"
+        )
+    if schedule.applied is not None or schedule.weight is not None:
+        raise ValueError(
+            "virtual iterates are of schedules in which every gradient is applied as it is, and "
+            "here a policy drops or weights them"
         )
     if (reason := _reason_against(run.rule)) is not None:
         raise ValueError(

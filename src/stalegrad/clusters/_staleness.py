@@ -17,7 +17,9 @@ class StalenessSample:
     """Staleness in R replicates, counted just before the update an arrival may trigger.
 
     per_update: arrivals that make an update (K).
-    counted: arrivals counted in each replicate; triggers: how many of them triggered an update.
+    counted: arrivals counted in each replicate, those dropped by a policy included; triggers: how
+        many of them triggered an update, and applied: how many were applied, each a number, or one
+        a replicate [R].
     total [R] int64, largest [R] int64: sum and maximum over the arrivals counted.
     histogram [R, bins] int64: arrivals of staleness 0, 1, ...; the last bin holds all larger.
     by_update [R, U] float64: mean over the K gradients of each of the first U updates, counted
@@ -27,7 +29,8 @@ class StalenessSample:
 
     per_update: int
     counted: int
-    triggers: int
+    triggers: int | np.ndarray
+    applied: int | np.ndarray
     total: np.ndarray
     largest: np.ndarray
     histogram: np.ndarray
@@ -50,7 +53,7 @@ class StalenessSample:
     @property
     def update_rate(self) -> np.ndarray:
         """Updates a simulated second [R]; its limit is Lemma 1 of Al-Lawati and Draper 2020."""
-        return self.counted / self.per_update / self.seconds
+        return self.applied / self.per_update / self.seconds
 
 
 def sample_schedules(
@@ -66,6 +69,7 @@ def sample_schedules(
     """
     per_update = cluster.arrivals_per_update()
     total, largest = np.zeros(replicates, np.int64), np.zeros(replicates, np.int64)
+    applied, triggers = np.zeros(replicates, np.int64), np.zeros(replicates, np.int64)
     counts, seconds = [], np.zeros(replicates)
     for r in range(replicates):
         schedule = cluster.simulate(workload, generator)
@@ -74,14 +78,15 @@ def sample_schedules(
         # One bin more than there is staleness: the last, of all larger, stays empty.
         counts.append(np.bincount(staleness, minlength=max(bins, largest[r] + 2)))
         seconds[r] = schedule.time[-1]
+        applied[r], triggers[r] = schedule.replayed.arrivals, schedule.updates
     histogram = np.zeros((replicates, max(map(len, counts))), np.int64)
     for r, count in enumerate(counts):
         histogram[r, : len(count)] = count
-    counted = len(staleness)
     return StalenessSample(
         per_update=per_update,
-        counted=counted,
-        triggers=counted // per_update,
+        counted=len(staleness),
+        triggers=triggers,
+        applied=applied,
         total=total,
         largest=largest,
         histogram=histogram,

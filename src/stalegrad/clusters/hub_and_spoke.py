@@ -7,7 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from stalegrad.clusters import _merge
+from stalegrad.clusters import _merge, _policies, _served
+from stalegrad.clusters._policies import MaybePolicy, Policy, Terms
 from stalegrad.clusters._staleness import StalenessSample
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
@@ -26,6 +27,8 @@ class HubAndSpoke:
     minibatches_per_update: K, at most n.
     communication_time: T_c, seconds, half of it each way.
     compute_time: distribution of the seconds a round takes, independent and alike.
+    policy: which gradients the master applies and when it updates, in the place of every K-th: see
+        docs/policies.md. Where workers wait or are stopped, T_c must be 0.
 
     What happens at the same moment is settled as `_merge.arrivals` says: workers are served in
     their order, and an update that arrives at the start of a round is read. So at T_c = 0 a worker
@@ -37,6 +40,7 @@ class HubAndSpoke:
     minibatches_per_update: Annotated[int, Field(ge=1)] = 1
     communication_time: Annotated[float, Field(ge=0)] = 0.0
     compute_time: ComputeTime
+    policy: MaybePolicy = None
 
     @field_validator("minibatches_per_update")
     @classmethod
@@ -48,22 +52,40 @@ class HubAndSpoke:
             )
         return value
 
+    @field_validator("policy")
+    @classmethod
+    def _must_fit(cls, policy: Policy | None, info: ValidationInfo) -> Policy | None:
+        if policy is not None:
+            data = info.data
+            taken = ["minibatches_per_update"] if data.get("minibatches_per_update", 1) > 1 else []
+            _policies.check(policy, data.get("workers"), taken)
+            if data.get("communication_time") and not policy.terms().never_wait:
+                raise ValueError(
+                    "workers that wait for word from the master, or are stopped by it, are "
+                    "simulated without a time of communication; set 'communication_time' to 0, or "
+                    "choose another policy"
+                )
+        return policy
+
     def streams(self) -> int:
         return self.workers
 
     def arrivals_per_update(self) -> int:
-        return self.minibatches_per_update
+        return self._terms().per_update
 
     def in_flight(self) -> int:
         """One version a worker, and the mean number of updates in a communication time, in which
-        they and the gradients are under way. Without it no schedule needs more."""
-        rate = self.workers / self.minibatches_per_update / self.compute_time.mean
-        return self.workers + math.ceil(rate * self.communication_time)
+        they and the gradients are under way; fewer where a policy drops what is older. Without
+        communication no schedule needs more."""
+        terms = self._terms()
+        rate = self.workers / terms.per_update / self.compute_time.mean
+        return terms.versions(self.workers + math.ceil(rate * self.communication_time))
 
     def check(self, workload: Workload) -> None:
         """Raises ValueError unless there is one data stream, or one a worker, and work for one
-        update."""
-        workload.check(self.workers, self.minibatches_per_update)
+        update, and where a policy would wait for a worker that has stopped."""
+        workload.check(self.workers, self.arrivals_per_update())
+        _policies.check_streams(self.policy, self.workers, workload.batches)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """The arrivals of all gradients of `workload`.
@@ -77,19 +99,41 @@ class HubAndSpoke:
         batches = np.array(workload.batches)
         own_streams = len(batches) == self.workers
         rounds = batches * workload.epochs if own_streams else None
-        (block,) = self.arrivals(workload.total, generator, rounds=rounds, block=workload.total)
+        served = self._all_arrivals(workload.total, generator, rounds)
         if own_streams:
-            stream, batch = block.worker, count_within(block.worker, self.workers)
+            stream, batch = served.worker, count_within(served.worker, self.workers)
         else:
-            stream, batch = np.zeros_like(block.worker), np.arange(workload.total)
-        return Schedule(
-            worker=block.worker,
-            time=block.finish + self.communication_time / 2,
-            read_version=block.read_version,
+            stream, batch = np.zeros_like(served.worker), np.arange(workload.total)
+        schedule = Schedule(
+            worker=served.worker,
+            time=served.finish + self.communication_time / 2,
+            read_version=served.read_version,
             stream=stream,
             batch=batch,
             epoch_ends=np.arange(1, workload.epochs + 1) * batches.sum(),
-            arrivals_per_update=self.minibatches_per_update,
+            arrivals_per_update=self.arrivals_per_update(),
+            applied=served.applied,
+        )
+        return _policies.weighted(self.policy, schedule)
+
+    def _terms(self) -> Terms:
+        if self.policy is not None:
+            return self.policy.terms()
+        return Terms(per_update=self.minibatches_per_update)
+
+    def _all_arrivals(
+        self, total: int, generator: np.random.Generator, rounds: np.ndarray | None
+    ) -> _served.Served:
+        if self._terms().plain:
+            (block,) = self.arrivals(total, generator, rounds=rounds, block=total)
+            return _served.Served(block.worker, block.finish, block.read_version, None)
+        return _served.arrivals(
+            np.full(self.workers, _merge.ENDLESS) if rounds is None else rounds,
+            total,
+            self._terms(),
+            communication_time=self.communication_time,
+            compute_time=self.compute_time,
+            generator=generator,
         )
 
     def arrivals(
@@ -100,14 +144,15 @@ class HubAndSpoke:
         rounds: np.ndarray | None = None,
         block: int = _merge.BLOCK,
     ) -> Iterator[_merge.Block]:
-        """The first `total` arrivals, at most `block` at a time; see `_merge.arrivals`.
+        """The first `total` arrivals, at most `block` at a time; see `_merge.arrivals`. Only where
+        no policy drops gradients or lets workers wait.
 
         rounds [n]: how many each worker computes; none: without end.
         """
         return _merge.arrivals(
             np.full(self.workers, _merge.ENDLESS) if rounds is None else rounds,
             total,
-            per_update=self.minibatches_per_update,
+            per_update=self.arrivals_per_update(),
             communication_time=self.communication_time,
             compute_time=self.compute_time,
             generator=generator,
@@ -133,8 +178,11 @@ def simulate_staleness(
         memory at a time, which changes nothing in the result.
 
     The first replicates of a longer call are those of a shorter one. Raises ValueError if nothing
-    is left to count, or `updates` are more than are made.
+    is left to count, or `updates` are more than are made, and for a cluster with a policy, whose
+    staleness is in its schedules: see `sample_schedules`.
     """
+    if cluster.policy is not None:
+        raise ValueError("a cluster with a policy is counted by `sample_schedules`")
     per_update = cluster.minibatches_per_update
     early = updates * per_update
     if not 0 <= skip < arrivals or early > arrivals:
@@ -165,6 +213,7 @@ def simulate_staleness(
         per_update=per_update,
         counted=arrivals - skip,
         triggers=arrivals // per_update - skip // per_update,
+        applied=arrivals - skip,
         total=total,
         largest=largest,
         histogram=histogram,

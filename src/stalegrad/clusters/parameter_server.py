@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from stalegrad.clusters import _policies
+from stalegrad.clusters._policies import NEVER, MaybePolicy, Policy, Terms
 from stalegrad.io.compiled import compiled
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
@@ -42,6 +44,9 @@ class ParameterServer:
     synchronous: every worker waits until all have been served, and one update is made of all.
     run_on: a worker that has done its epochs stops and the others train on; false stops all of them
         with the first.
+    policy: which gradients the server applies and when it updates, in the place of every one and at
+        once: see docs/policies.md. A gradient that is dropped is served like any other. Nobody is
+        stopped here: what a worker computes it also sends.
     """
 
     workers: Annotated[int, Field(ge=1)]
@@ -58,6 +63,7 @@ class ParameterServer:
     start_ms: Milliseconds = 0.0
     synchronous: bool = False
     run_on: bool = True
+    policy: MaybePolicy = None
 
     @field_validator("synchronous")
     @classmethod
@@ -69,14 +75,31 @@ class ParameterServer:
             )
         return value
 
+    @field_validator("policy")
+    @classmethod
+    def _must_fit(cls, policy: Policy | None, info: ValidationInfo) -> Policy | None:
+        if policy is not None:
+            terms, data = policy.terms(), info.data
+            taken = ["synchronous"] if data.get("synchronous") else []
+            if data.get("pull") == "before" and not terms.never_wait:
+                taken.append("pull")
+            _policies.check(policy, data.get("workers"), taken)
+            if terms.stops:
+                raise ValueError(
+                    "this server has no way to stop a worker, whose gradient may be under way; "
+                    "set 'stop' to false, or choose the cluster 'heterogeneous' or 'hub_and_spoke'"
+                )
+        return policy
+
     def streams(self) -> int:
         return self.workers
 
     def arrivals_per_update(self) -> int:
-        return self.workers if self.synchronous else 1
+        return self._terms().per_update
 
     def in_flight(self) -> int:
-        return self.workers
+        """One old version a worker, where it may be applied."""
+        return self._terms().versions(self.workers)
 
     def check(self, workload: Workload) -> None:
         """Raises ValueError for another number of data streams than one, or one a worker, for a
@@ -100,7 +123,8 @@ class ParameterServer:
         others, first = {"all": (1, 1), "one": (1, 2), "only": (0, 1)}[self.delayed]
         delayed = np.full(self.workers, float(others))
         delayed[0] = first
-        worker, time, read_version = _simulate(
+        terms = self._terms()
+        worker, time, read_version, applied = _simulate(
             rounds,
             total,
             self.compute_ms * speed,
@@ -113,24 +137,35 @@ class ParameterServer:
             self.service_ms,
             self.pull == "after",
             self.start_ms * np.arange(self.workers),
-            self.synchronous,
+            terms.per_update,
+            terms.threshold,
+            terms.clocks,
+            terms.waits,
         )
         number = count_within(worker, self.workers)
         own_streams = len(workload.batches) > 1
         arrivals = total if self.run_on else _first_end(worker, number, rounds)
-        return Schedule(
+        schedule = Schedule(
             worker=worker[:arrivals],
             time=time[:arrivals] / 1_000,
             read_version=read_version[:arrivals],
             stream=worker[:arrivals] if own_streams else np.zeros(arrivals, np.int32),
             batch=number[:arrivals] if own_streams else np.arange(arrivals),
             epoch_ends=np.arange(1, workload.epochs + 1) * arrivals // workload.epochs,
-            arrivals_per_update=self.arrivals_per_update(),
+            arrivals_per_update=terms.per_update,
+            applied=None if applied[:arrivals].all() else applied[:arrivals],
         )
+        return _policies.weighted(self.policy, schedule)
+
+    def _terms(self) -> Terms:
+        if self.policy is not None:
+            return self.policy.terms()
+        return Terms(self.workers, waits=True) if self.synchronous else Terms()
 
     def _rounds(self, workload: Workload) -> np.ndarray:
         """How many gradients each worker computes at most [n]."""
         workload.check(self.workers, self.arrivals_per_update())
+        _policies.check_streams(self.policy, self.workers, workload.batches)
         batches = np.array(workload.batches)
         if len(batches) == 1 and self.workers > 1:
             return np.full(self.workers, workload.total)
@@ -161,15 +196,19 @@ def _simulate(
     service: float,
     pull_after: bool,
     start: np.ndarray,
-    synchronous: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Worker, time and version read of the first `total` gradients served; times in milliseconds.
+    per_update: int,
+    threshold: int,
+    clocks: int,
+    waits: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Worker, time and version read of the first `total` gradients served, and whether each is
+    applied; times in milliseconds.
 
     rounds [n]: gradients each worker computes before it stops. work [n]: mean milliseconds of a
     computation undisturbed; k computations at once are each slowed down by max(1, k * machine).
     jitter, deviations: factor of the computation and deviation of the delay, in the order in which
     computations start. delayed [n]: factor of the delay, its deviation included. start [n]: when
-    each worker reads its first weights.
+    each worker reads its first weights. per_update, threshold, clocks, waits: see `Terms`.
 
     Of events at the same moment, the worker with the lowest number comes first.
     """
@@ -177,12 +216,17 @@ def _simulate(
     worker_out = np.empty(total, np.int32)
     time_out = np.empty(total)
     version_out = np.empty(total, np.int64)
+    applied_out = np.empty(total, np.bool_)
     phase = np.full(workers, _TO_WORKER)
     until = start.copy()  # when the phase ends; not of a computation, whose rate changes
     left = np.zeros(workers)  # undisturbed milliseconds left of the computation
     held_up = np.zeros(workers)  # delay of the gradient being computed
     reading = np.zeros(workers, np.int64)
     started = np.zeros(workers, np.int64)
+    done = np.zeros(workers, np.int64)  # NEVER once it has computed all its gradients
+    waiting = np.zeros(workers, np.bool_)
+    slowest = 0
+    missing = per_update
     drawn = 0
     served = 0
     version = 0
@@ -230,20 +274,39 @@ def _simulate(
             worker_out[served] = w
             time_out[served] = now
             version_out[served] = reading[w]
+            applied = version - reading[w] < threshold
+            applied_out[served] = applied
             served += 1
-            if not synchronous:
-                version += 1
-                reading[w] = version if pull_after else version - 1
+            before = version
+            if applied:
+                missing -= 1
+                if missing == 0:
+                    missing = per_update
+                    version += 1
+            released = waits and version > before
+            if clocks < NEVER:
+                held = done[w] == slowest
+                done[w] = done[w] + 1 if started[w] < rounds[w] else NEVER
+                if held and done.min() > slowest:
+                    slowest = done.min()
+                    released = True
+                waiting[w] = done[w] < NEVER and done[w] - slowest > clocks
+            elif waits:
+                waiting[w] = applied
+            if waiting[w]:
+                until[w] = np.inf
+            if released:
+                for other in range(workers):
+                    if waiting[other]:
+                        waiting[other] = False
+                        reading[other] = version
+                        phase[other] = _TO_WORKER
+                        until[other] = now + network
+            if phase[w] == _IN_SERVICE and not waiting[w]:
+                reading[w] = version if pull_after else before
                 phase[w] = _TO_WORKER
                 until[w] = now + network
-            elif served % workers:
-                until[w] = np.inf  # until the barrier opens
-            else:
-                version += 1
-                reading[:] = version
-                phase[:] = _TO_WORKER
-                until[:] = now + network
-    return worker_out, time_out, version_out
+    return worker_out, time_out, version_out, applied_out
 
 
 def _first_end(worker: np.ndarray, number: np.ndarray, rounds: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from stalegrad import specs
-from stalegrad.data_order import Partition, check_labels
+from stalegrad.data_order import AnyPartition, Dirichlet, check_labels, named
 from stalegrad.io.errors import ConfigError
 from stalegrad.planning import freshness
 from stalegrad.planning.config import Count
@@ -25,7 +25,8 @@ class Cell:
     """Everything that decides the result of one training run, and nothing else.
 
     problem, rule, cluster: specs (see `stalegrad.specs`). batch_size: samples in a minibatch.
-    epochs: passes over the training set. partition: how samples are dealt to workers. seed: of
+    epochs: passes over the training set. partition: how samples are dealt to workers, such as
+    'dataset', 'labels' or {"name": "dirichlet", "alpha": 0.1}; see `data_order.split`. seed: of
     initial weights (unless the problem says where they come from), data order, partition and
     compute times.
     """
@@ -37,7 +38,7 @@ class Cell:
     cluster: Any
     batch_size: Count
     epochs: Count
-    partition: Partition = "shared"
+    partition: AnyPartition = "shared"
     seed: Annotated[int, Field(ge=0)] = 1
 
     @functools.cached_property
@@ -53,10 +54,11 @@ class Cell:
     def workload(self) -> Workload | None:
         """The minibatches to compute; None where they are known only once the data are read."""
         samples, streams = self.samples_in_epoch(), 1
-        if self.partition in ("none", "dataset"):
+        partition = named(self.partition)
+        if partition in ("none", "dataset"):
             streams = self.cluster.streams()
-            samples //= streams if self.partition == "dataset" else 1
-        elif self.partition not in ("shared", "independent"):
+            samples //= streams if partition == "dataset" else 1
+        elif partition not in ("shared", "independent"):
             return None
         return Workload((samples // self.batch_size,) * streams, self.epochs)
 
@@ -81,13 +83,15 @@ class Cell:
 
     def _plain(self, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if isinstance(self.partition, Dirichlet):
+            plain["partition"] = dataclasses.asdict(self.partition)
         return plain | {part: describe(plain[part]) for part in PARTS}
 
     def columns(self) -> dict[str, Any]:
         """The cell's columns of `runs.csv`: every field of every part, by its own name."""
         columns: dict[str, Any] = {}
         for name, value in self.as_dict().items():
-            if name in PARTS:
+            if isinstance(value, Mapping):
                 fields = {name: value["name"]}
                 fields |= {key: _flat(v) for key, v in value.items() if key != "name"}
             else:
@@ -150,17 +154,20 @@ def _check_files(part: Any, where: str, key: str) -> None:
 
 
 def _check_partition(cell: Cell, where: str) -> None:
-    if not cell.partition.startswith("labels"):
+    partition, told = named(cell.partition), cell.as_dict()["partition"]
+    if isinstance(partition, str) and not partition.startswith("labels"):
         return
     if not hasattr(cell.problem, "classes"):
         raise ConfigError(
-            f"{where}: 'partition' is {cell.partition!r}, but the problem "
+            f"{where}: 'partition' is {told!r}, but the problem "
             f"'{specs.name_of(cell.problem)}' has no labels; use another partition."
         )
+    if isinstance(partition, Dirichlet):  # whether all get enough shows once shares are drawn
+        return
     try:
-        check_labels(cell.partition, cell.problem.classes(), cell.cluster.streams())
+        check_labels(partition, cell.problem.classes(), cell.cluster.streams())
     except ValueError as error:
-        raise ConfigError(f"{where}: 'partition' is {cell.partition!r}: {error}.") from None
+        raise ConfigError(f"{where}: 'partition' is {told!r}: {error}.") from None
 
 
 def described(cell: Cell) -> str:
@@ -213,12 +220,12 @@ def parse_simulation(values: Mapping[str, Any], where: str) -> SimulationCell:
     cell = specs.validate(SimulationCell, values, where=where)
     if cell.arrivals is None and cell.updates is None:
         raise ConfigError(f"{where}: 'arrivals' is missing and has no default.")
-    if specs.name_of(cell.cluster) != "hub_and_spoke":
+    if specs.name_of(cell.cluster) != "hub_and_spoke" or cell.cluster.policy is not None:
         for key in ("updates", "skip"):
             if getattr(cell, key) is not None:
                 raise ConfigError(
-                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke', whose workers go "
-                    f"on without end; leave it out."
+                    f"{where}: '{key}' is only for the cluster 'hub_and_spoke' without a 'policy', "
+                    f"whose workers go on without end; leave it out."
                 )
     if cell.updates is not None:
         for key in ("arrivals", "skip"):

@@ -8,17 +8,15 @@ Samples come one after the other from the generator, each from the same number o
 numpy's own sampler, so that drawing m and then k is drawing m + k.
 """
 
-import dataclasses
 import math
 import typing
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from scipy.special import ndtr, ndtri
 
-from stalegrad.specs import spec
+from stalegrad.specs import choice, spec
 
 
 def _start(value: float) -> float:
@@ -157,24 +155,5 @@ Distribution = Exponential | Normal | Uniform | Gamma | Pareto | Constant
 DISTRIBUTIONS: dict[str, type] = {cls.name: cls for cls in typing.get_args(Distribution)}
 
 
-def _read(keys: Any) -> Any:
-    """The distribution that a mapping with a `name` describes; a distribution stays itself."""
-    if isinstance(keys, Distribution):
-        return keys
-    if not isinstance(keys, Mapping) or keys.get("name") not in tuple(DISTRIBUTIONS):
-        raise ValueError(
-            f"a distribution is a mapping with a 'name', one of: {', '.join(sorted(DISTRIBUTIONS))}"
-        )
-    cls = DISTRIBUTIONS[keys["name"]]
-    allowed = [field.name for field in dataclasses.fields(cls) if field.name != "name"]
-    unknown = [key for key in keys if key not in ("name", *allowed)]
-    if unknown:
-        raise ValueError(
-            f"{keys['name']} has no parameter {unknown[0]!r}, only {', '.join(allowed)}"
-        )
-    # Errors inside come out under this field's name, then the parameter's.
-    return cls(**keys)
-
-
 # The type of a field that holds a distribution: takes the mapping of a configuration as well.
-ComputeTime = Annotated[Distribution, BeforeValidator(_read)]
+ComputeTime = Annotated[Distribution, choice("a distribution", *DISTRIBUTIONS.values())]

@@ -147,9 +147,10 @@ def train_bundle(
     """Train the runs of `bundle` and write their history to `output`.
 
     `output` (CSV) has one row a run and epoch: run, epoch, updates, simulated_seconds,
-    mean_staleness and max_staleness (just before the update, so far), train_loss, the problem's
-    metrics, diverged. A run whose loss or weights are no longer finite gets `diverged` in its last
-    row and leaves the bundle. `<output>.provenance.json` records machine, code and time.
+    mean_staleness and max_staleness (just before the update, so far, gradients that a policy drops
+    included), train_loss (of those that it applies), the problem's metrics, diverged. A run whose
+    loss or weights are no longer finite gets `diverged` in its last row and leaves the bundle.
+    `<output>.provenance.json` records machine, code and time.
 
     Where the bundle has `per_epoch`, there is a row for the start too, which has no train_loss;
     `epoch` goes up in fractions, train_loss is of the stretch since the row before, and the cells'
@@ -312,7 +313,7 @@ def order_of(cell: Cell, targets: np.ndarray) -> Order:
     cannot be dealt to its workers."""
     if cell.partition == "independent":
         return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
-    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed)
+    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed, cell.batch_size)
     return DataOrder(parts, cell.batch_size, cell.seed)
 
 
@@ -470,7 +471,7 @@ def _recorded(
 
 
 def _arrivals(run: Run, stop: int) -> int:
-    """Arrivals between the stop before and this one."""
+    """Arrivals applied between the stop before and this one."""
     first, last = run.stretch(stop - 1)
     return last - first
 
@@ -481,7 +482,7 @@ def _schedule_columns(run: Run, stop: int) -> dict[str, Any]:
     means, largest = run.staleness
     return {
         "epoch": stop if run.per_epoch == 1 else stop / run.per_epoch,
-        "updates": arrivals // run.schedule.arrivals_per_update,
+        "updates": int(run.applied[stop - 1]) // run.schedule.arrivals_per_update if stop else 0,
         "simulated_seconds": float(run.schedule.time[arrivals - 1]) if arrivals else 0.0,
         "mean_staleness": float(means[stop - 1]) if stop else 0.0,
         "max_staleness": int(largest[stop - 1]) if stop else 0,
@@ -520,7 +521,7 @@ def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
 def _samples_trained(parts: list[Part]) -> int:
     last = {row["run"]: row["epoch"] for part in parts for row in part.rows}
     return sum(
-        int(p.run.stops[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.cell.batch_size
+        int(p.run.applied[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.cell.batch_size
         for part in parts
         for p in part.planned
     )

@@ -93,12 +93,17 @@ class StaticStep:
         self._samples = table(torch.int64, self._groups, batch)
         self._active = table(torch.bool, many) if self._ragged else None
         self._updated = table(torch.bool, many) if self._ragged or grouped else None
+        # A schedule reads an old version in its first stage, if in any.
         reads = any((run.snapshots.read != CURRENT).any() for run in runs)
+        slots = replay.slots_read(task, runs, steps)
+        self._columns = [columns for columns, _ in slots]
         writes = any((run.snapshots.write != CURRENT).any() for run in runs)
-        self._read = table(torch.int64, many) if reads else None
+        self._read = table(torch.int64, len(slots), many) if reads else None
         self._write = table(torch.int64, many) if writes else None
         scaled = any(run.step_factors is not None for run in runs)
         self._factors = table(state.weights.dtype, many) if scaled else None
+        weighted = any(run.replayed.weight is not None for run in runs)
+        self._scales = table(state.weights.dtype, many) if weighted else None
 
     @property
     def captured(self) -> bool:
@@ -124,7 +129,7 @@ class StaticStep:
         """Fill the tables with the steps of an epoch, and count from its first."""
 
         def fill(table: Tensor | None, values: np.ndarray | Tensor | None) -> None:
-            """[R, n] -> the first n rows."""
+            """[R, n, ...] -> the first n rows [n, R, ...]."""
             if table is not None and values is not None:
                 table[: steps.count].copy_(torch.as_tensor(values).transpose(0, 1))
 
@@ -135,9 +140,11 @@ class StaticStep:
         fill(self._samples, samples)
         fill(self._active, steps.active)
         fill(self._updated, steps.updated)
-        fill(self._read, steps.read)
+        slots = replay.slots_read(self._task, list(self._runs), steps)
+        fill(self._read, np.stack([each.T for _, each in slots]))  # [L, n, R]
         fill(self._write, steps.write)
         fill(self._factors, replay.stack_factors(list(self._runs), steps, self._state.weights))
+        fill(self._scales, replay.stack_scales(list(self._runs), steps, self._state.weights))
         self._total.zero_()
         self._step.zero_()
 
@@ -172,6 +179,8 @@ class StaticStep:
             gradient = replay.clip(gradient, numbers["clip_norm"])
         gradient, corrected = rule.correct(gradient, read, state.weights, state.rule, numbers)
         _overwrite(state.rule, corrected, active)
+        if self._scales is not None:
+            gradient = gradient * self._row(self._scales)[:, None]
         if state.pending is not None:
             if active is not None:
                 gradient = torch.where(active[:, None], gradient, 0)
@@ -199,11 +208,15 @@ class StaticStep:
         return None if table is None else self._row(table)
 
     def _weights_read(self) -> Tensor:
-        weights, slots = self._state.weights, self._now(self._read)
+        state, slots = self._state, self._now(self._read)
         if slots is None:
-            return weights
-        saved = self._state.saved[slots.clamp(min=0), self._rows]
-        return torch.where((slots == CURRENT)[:, None], weights, saved)
+            return state.weights
+        parts = []
+        for columns, each in zip(self._columns, slots, strict=True):
+            saved = state.saved[:, :, columns][each.clamp(min=0), self._rows]
+            fresh = (each == CURRENT)[:, None]
+            parts.append(torch.where(fresh, state.weights[:, columns], saved))
+        return replay.joined(parts)
 
     def _save(self) -> None:
         """Keep weights for gradients in flight; a run that keeps none writes its slot back

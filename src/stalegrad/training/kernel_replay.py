@@ -21,8 +21,12 @@ from stalegrad.training.replay import ReplayState, Run, minibatches
 
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
-    """Whether there is a kernel for these runs, which share rule class and minibatch size."""
-    return all(has_kernel(run.rule, run.order.batch_size, backend) for run in runs)
+    """Whether there is a kernel for these runs, which share rule class and minibatch size. None
+    knows stages that read versions of their own."""
+    return all(
+        run.snapshots.by_stage is None and has_kernel(run.rule, run.order.batch_size, backend)
+        for run in runs
+    )
 
 
 def has_kernel(rule: Rule, batch_size: int, backend: Backend) -> bool:
@@ -48,6 +52,8 @@ def advance_in_kernel(
         first, stop = run.stretch(state.epoch)
         steps = run.step_factors
         factors = None if steps is None else weights.new_tensor(steps[first:stop])
+        weighted = run.replayed.weight
+        scales = None if weighted is None else weights.new_tensor(weighted[first:stop])
         stretch = Stretch(
             batch=run.order.batch_size,
             per_update=per_update,
@@ -71,6 +77,7 @@ def advance_in_kernel(
                 read=run.snapshots.read[here],
                 write=run.snapshots.write[here],
                 factors=None if factors is None else factors[within],
+                scales=None if scales is None else scales[within],
                 waiting=here.start % per_update,
             )
             backend.replay(stretch, weights.dtype)

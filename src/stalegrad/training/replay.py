@@ -1,12 +1,14 @@
 """Replay: execute schedules, many runs at once.
 
 At each arrival the gradient is taken at the weights that the worker had read and goes through the
-update rule. Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function
-from weights to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first
-axis is the run; what differs between them (step size, delay, schedule, seed, data order) is data.
+update rule. Of an arrival that the server drops no gradient is taken: it would change nothing.
+Replay knows nothing of clocks and nothing of problems: it sees a schedule, a function from weights
+to gradients, and a rule. All runs of a bundle advance in step, on tensors whose first axis is the
+run; what differs between them (step size, delay, schedule, seed, data order) is data.
 """
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,8 +19,9 @@ import torch
 from torch import Tensor
 
 from stalegrad.data_order import Order, minibatch_noise
+from stalegrad.io.errors import ConfigError
 from stalegrad.problems import Task
-from stalegrad.rules import Numbers, Rule, steps_on
+from stalegrad.rules import Numbers, Rule, Shapes, steps_on
 from stalegrad.schedule import Schedule
 from stalegrad.training.backends import Backend
 from stalegrad.training.snapshots import CURRENT, SnapshotPlan, plan_snapshots
@@ -55,27 +58,38 @@ class Run:
         return self.schedule.stops(self.per_epoch)
 
     @cached_property
+    def applied(self) -> np.ndarray:
+        """Arrivals applied by each stop."""
+        return self.schedule.applied_until(self.stops)
+
+    @property
+    def replayed(self) -> Schedule:
+        """The arrivals that are applied; what is said of arrivals below is said of these."""
+        return self.schedule.replayed
+
+    @cached_property
     def staleness(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and maximum [stops] of the staleness of all arrivals served by each stop."""
+        """Mean and maximum [stops] of the staleness of all arrivals served by each stop, those
+        dropped included."""
         return self.schedule.staleness_until(self.stops)
 
     @cached_property
     def step_factors(self) -> np.ndarray | None:
         """`Rule.step_factors` of all arrivals."""
-        return self.rule.step_factors(self.schedule)
+        return self.rule.step_factors(self.replayed)
 
     @property
     def longest(self) -> int:
         """Arrivals between one stop and the next, at most."""
-        return int(np.diff(self.stops, prepend=0).max())
+        return int(np.diff(self.applied, prepend=0).max())
 
     def stretch(self, number: int) -> tuple[int, int]:
         """The arrivals between stop `number` - 1 (or the start) and stop `number`, from 0 on."""
-        return int(self.stops[number - 1]) if number else 0, int(self.stops[number])
+        return int(self.applied[number - 1]) if number else 0, int(self.applied[number])
 
     def noise(self, arrivals: Iterable[int], per_sample: int) -> np.ndarray:
         """The random bytes [A, B, per_sample] of the minibatches of these arrivals."""
-        streams, batches = self.schedule.stream, self.schedule.batch
+        streams, batches = self.replayed.stream, self.replayed.batch
         drawn = [
             minibatch_noise(
                 self.seed, int(streams[i]), int(batches[i]), self.order.batch_size, per_sample
@@ -128,7 +142,13 @@ class ReplayState:
 
 
 def start(task: Task, runs: list[Run], dtype: torch.dtype = torch.float32) -> ReplayState:
-    """The state before the first arrival, on the device of the task's data."""
+    """The state before the first arrival, on the device of the task's data.
+
+    Raises ConfigError where a schedule has more stages than the task has layers.
+    """
+    for run in runs:
+        if (by_stage := run.snapshots.by_stage) is not None:
+            _stages_of(task, by_stage.shape[1])
     device = task.train[0].device
     weights = torch.stack([task.initial_weights(run.seed) for run in runs])
     weights = weights.to(device=device, dtype=dtype)
@@ -157,12 +177,16 @@ def advance_in_steps(
     rule = steps_on(type(runs[0].rule), task.layers)
     numbers = stack_numbers([run.rule for run in runs], state.weights)
     factors = stack_factors(runs, steps, state.weights)
+    scales = stack_scales(runs, steps, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
+    slots = slots_read(task, runs, steps)
     total = weights.new_zeros(len(runs), dtype=torch.float64)
     per_update = runs[0].schedule.arrivals_per_update
 
     for i in range(steps.count):
-        read = _read(weights, saved, steps.read[:, i])
+        read = joined(
+            [_read(weights[:, here], saved[:, :, here], each[:, i]) for here, each in slots]
+        )
         gradient, losses = _gradients(backend, read, task, runs, steps, i)
         active = steps.active[:, i]
         total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
@@ -173,6 +197,8 @@ def advance_in_steps(
             gradient = clip(gradient, numbers["clip_norm"])
         gradient, corrected = rule.correct(gradient, read, weights, rule_state, step_numbers)
         rule_state = _choose(corrected, rule_state, active) if steps.ragged[i] else corrected
+        if scales is not None:
+            gradient = gradient * scales[:, i, None]
         if pending is not None:
             if steps.ragged[i]:
                 gradient = torch.where(active[:, None], gradient, 0)
@@ -234,7 +260,7 @@ def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
         key = id(run.order), id(run.schedule)
         if key not in drawn:
             here = slice(*run.stretch(number))
-            drawn[key] = run.order.indices(run.schedule.stream[here], run.schedule.batch[here])
+            drawn[key] = run.order.indices(run.replayed.stream[here], run.replayed.batch[here])
     return [drawn[id(run.order), id(run.schedule)] for run in runs]
 
 
@@ -299,8 +325,8 @@ def _alike(
         same = run.order is before.order and run.seed == before.seed
         same = same and (
             run.schedule is before.schedule
-            or np.array_equal(run.schedule.stream[here], before.schedule.stream[there])
-            and np.array_equal(run.schedule.batch[here], before.schedule.batch[there])
+            or np.array_equal(run.replayed.stream[here], before.replayed.stream[there])
+            and np.array_equal(run.replayed.batch[here], before.replayed.batch[there])
         )
         if not same:
             starts.append(row)
@@ -378,18 +404,73 @@ def stack_numbers(rules: list[Rule], weights: Tensor) -> Numbers:
 
 def stack_factors(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
     """What to multiply the learning rates by at each step [R, n]; None where it is 1 throughout."""
-    by_run = [run.step_factors for run in runs]
-    if all(factors is None for factors in by_run):
+    return _stack([run.step_factors for run in runs], steps, weights)
+
+
+def stack_scales(runs: list[Run], steps: Steps, weights: Tensor) -> Tensor | None:
+    """The weights of the gradients in the schedules at each step [R, n]; None where all are 1."""
+    return _stack([run.replayed.weight for run in runs], steps, weights)
+
+
+def _stack(by_run: list[np.ndarray | None], steps: Steps, weights: Tensor) -> Tensor | None:
+    """Numbers [A] of each run's arrivals, those of its steps [R, n]; None stands for 1."""
+    if all(numbers is None for numbers in by_run):
         return None
     chosen = [
-        np.ones(steps.count) if factors is None else factors[index]
-        for factors, index in zip(by_run, steps.schedule_index, strict=True)
+        np.ones(steps.count) if numbers is None else numbers[index]
+        for numbers, index in zip(by_run, steps.schedule_index, strict=True)
     ]
     return torch.from_numpy(np.stack(chosen)).to(weights)
 
 
+def slots_read(task: Task, runs: list[Run], steps: Steps) -> list[tuple[slice, np.ndarray]]:
+    """Which weights are read where: columns of the flat weights, and their slots [R, n].
+
+    One entry for all weights, unless a run has stages: then one for each layer.
+    """
+    if all(run.snapshots.by_stage is None for run in runs):
+        return [(slice(None), steps.read)]
+    columns = _layers(task.layers)
+    slots = np.repeat(steps.read[None], len(columns), axis=0)
+    for row, run in enumerate(runs):
+        if (by_stage := run.snapshots.by_stage) is not None:
+            stages, here = _stages_of(task, by_stage.shape[1]), steps.count - steps.arrivals[row]
+            arrivals = steps.schedule_index[row, here:]
+            slots[:, row, here:] = by_stage[arrivals][:, stages].T
+    return list(zip(columns, slots, strict=True))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Weights [R, P] from their columns."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _layers(shapes: Shapes) -> list[slice]:
+    """The columns of each layer in the flat weights: a matrix with the vectors behind it, as its
+    bias; vectors before the first matrix belong to it."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    matrices = [i for i, shape in enumerate(shapes) if len(shape) > 1]
+    bounds = [0, *(int(ends[i - 1]) for i in matrices[1:]), int(ends[-1])]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def _stages_of(task: Task, stages: int) -> np.ndarray:
+    """The stage of each layer [L]: in order, as evenly as can be by their number.
+
+    Raises ConfigError where there are more stages than layers.
+    """
+    layers = len(_layers(task.layers))
+    if stages > layers:
+        raise ConfigError(
+            f"'cluster.stages' is {stages}, more than the {layers} layers of the problem "
+            f"'{task.name}'; choose {layers} or fewer."
+        )
+    sizes = [len(part) for part in np.array_split(np.arange(layers), stages)]
+    return np.repeat(np.arange(stages), sizes)
+
+
 def _read(weights: Tensor, saved: Tensor, slots: np.ndarray) -> Tensor:
-    """The weights [R, P] that this step's gradients were computed at."""
+    """The weights [R, P], or some columns of them, that this step's gradients were computed at."""
     if (slots == CURRENT).all():
         return weights
     if (slots == slots[0]).all():

@@ -156,7 +156,7 @@ def _step(
     runs = [planned.run for planned in plan_runs(cells, targets)]
     state = replay.start(task, runs)
     seconds = _seconds(lambda: advance(task, runs, state, backend))
-    return seconds / runs[0].schedule.arrivals
+    return seconds / runs[0].replayed.arrivals
 
 
 def _evaluation(task: Task, backend: Backend, runs: int) -> float:

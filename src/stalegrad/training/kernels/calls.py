@@ -51,7 +51,7 @@ class Stretch(_Call):
 
     _fields_ = [
         *[(name, _integer) for name in ("count", "batch")],
-        *[(name, _pointer) for name in ("rows", "noise", "read", "write", "factors")],
+        *[(name, _pointer) for name in ("rows", "noise", "read", "write", "factors", "scales")],
         *[(name, _integer) for name in ("per_update", "waiting")],
         *[(name, _pointer) for name in ("inputs", "targets")],
         *[(name, _integer) for name in ("dimension", "width")],

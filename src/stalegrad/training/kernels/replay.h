@@ -42,13 +42,13 @@ struct Minibatches {
 struct Stretch {
     // Arrivals: samples of each minibatch [count, batch]; slots that its weights are read from, and
     // that the weights before its update are kept in [count], -1 for the weights as they are, and for
-    // nowhere; factors T [count] of the learning rate; how many make an update, and how many of that
-    // have come before. noise: random bytes [count, batch, a problem's number], as in `Minibatches`.
+    // nowhere; factors T [count] of the learning rate, and scales T [count] of the gradients; how many
+    // make an update, and how many of that have come before. noise: random bytes [count, batch, a problem's number], as in `Minibatches`.
     int64_t count, batch;
     const int64_t* rows;
     const uint8_t* noise;
     const int32_t *read, *write;
-    const void* factors;
+    const void *factors, *scales;
     int64_t per_update, waiting;
     // The problem: inputs T [samples, width], zeros behind its `dimension` columns; targets; numbers.
     const void *inputs, *targets;
@@ -92,8 +92,8 @@ Vector<T> square_root(Vector<T> v) {
 template <typename T, class Problem>
 double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
     using V = Vector<T>;
-    const T *factors = (const T*)all.factors, momentum = (T)all.momentum;
-    const T weight_decay = (T)all.weight_decay;
+    const T *factors = (const T*)all.factors, *scales = (const T*)all.scales;
+    const T momentum = (T)all.momentum, weight_decay = (T)all.weight_decay;
     const T compensation = (T)all.compensation, decay = (T)all.decay, epsilon = (T)all.epsilon;
     const T beta1 = (T)all.beta1, beta2 = (T)all.beta2;
     const T rest1 = (T)all.rest1, rest2 = (T)all.rest2;
@@ -129,6 +129,7 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
                 const V backup = all.aliased ? weights : load(read + j);
                 gradient += square * strength * (weights - backup);
             }
+            if (scales) gradient *= scales[i];
             if (run.pending) {
                 gradient += load(run.pending + j);
                 store(run.pending + j, updates ? V{} : gradient);
@@ -251,7 +252,7 @@ LAYOUT(Minibatches, FIELD(groups), FIELD(batch), FIELD(bounds), FIELD(rows), FIE
        FIELD(targets), FIELD(dimension), FIELD(width), FIELD(options), FIELD(weights),
        FIELD(gradients), FIELD(losses), FIELD(noise))
 LAYOUT(Stretch, FIELD(count), FIELD(batch), FIELD(rows), FIELD(noise), FIELD(read), FIELD(write),
-       FIELD(factors), FIELD(per_update), FIELD(waiting), FIELD(inputs), FIELD(targets),
+       FIELD(factors), FIELD(scales), FIELD(per_update), FIELD(waiting), FIELD(inputs), FIELD(targets),
        FIELD(dimension), FIELD(width), FIELD(options), FIELD(rates), FIELD(momentum),
        FIELD(weight_decay), FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov),
        FIELD(compensates), FIELD(adaptive), FIELD(aliased), FIELD(beta1), FIELD(beta2),
