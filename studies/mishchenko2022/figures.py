@@ -90,7 +90,7 @@ def _number(value: float) -> str:
 def budget(results: StudyResults) -> Figure:
     """Gradients a second and longest delay: simulated (marks) on the formulas (lines)."""
     rows = budget_table(results).frame
-    figure, axes = style.panels(1, 3, 1.8)
+    figure, axes = style.panels(1, 3, 1.65)
     panels = (
         (axes[0, 0], "asynchronous", "gradients a second"),
         (axes[0, 1], "improvement", "times minibatch's gradients"),
@@ -203,7 +203,7 @@ def steps(results: StudyResults) -> Figure:
 def slowing(results: StudyResults) -> Figure:
     """Least error of 16 workers against the longest delay, as one of them slows down."""
     runs = slowing_runs(results)
-    figure, axes = style.panels(1, 3, 1.8)
+    figure, axes = style.panels(1, 3, 1.65)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         here = here.assign(tau=_longest_delay(here))
@@ -253,7 +253,7 @@ def rates(results: StudyResults) -> Figure:
     """Least error against updates K, with noise, below the theorems' bounds."""
     runs = horizon_runs(results)
     ratios = rate_ratios(results).query("of == 'K'").sort_values("updates")
-    figure, axes = style.panels(1, 3, 1.8)
+    figure, axes = style.panels(1, 3, 1.65)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         of_class = ratios[ratios["convexity"] == convexity]
@@ -283,7 +283,7 @@ def workers(results: StudyResults) -> Figure:
     of the strongly convex problem how far the error fell, on a logarithmic scale of its own."""
     runs = worker_runs(results)
     ratios = rate_ratios(results).query("of == 'M'").sort_values("workers")
-    figure, axes = style.panels(1, 3, 1.8)
+    figure, axes = style.panels(1, 3, 1.65)
     for ax, convexity in zip(axes.flat, CLASSES, strict=True):
         here = runs[runs["convexity"] == convexity]
         for (pattern, modulus), rows in here.groupby(["pattern", "strong_convexity"]):

@@ -20,7 +20,7 @@ def timelines(results: StudyResults) -> Figure:
     runs = real_runs(results).query("delayed == 'one'").sort_values(["delay_ms", "seed"])
     trace = results.recording(runs["recording"].iloc[-1])
     simulated = fit_trace(trace).simulated()
-    figure, axes = style.panels(1, 2, 1.8, sharey=True)
+    figure, axes = style.panels(1, 2, 1.6, sharey=True)
     first = min(trace.arrivals, len(simulated.worker)) // 4
     here = slice(first, first + SHOWN)
     timeline(axes[0, 0], trace.columns["worker"][here], trace.columns[APPLIED][here], "recorded")
@@ -33,7 +33,7 @@ def staleness(results: StudyResults) -> Figure:
     """Histograms of staleness: recorded, fitted, and by the paper's Monte Carlo simulation."""
     table = saturated(results)
     counts = sorted(table["workers"].unique())
-    figure, axes = style.panels(1, len(counts), 2.0)
+    figure, axes = style.panels(1, len(counts), 1.75)
     for ax, workers in zip(axes.flat, counts, strict=True):
         names = table[table["workers"] == workers]["recording"]
         traces = [results.recording(name) for name in names]

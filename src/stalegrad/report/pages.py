@@ -213,12 +213,14 @@ def _grids(plan: Plan, published: Grids, study: str, folder: Path) -> str:
     if not rows:
         return ""
     lines = [" & ".join(row) + r" \\" for row in rows]
-    return rf"\gridtables{{{''.join(map(_grid_column, _columns(lines)))}}}"
+    # Three columns of longer names would be shrunk to fit the page.
+    most = 3 if max(map(len, published[study])) <= 20 else 2
+    return rf"\gridtables{{{''.join(map(_grid_column, _columns(lines, most)))}}}"
 
 
-def _columns(lines: list[str]) -> list[list[str]]:
-    """Spread evenly over as many columns as keep each at `_GRIDS_HIGH` lines, at most three."""
-    columns = min(3, -(-len(lines) // _GRIDS_HIGH))
+def _columns(lines: list[str], most: int) -> list[list[str]]:
+    """Spread evenly over as many columns as keep each at `_GRIDS_HIGH` lines, at most `most`."""
+    columns = min(most, -(-len(lines) // _GRIDS_HIGH))
     high = -(-len(lines) // columns)
     return [lines[start : start + high] for start in range(0, len(lines), high)]
 
