@@ -80,7 +80,7 @@ def fig3(results: StudyResults) -> Figure:
     """Test accuracy against epochs for SGD and Adam at large delays, one line a rate and batch."""
     curves = results.curves("fig3_sgd", "fig3_adam")
     delays = [d for d in sorted(curves["delay"].unique()) if d > 0]
-    figure, axes = style.panels(len(delays), 2, 1.1, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), 2, 1.2, sharex=True, sharey=True)
     batches = sorted(curves["batch_size"].unique())
     for row, delay in enumerate(delays):
         for ax, rule in zip(axes[row], ("sgd", "adam"), strict=True):
@@ -143,7 +143,7 @@ def warmup(results: StudyResults) -> Figure:
     """Test accuracy against epochs with learning-rate warm-up, gradual start, and neither."""
     curves = results.curves("warmup")
     delays, rates = sorted(curves["delay"].unique()), sorted(curves["lr"].unique())
-    figure, axes = style.panels(len(delays), len(rates), 1.0, sharex=True, sharey=True)
+    figure, axes = style.panels(len(delays), len(rates), 1.15, sharex=True, sharey=True)
     for row, delay in enumerate(delays):
         for column, lr in enumerate(rates):
             ax = axes[row, column]
