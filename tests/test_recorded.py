@@ -11,8 +11,10 @@ from helpers import home_of, of_study
 
 from stalegrad.analysis.archive import gather
 from stalegrad.analysis.claims import NOT_REPRODUCED, REPRODUCED, claims_of
+from stalegrad.analysis.nulls import changed
 from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.simulations import simulate_all
+from stalegrad.io.errors import ResultError
 from stalegrad.planning.bundle import Bundle
 from stalegrad.planning.cell import parse_cell
 from stalegrad.planning.plan import Plan
@@ -92,6 +94,14 @@ NEVER_MET = {
 def test_claims_are_met_by_the_best_results(name, results):
     made = CLAIMS[name].claim["ceiling"].view(results, np.random.default_rng(0))
     assert found(name, made).verdict == REPRODUCED
+
+
+def test_cells_that_are_not_simulated_give_no_verdict(results):
+    """As at the preset smoke, where another cell is recorded than simulated."""
+    runs = results.runs
+    others = runs.assign(delay_ms=runs["delay_ms"].mask(runs["grid"] == "ten_simulated", 7.0))
+    with pytest.raises(ResultError, match="no cell .* is both recorded and simulated"):
+        CLAIMS["real_cells_end_like_simulated"](changed(results, runs=others), 3.0)
 
 
 @pytest.mark.parametrize("name", sorted(CLAIMS))

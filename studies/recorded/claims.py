@@ -18,6 +18,7 @@ from stalegrad.analysis.claims import (
 from stalegrad.analysis.nulls import DRAWS, Null, same_as, whatever
 from stalegrad.analysis.recordings import staleness_of
 from stalegrad.analysis.results import StudyResults
+from stalegrad.io.errors import ResultError
 from stalegrad.io.traces import Trace
 
 from .tables import (
@@ -302,6 +303,8 @@ def real_cells_end_like_simulated(results: StudyResults, most: float) -> Finding
         for runs in (real_runs(results), simulated_runs(results))
     ]
     off = (100 * (means[0] - means[1])).dropna()
+    if off.empty:
+        raise ResultError("no cell of ten workers is both recorded and simulated")
     worst = off.abs().idxmax()
     value = float(off.abs().mean())
     return Finding(
