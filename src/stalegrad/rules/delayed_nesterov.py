@@ -21,6 +21,7 @@ class DelayedNesterov(Rule):
 
     N gradients together make the step of Nesterov's momentum (see `sgd`) from their mean: N = 1 is
     `sgd` with `nesterov`. c spreads the momentum over them; at c = 0 all of it is in the N-th step.
+    The formulas are those of two public implementations, of HALoS and (at c = 0) of torchft.
 
     period: gradients between two updates of the momentum. momentum: its decay. activation: share of
         the momentum in each of the other steps, up to 1 / period.
