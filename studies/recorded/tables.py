@@ -118,7 +118,6 @@ def recordings(results: StudyResults) -> Table:
         trace = results.recording(of.recording)
         staleness, mu = staleness_of(trace), compute_seconds(trace)
         t_c, rate = communication_seconds(trace), gradients_a_second(trace)
-        steady = np.concatenate([r / r.mean() for r in rounds(trace)])
         rows.append(
             {
                 "recording": of.recording,
@@ -134,7 +133,7 @@ def recordings(results: StudyResults) -> Table:
                 "lemma_1_with_waiting": of.workers / (mu + t_c),
                 "theorem_2": of.workers * (t_c + mu) / mu,
                 "staleness_from_normal": distance_from_normal(staleness),
-                "times_from_normal": _from_normal(steady),
+                "times_from_normal": times_from_normal(trace),
                 "from_monte_carlo": variation_distance(
                     shares(staleness), monte_carlo(results, of.workers)
                 ),
@@ -165,14 +164,11 @@ def recordings(results: StudyResults) -> Table:
     return Table(pd.DataFrame(rows), headings, formats)
 
 
-def _from_normal(times: np.ndarray) -> float:
-    return float(stats.kstest(times, "norm", (times.mean(), times.std())).statistic)
-
-
 def times_from_normal(trace: Trace) -> float:
     """Kolmogorov-Smirnov distance of the times between a worker's gradients, each over the mean of
     its worker, from the normal fit."""
-    return _from_normal(np.concatenate([r / r.mean() for r in rounds(trace)]))
+    times = np.concatenate([r / r.mean() for r in rounds(trace)])
+    return float(stats.kstest(times, "norm", (times.mean(), times.std())).statistic)
 
 
 def constant_cells(results: StudyResults) -> pd.DataFrame:

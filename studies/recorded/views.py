@@ -12,7 +12,7 @@ from stalegrad.analysis.results import StudyResults
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke
 from stalegrad.io.errors import ResultError
 from stalegrad.io.traces import APPLIED, Trace
-from stalegrad.schedule import Workload
+from stalegrad.schedule import Workload, count_within
 from stalegrad.staleness.compute_times import Normal
 
 from .tables import (
@@ -58,6 +58,10 @@ def _with_rounds(trace: Trace, draw: Callable[[np.ndarray], np.ndarray]) -> Trac
     return _with(trace, arrived=arrived)
 
 
+def _with_rate(trace: Trace, rate: float) -> Trace:
+    return _with(trace, **{APPLIED: trace.columns[APPLIED] * gradients_a_second(trace) / rate})
+
+
 def half_as_stale(trace: Trace, chance: np.random.Generator) -> Trace:
     return _with_staleness(trace, staleness_of(trace) // 2)
 
@@ -93,19 +97,15 @@ def half_the_computing(trace: Trace, chance: np.random.Generator) -> Trace:
 
 def without_pause(trace: Trace, chance: np.random.Generator) -> Trace:
     """The rate is that of workers that compute all the time."""
-    rate = trace.workers / compute_seconds(trace)
-    applied = trace.columns[APPLIED] * gradients_a_second(trace) / rate
-    return _with(trace, **{APPLIED: applied})
+    return _with_rate(trace, trace.workers / compute_seconds(trace))
 
 
 def no_communication(trace: Trace, chance: np.random.Generator) -> Trace:
     """A round is a computation, and staleness, counted after the update, is n."""
     mu, worker = compute_seconds(trace), trace.columns["worker"]
-    number = np.zeros(trace.arrivals)
-    for w in range(trace.workers):
-        number[worker == w] = np.arange(1, 1 + (worker == w).sum())
+    before = count_within(worker, trace.workers)
     stale = np.full(trace.arrivals, trace.workers - 1)
-    timed = _with(trace, read=mu * (number - 1), arrived=mu * number)
+    timed = _with(trace, read=mu * before, arrived=mu * (before + 1))
     return _with_staleness(timed, stale)
 
 
@@ -188,10 +188,6 @@ def rounds_of_the_slowest(results: StudyResults, chance: np.random.Generator) ->
         }
 
     return _pairs(results, change)
-
-
-def _with_rate(trace: Trace, rate: float) -> Trace:
-    return _with(trace, **{APPLIED: trace.columns[APPLIED] * gradients_a_second(trace) / rate})
 
 
 def _pairs(
