@@ -5,7 +5,9 @@ the wall clock.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -227,26 +229,36 @@ def clock(results: StudyResults) -> pd.DataFrame:
     return kept.assign(seconds=kept["run"].map(seconds))
 
 
+def pairs(results: StudyResults) -> Iterator[tuple[Any, Any]]:
+    """The rows of `clock`, asynchronous and synchronous, of a straggler and seed that have both."""
+    for _, both in clock(results).groupby(["straggler", "seed"]):
+        one = {bool(row.synchronous): row for row in both.itertuples()}
+        if len(one) == 2:
+            yield one[False], one[True]
+
+
+def improvement(trace: Trace) -> float:
+    """1/M times the sum over m of s_max / s_m, with the measured rounds of the workers."""
+    each = mean_rounds(trace)
+    return float(np.mean(each.max() / each))
+
+
 def straggler(results: StudyResults) -> Table:
     """Asynchronous against synchronous, a row a factor and seed: by the clock and by formula."""
     rows = []
-    for (factor, seed), both in clock(results).groupby(["straggler", "seed"]):
-        one = {bool(row.synchronous): row for row in both.itertuples()}
-        if len(one) < 2:
-            continue
-        asynchronous, barrier = (results.recording(one[kind].recording) for kind in (False, True))
-        each = mean_rounds(asynchronous)
+    for free, waiting in pairs(results):
+        asynchronous, barrier = (results.recording(row.recording) for row in (free, waiting))
         rows.append(
             {
-                "straggler": factor,
-                "seed": seed,
+                "straggler": free.straggler,
+                "seed": free.seed,
                 "asynchronous_rate": gradients_a_second(asynchronous),
                 "synchronous_rate": gradients_a_second(barrier),
-                "formula": float(np.mean(each.max() / each)),
-                "asynchronous_seconds": one[False].seconds,
-                "synchronous_seconds": one[True].seconds,
-                "asynchronous_accuracy": one[False].final_test_accuracy,
-                "synchronous_accuracy": one[True].final_test_accuracy,
+                "formula": improvement(asynchronous),
+                "asynchronous_seconds": free.seconds,
+                "synchronous_seconds": waiting.seconds,
+                "asynchronous_accuracy": free.final_test_accuracy,
+                "synchronous_accuracy": waiting.final_test_accuracy,
             }
         )
     if not rows:

@@ -20,7 +20,9 @@ from .tables import (
     clock,
     compute_seconds,
     gradients_a_second,
+    improvement,
     mean_rounds,
+    pairs,
     real_runs,
     recorded_runs,
     rounds,
@@ -161,8 +163,7 @@ def as_fast_as_the_formula(results: StudyResults, chance: np.random.Generator) -
     times = clock(results)
     factor = {}
     for row in times[~times["synchronous"].astype(bool)].itertuples():
-        each = mean_rounds(results.recording(row.recording))
-        factor[row.run] = float(np.mean(each.max() / each))
+        factor[row.run] = improvement(results.recording(row.recording))
     history = same.history
     seconds = history["simulated_seconds"] / history["run"].map(factor).fillna(1.0)
     return changed(same, history=history.assign(simulated_seconds=seconds))
@@ -194,12 +195,10 @@ def _pairs(
     results: StudyResults, change: Callable[[Trace, Trace], dict[str, Trace]]
 ) -> StudyResults:
     others: dict[str, Trace] = {}
-    for _, both in clock(results).groupby(["straggler", "seed"]):
-        names = {bool(row.synchronous): row.recording for row in both.itertuples()}
-        if len(names) == 2:
-            made = change(results.recording(names[False]), results.recording(names[True]))
-            kinds = {"asynchronous": names[False], "barrier": names[True]}
-            others |= {kinds[kind]: trace for kind, trace in made.items()}
+    for free, waiting in pairs(results):
+        made = change(results.recording(free.recording), results.recording(waiting.recording))
+        kinds = {"asynchronous": free.recording, "barrier": waiting.recording}
+        others |= {kinds[kind]: trace for kind, trace in made.items()}
     return with_recordings(results, others)
 
 
