@@ -41,9 +41,14 @@ class InOrder:
     """A data order in which minibatch i is samples i b, ..., i b + b - 1."""
 
     batch_size: int = 1
+    local_steps: int = 1
+
+    @property
+    def taken(self) -> int:
+        return self.batch_size * self.local_steps
 
     def indices(self, stream: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        return batch[:, None] * self.batch_size + np.arange(self.batch_size)
+        return batch[:, None] * self.taken + np.arange(self.taken)
 
 
 def quadratic_task(curvatures: list[float], initial: Callable[[int], list[float]]) -> Task:

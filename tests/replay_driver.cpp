@@ -42,7 +42,8 @@ int run(int (*gradients)(const Minibatches*), int (*replay)(const Stretch*)) {
     write(losses);
 
     Stretch stretch{};
-    stretch.count = arrivals, stretch.batch = batch, stretch.rows = rows.data();
+    stretch.count = arrivals, stretch.batch = batch, stretch.local_steps = 1;
+    stretch.rows = rows.data();
     stretch.read = from.data(), stretch.write = to.data(), stretch.per_update = 1;
     stretch.inputs = inputs.data(), stretch.targets = targets.data();
     stretch.dimension = dimension, stretch.width = width, stretch.options = options.data();

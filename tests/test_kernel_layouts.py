@@ -36,7 +36,7 @@ CHANGES = {
     "one more at the end": (
         Stretch,
         lambda fields: [*fields, ("more", INTEGER)],
-        "the end is at 328 there, and more is 8 bytes at 328 here",
+        "the end is at 344 there, and more is 8 bytes at 344 here",
     ),
     "one less at the end": (
         Minibatches,
@@ -56,7 +56,7 @@ CHANGES = {
     "a smaller type where padding follows": (
         Stretch,
         lambda fields: [(n, ctypes.c_int32 if n == "waiting" else t) for n, t in fields],
-        "waiting is 8 bytes at 72 there, and waiting is 4 bytes at 72 here",
+        "waiting is 8 bytes at 80 there, and waiting is 4 bytes at 80 here",
     ),
 }
 

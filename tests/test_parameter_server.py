@@ -103,7 +103,7 @@ def test_pull_before_replayed_equals_the_run_worked_by_hand():
     task = quadratic_task([1, 2, 3, 4], lambda seed: [1.0])
 
     class InOrder:
-        batch_size = 1
+        batch_size = taken = local_steps = 1
 
         def indices(self, stream, batch):
             return batch[:, None]
@@ -182,7 +182,7 @@ def test_six_arrivals_replayed_equal_the_run_worked_by_hand():
     task = quadratic_task([1, 2, 3, 4, 5, 6], lambda seed: [1.0, -2.0])
 
     class TwoStreams:
-        batch_size = 1
+        batch_size = taken = local_steps = 1
 
         def indices(self, stream, batch):
             return (3 * stream + batch)[:, None]

@@ -287,7 +287,7 @@ TASK = quadratic_task([1, 2, 3, 4, 5, 6, 7, 8], lambda seed: [1.0])
 
 
 class InOrder:
-    batch_size = 1
+    batch_size = taken = local_steps = 1
 
     def indices(self, stream, batch):
         return batch[:, None]

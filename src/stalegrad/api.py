@@ -85,6 +85,8 @@ def cell(
     epochs: int,
     partition: Partition | Dirichlet | Mapping[str, Any] = "shared",
     seed: int = 1,
+    local_steps: int = 1,
+    local_lr: float | None = None,
 ) -> Cell:
     """One training run, checked. Raises ConfigError, which names what is wrong."""
     parts = {
@@ -93,7 +95,8 @@ def cell(
         "cluster": _part("clusters", cluster, "cell", "cluster"),
     }
     rest = {"batch_size": batch_size, "epochs": epochs, "partition": partition, "seed": seed}
-    made = specs.validate(Cell, parts | rest, where="cell")
+    steps = {"local_steps": local_steps, "local_lr": local_lr}
+    made = specs.validate(Cell, parts | rest | steps, where="cell")
     check_cell(made, "cell")
     return made
 

@@ -182,26 +182,34 @@ class DataOrder:
     """Minibatches without replacement: every stream is shuffled anew each epoch.
 
     parts: sample numbers of each stream. Samples past the last full minibatch of an epoch are left
-    out of that epoch, so that every minibatch has the same size.
+    out of that epoch, so that every minibatch has the same size. local_steps: minibatches that go
+    to a worker at once; `batch` numbers these.
     """
 
     parts: tuple[np.ndarray, ...]
     batch_size: int
     seed: int
+    local_steps: int = 1
+
+    @property
+    def taken(self) -> int:
+        """Samples that a worker takes at once."""
+        return self.local_steps * self.batch_size
 
     def workload(self, epochs: int) -> Workload:
-        return Workload(tuple(len(part) // self.batch_size for part in self.parts), epochs)
+        batches = tuple(len(part) // self.taken for part in self.parts)
+        return Workload(batches, epochs, self.local_steps)
 
     def indices(self, stream: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Sample numbers [n, batch_size] of minibatches [n], each numbered within its stream."""
-        out = np.empty((len(batch), self.batch_size), np.int64)
+        """Sample numbers [n, taken] of minibatches [n], each numbered within its stream."""
+        out = np.empty((len(batch), self.taken), np.int64)
         for s in np.unique(stream):
             part = self.parts[s]
-            per_epoch = len(part) // self.batch_size
+            per_epoch = len(part) // self.taken
             epoch = batch // per_epoch
             for e in np.unique(epoch[stream == s]):
                 shuffled = generator(self.seed, ORDER, int(s), int(e)).permutation(part)
-                rows = shuffled[: per_epoch * self.batch_size].reshape(per_epoch, -1)
+                rows = shuffled[: per_epoch * self.taken].reshape(per_epoch, -1)
                 wanted = (stream == s) & (epoch == e)
                 out[wanted] = rows[batch[wanted] - e * per_epoch]
         return out
@@ -216,25 +224,31 @@ class IndependentOrder:
     """Minibatches drawn with replacement, each independent of all others, as theorems assume.
 
     samples: in the one stream there is; epoch_samples: how many draws count as an epoch, which
-    decides no more than when the history is recorded.
+    decides no more than when the history is recorded. local_steps: as in `DataOrder`.
     """
 
     samples: int
     epoch_samples: int
     batch_size: int
     seed: int
+    local_steps: int = 1
+
+    @property
+    def taken(self) -> int:
+        """Samples that a worker takes at once."""
+        return self.local_steps * self.batch_size
 
     def workload(self, epochs: int) -> Workload:
-        return Workload((self.epoch_samples // self.batch_size,), epochs)
+        return Workload((self.epoch_samples // self.taken,), epochs, self.local_steps)
 
     def indices(self, stream: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Sample numbers [n, batch_size] of minibatches [n] of stream 0."""
-        out = np.empty((len(batch), self.batch_size), np.int64)
+        """Sample numbers [n, taken] of minibatches [n] of stream 0."""
+        out = np.empty((len(batch), self.taken), np.int64)
         block, row = np.divmod(batch, _BLOCK)
         for b in np.unique(block):
             wanted = block == b
             rng = generator(self.seed, ORDER, 0, int(b))
-            drawn = rng.integers(self.samples, size=(_BLOCK, self.batch_size))
+            drawn = rng.integers(self.samples, size=(_BLOCK, self.taken))
             out[wanted] = drawn[row[wanted]]
         return out
 

@@ -17,14 +17,17 @@ class Workload:
     batches: minibatches in one epoch of each data stream: one entry where all workers draw from
         one stream, else one entry a worker.
     epochs: passes over every stream.
+    local_steps: gradients that a worker computes one after another before it sends; each of
+        `batches` then stands for so many minibatches.
     """
 
     batches: tuple[int, ...]
     epochs: int
+    local_steps: int = 1
 
     @property
     def total(self) -> int:
-        """Minibatches over all streams and epochs."""
+        """What the workers send: minibatches over all streams and epochs, over `local_steps`."""
         return sum(self.batches) * self.epochs
 
     def check(self, streams: int, least: int) -> None:
@@ -36,14 +39,27 @@ class Workload:
             )
         if 0 in self.batches:
             raise ValueError(
-                f"part {self.batches.index(0) + 1} of the data has too few samples for one "
-                f"minibatch; choose a smaller 'batch_size' or fewer workers"
+                f"part {self.batches.index(0) + 1} of the data has too few samples for "
+                f"{self._at_once}; choose a smaller 'batch_size' or fewer {self._fewer}"
             )
         if self.total < least:
             raise ValueError(
                 f"{self.total} gradients in all are too few for one update, which takes {least}; "
-                f"choose a smaller 'batch_size' or fewer workers"
+                f"choose a smaller 'batch_size' or fewer {self._fewer}"
             )
+
+    @property
+    def _at_once(self) -> str:
+        return "one minibatch" if self.local_steps == 1 else f"{self.local_steps} minibatches"
+
+    @property
+    def _fewer(self) -> str:
+        return "workers" if self.local_steps == 1 else "'local_steps'"
+
+    def check_one_step(self, why: str) -> None:
+        """Raises ValueError, which says `why`, where workers take several local steps."""
+        if self.local_steps > 1:
+            raise ValueError(f"{why}; leave 'local_steps' at 1, not {self.local_steps}")
 
 
 @dataclass(frozen=True)

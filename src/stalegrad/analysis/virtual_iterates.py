@@ -61,7 +61,8 @@ def trace(task: Task, run: Run) -> Trace:
 
     x_k comes from `training.replay` stopped after each arrival. Raises ValueError for any other
     rule, for a schedule in which an update takes several gradients, stages read versions of their
-    own, or gradients are dropped or weighted, and for a loss that takes random numbers.
+    own, workers take local steps, or gradients are dropped or weighted, and for a loss that takes
+    random numbers.
     """
     schedule = run.schedule
     if task.noise:
@@ -75,6 +76,11 @@ def trace(task: Task, run: Run) -> Trace:
         raise ValueError(
             "virtual iterates are of gradients that are computed at one version, and here each "
             "stage has one of its own"
+        )
+    if run.order.local_steps > 1:
+        raise ValueError(
+            f"virtual iterates are of workers that send each gradient, and here they take "
+            f"{run.order.local_steps} local steps"
         )
     if schedule.applied is not None or schedule.weight is not None:
         raise ValueError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stalegrad.io.compiled import compiled
-from stalegrad.staleness.compute_times import Distribution
+from stalegrad.staleness.compute_times import Sampled
 
 # As many rounds as a worker likes; more than any simulation serves.
 ENDLESS = np.iinfo(np.int64).max
@@ -45,7 +45,7 @@ def arrivals(
     *,
     per_update: int,
     communication_time: float,
-    compute_time: Distribution,
+    compute_time: Sampled,
     generator: np.random.Generator,
     slowness: np.ndarray | None = None,
     block: int = BLOCK,

@@ -11,7 +11,7 @@ import numpy as np
 
 from stalegrad.clusters._policies import NEVER, Terms
 from stalegrad.io.compiled import compiled
-from stalegrad.staleness.compute_times import Distribution
+from stalegrad.staleness.compute_times import Sampled
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def arrivals(
     terms: Terms,
     *,
     communication_time: float,
-    compute_time: Distribution,
+    compute_time: Sampled,
     generator: np.random.Generator,
     slowness: np.ndarray | None = None,
 ) -> Served:

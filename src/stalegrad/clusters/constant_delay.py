@@ -45,9 +45,9 @@ class ConstantDelay:
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:
         """Gradient t is computed at step t and applied after step t + delay(t).
 
-        One step takes one unit of simulated time. Gradients still in the buffer when the last step
-        is done are never applied, as with a wrapper around a synchronous optimizer: `delay` fewer
-        updates than steps. Raises ValueError as `check`.
+        One step takes one unit of simulated time, or one for each of its local steps. Gradients
+        still in the buffer when the last step is done are never applied, as with a wrapper around a
+        synchronous optimizer: `delay` fewer updates than steps. Raises ValueError as `check`.
         """
         (batches,) = workload.batches
         self.check(workload)
@@ -68,7 +68,7 @@ class ConstantDelay:
         arrivals = len(applied_at)
         return Schedule(
             worker=(np.arange(arrivals) % (self.delay + 1)).astype(np.int32),
-            time=applied_at + 1.0,
+            time=(applied_at + 1.0) * workload.local_steps,
             read_version=read_version,
             stream=np.zeros(arrivals, np.int32),
             batch=np.arange(arrivals),

@@ -10,7 +10,7 @@ from stalegrad.clusters._policies import MaybePolicy, Policy, Terms
 from stalegrad.clusters._profiles import Profile, seconds_per_gradient
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
-from stalegrad.staleness.compute_times import ComputeTime, Constant
+from stalegrad.staleness.compute_times import ComputeTime, Constant, Sampled, in_a_row
 
 # Their worker, time and read_version, and which are applied (None: all).
 _Arrivals = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
@@ -103,7 +103,8 @@ class Heterogeneous:
         simulate = self._waiting if self.barrier else self._never_waiting
         if not self.barrier and not self._terms().plain:
             simulate = self._under_policy
-        worker, time, read_version, applied = simulate(total, generator)
+        times = in_a_row(self.compute_time, workload.local_steps)
+        worker, time, read_version, applied = simulate(total, times, generator)
         stream = np.zeros(total, np.int32)
         if len(workload.batches) > 1:
             stream = worker if self.data_by == "worker" else _long_rounds(worker, time)
@@ -124,26 +125,30 @@ class Heterogeneous:
             return self.policy.terms()
         return Terms(per_update=self.workers if self.barrier else 1)
 
-    def _under_policy(self, total: int, generator: np.random.Generator) -> _Arrivals:
+    def _under_policy(
+        self, total: int, times: Sampled, generator: np.random.Generator
+    ) -> _Arrivals:
         found = _served.arrivals(
             np.full(self.workers, _merge.ENDLESS),
             total,
             self._terms(),
             communication_time=0.0,
-            compute_time=self.compute_time,
+            compute_time=times,
             generator=generator,
             slowness=self.seconds(),
         )
         return found.worker, found.finish, found.read_version, found.applied
 
-    def _never_waiting(self, total: int, generator: np.random.Generator) -> _Arrivals:
+    def _never_waiting(
+        self, total: int, times: Sampled, generator: np.random.Generator
+    ) -> _Arrivals:
         served = total - self.answers_once
         (block,) = _merge.arrivals(
             np.full(self.workers, _merge.ENDLESS),
             served,
             per_update=self.arrivals_per_update(),
             communication_time=0.0,
-            compute_time=self.compute_time,
+            compute_time=times,
             generator=generator,
             slowness=self.seconds(),
             block=served,
@@ -157,13 +162,13 @@ class Heterogeneous:
             None,
         )
 
-    def _waiting(self, total: int, generator: np.random.Generator) -> _Arrivals:
+    def _waiting(self, total: int, times: Sampled, generator: np.random.Generator) -> _Arrivals:
         rounds = -(-total // self.workers)
-        times = self.compute_time.sample(generator, rounds * self.workers)
-        times = times.reshape(rounds, self.workers) * self.seconds()
-        order = np.argsort(times, axis=1, kind="stable")
-        start = np.append(0.0, np.cumsum(times.max(axis=1))[:-1])
-        finish = start[:, None] + np.take_along_axis(times, order, axis=1)
+        drawn = times.sample(generator, rounds * self.workers)
+        spent = drawn.reshape(rounds, self.workers) * self.seconds()
+        order = np.argsort(spent, axis=1, kind="stable")
+        start = np.append(0.0, np.cumsum(spent.max(axis=1))[:-1])
+        finish = start[:, None] + np.take_along_axis(spent, order, axis=1)
         # Rounding must not let a round begin before the last gradient of the one before it.
         finish = np.maximum.accumulate(finish.ravel())[:total]
         version = np.repeat(np.arange(rounds), self.workers)[:total]

@@ -12,7 +12,7 @@ from stalegrad.clusters._policies import MaybePolicy, Policy, Terms
 from stalegrad.clusters._staleness import StalenessSample
 from stalegrad.schedule import Schedule, Workload, count_within
 from stalegrad.specs import spec
-from stalegrad.staleness.compute_times import ComputeTime
+from stalegrad.staleness.compute_times import ComputeTime, in_a_row
 
 
 @spec
@@ -99,7 +99,7 @@ class HubAndSpoke:
         batches = np.array(workload.batches)
         own_streams = len(batches) == self.workers
         rounds = batches * workload.epochs if own_streams else None
-        served = self._all_arrivals(workload.total, generator, rounds)
+        served = self._all_arrivals(workload, generator, rounds)
         if own_streams:
             stream, batch = served.worker, count_within(served.worker, self.workers)
         else:
@@ -122,17 +122,20 @@ class HubAndSpoke:
         return Terms(per_update=self.minibatches_per_update)
 
     def _all_arrivals(
-        self, total: int, generator: np.random.Generator, rounds: np.ndarray | None
+        self, workload: Workload, generator: np.random.Generator, rounds: np.ndarray | None
     ) -> _served.Served:
+        total, steps = workload.total, workload.local_steps
         if self._terms().plain:
-            (block,) = self.arrivals(total, generator, rounds=rounds, block=total)
+            (block,) = self.arrivals(
+                total, generator, rounds=rounds, local_steps=steps, block=total
+            )
             return _served.Served(block.worker, block.finish, block.read_version, None)
         return _served.arrivals(
             np.full(self.workers, _merge.ENDLESS) if rounds is None else rounds,
             total,
             self._terms(),
             communication_time=self.communication_time,
-            compute_time=self.compute_time,
+            compute_time=in_a_row(self.compute_time, steps),
             generator=generator,
         )
 
@@ -142,19 +145,21 @@ class HubAndSpoke:
         generator: np.random.Generator,
         *,
         rounds: np.ndarray | None = None,
+        local_steps: int = 1,
         block: int = _merge.BLOCK,
     ) -> Iterator[_merge.Block]:
         """The first `total` arrivals, at most `block` at a time; see `_merge.arrivals`. Only where
         no policy drops gradients or lets workers wait.
 
-        rounds [n]: how many each worker computes; none: without end.
+        rounds [n]: how many each worker computes; none: without end. local_steps: gradients that
+        it computes in a round.
         """
         return _merge.arrivals(
             np.full(self.workers, _merge.ENDLESS) if rounds is None else rounds,
             total,
             per_update=self.arrivals_per_update(),
             communication_time=self.communication_time,
-            compute_time=self.compute_time,
+            compute_time=in_a_row(self.compute_time, local_steps),
             generator=generator,
             block=block,
         )

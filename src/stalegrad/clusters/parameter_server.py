@@ -119,7 +119,9 @@ class ParameterServer:
         rounds = self._rounds(workload)
         total = int(rounds.sum()) if len(workload.batches) > 1 else workload.total
         speed = np.maximum(1 + self.spread * generator.standard_normal(self.workers), 0.01)
-        jitter = 1 + self.jitter * generator.standard_normal(total + self.workers)
+        steps = workload.local_steps
+        drawn = generator.standard_normal((total + self.workers, steps))
+        jitter = np.maximum(1 + self.jitter * drawn, 0).mean(axis=1)
         others, first = {"all": (1, 1), "one": (1, 2), "only": (0, 1)}[self.delayed]
         delayed = np.full(self.workers, float(others))
         delayed[0] = first
@@ -127,9 +129,9 @@ class ParameterServer:
         worker, time, read_version, applied = _simulate(
             rounds,
             total,
-            self.compute_ms * speed,
+            self.compute_ms * steps * speed,
             self.machine_ms / self.compute_ms,
-            np.maximum(jitter, 0),
+            jitter,
             delayed,
             self.delay_ms,
             self.delay_deviation_ms * generator.standard_normal(total + self.workers),

@@ -34,7 +34,9 @@ class Pipeline:
         return self.stages - 1
 
     def check(self, workload: Workload) -> None:
-        """Raises ValueError for several data streams and where there is no minibatch."""
+        """Raises ValueError for several data streams or local steps, and where there is no
+        minibatch."""
+        workload.check_one_step("a stage has no weights of the others to go on with alone")
         workload.check(self.streams(), 1)
 
     def simulate(self, workload: Workload, generator: np.random.Generator) -> Schedule:

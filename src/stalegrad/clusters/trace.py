@@ -39,7 +39,9 @@ class Trace:
 
     def check(self, workload: Workload) -> None:
         """Raises ValueError where the trace was not finished, or does not hold exactly the
-        minibatches of `workload`: no fewer, unless it may be unfinished, and no others."""
+        minibatches of `workload`: no fewer, unless it may be unfinished, and no others. Also for
+        local steps."""
+        workload.check_one_step("the workers of a recording sent each gradient as it was computed")
         trace = self._trace()
         workload.check(trace.workers, trace.arrivals_per_update)
         if trace.ended != traces.COMPLETE and not self.unfinished:

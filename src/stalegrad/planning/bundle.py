@@ -141,7 +141,8 @@ def lockstep_key(cell: Cell) -> str:
     """A key that is equal for cells whose runs can be stepped together: only numbers differ."""
     switches = {k: v if isinstance(v, bool) else None for k, v in cell.rule.numbers().items()}
     rule, grouping = specs.name_of(cell.rule), cell.cluster.arrivals_per_update()
-    return json.dumps([rule, switches, cell.batch_size, cell.epochs, grouping], sort_keys=True)
+    sizes = [cell.batch_size, cell.epochs, grouping, cell.local_steps]
+    return json.dumps([rule, switches, *sizes], sort_keys=True)
 
 
 def _held(cell: Cell) -> float:

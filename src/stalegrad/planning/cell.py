@@ -29,6 +29,12 @@ class Cell:
     'dataset', 'labels' or {"name": "dirichlet", "alpha": 0.1}; see `data_order.split`. seed: of
     initial weights (unless the problem says where they come from), data order, partition and
     compute times.
+
+    local_steps: gradients H that a worker computes before it sends, each where the one before has
+        led it by plain SGD. It sends their sum, which is what it has moved by over the step; the
+        server takes that for a gradient. 1: it sends each gradient (no local steps).
+    local_lr: learning rate of the steps on a worker; null takes the rule's `lr`, without its
+        factors.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # for type checkers
@@ -40,12 +46,17 @@ class Cell:
     epochs: Count
     partition: AnyPartition = "shared"
     seed: Annotated[int, Field(ge=0)] = 1
+    local_steps: Count = 1
+    local_lr: Annotated[float, Field(gt=0)] | None = None
 
     @functools.cached_property
     def hash(self) -> str:
         """The name of the run: 16 hexadecimal digits over the cell, the content of the files that
         it names, and the source of what is defined in a notebook."""
         content = self._plain(specs.without_defaults)
+        for name in ("local_steps", "local_lr"):  # which cells had none of when hashes were fixed
+            if content[name] == Cell.__dataclass_fields__[name].default:
+                del content[name]
         typed = freshness.own_code(*(getattr(self, part) for part in PARTS)).digest
         content |= {"notebook": typed} if typed else {}
         named = [file.absolute() for part in PARTS for file in specs.files(getattr(self, part))]
@@ -60,7 +71,8 @@ class Cell:
             samples //= streams if partition == "dataset" else 1
         elif partition not in ("shared", "independent"):
             return None
-        return Workload((samples // self.batch_size,) * streams, self.epochs)
+        taken = self.batch_size * self.local_steps
+        return Workload((samples // taken,) * streams, self.epochs, self.local_steps)
 
     def samples_in_epoch(self) -> int:
         """Rows of the training set; with independent minibatches, the draws that count as an
@@ -71,10 +83,11 @@ class Cell:
         """Approximate sample visits over all epochs, repeats included.
 
         With partition `none` every worker visits all samples. Samples past the last full minibatch
-        are not counted; samples that a partition drops are counted.
+        (or the last `local_steps` of them) are not counted; samples that a partition drops are.
         """
         passes = self.cluster.streams() if self.partition == "none" else 1
-        whole = self.samples_in_epoch() // self.batch_size * self.batch_size
+        taken = self.batch_size * self.local_steps
+        whole = self.samples_in_epoch() // taken * taken
         return whole * passes * self.epochs
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,11 +141,17 @@ def check_cell(cell: Cell, where: str) -> None:
     for part in PARTS:
         _check_files(getattr(cell, part), where, part)
     _check_partition(cell, where)
-    if cell.batch_size > (most := cell.samples_in_epoch()):
+    if cell.batch_size * cell.local_steps > (most := cell.samples_in_epoch()):
         of = "samples drawn in an epoch" if cell.partition == "independent" else "training samples"
+        times = f", and 'local_steps' {cell.local_steps}" if cell.local_steps > 1 else ""
         raise ConfigError(
-            f"{where}: 'batch_size' is {cell.batch_size}, more than the {most} {of}; choose a "
-            f"smaller one."
+            f"{where}: 'batch_size' is {cell.batch_size}{times}, more than the {most} {of}; "
+            f"choose a smaller one."
+        )
+    if cell.local_steps == 1 and cell.local_lr is not None:
+        raise ConfigError(
+            f"{where}: 'local_lr' is {cell.local_lr}, and with 'local_steps' 1 a worker takes no "
+            f"step of its own; leave it out, or set 'local_steps' to 2 or more."
         )
     if (workload := cell.workload()) is not None:
         try:

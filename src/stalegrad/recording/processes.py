@@ -78,7 +78,8 @@ class Processes:
     def check(self, workload: Workload) -> None:
         """Raises ValueError for another number of data streams than one, or one a worker, for a
         stream without a minibatch, where no update would be made, and where a barrier would wait
-        for a worker that has stopped."""
+        for a worker that has stopped. Also for local steps."""
+        workload.check_one_step("real workers send each gradient as soon as it is computed")
         workload.check(self.workers, self.arrivals_per_update())
         shares = self.shares(workload)
         if self.synchronous and len(set(shares)) > 1:

@@ -10,6 +10,7 @@ numpy's own sampler, so that drawing m and then k is drawing m + k.
 
 import math
 import typing
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -150,7 +151,30 @@ class Constant:
         return np.full(size, self.value)
 
 
+@dataclass(frozen=True)
+class InARow:
+    """The sum of `count` independent times, of a worker with as many gradients in a row."""
+
+    each: "Distribution"
+    count: int
+
+    @property
+    def mean(self) -> float:
+        return self.count * self.each.mean
+
+    def sample(self, generator: np.random.Generator, size: int) -> np.ndarray:
+        return self.each.sample(generator, size * self.count).reshape(size, self.count).sum(axis=1)
+
+
+def in_a_row(each: "Distribution", count: int) -> "Sampled":
+    """The time of `count` gradients in a row, each of which takes a time of its own."""
+    return each if count == 1 else InARow(each, count)
+
+
 Distribution = Exponential | Normal | Uniform | Gamma | Pareto | Constant
+
+# What a simulation of a cluster draws its times from.
+Sampled = Distribution | InARow
 
 DISTRIBUTIONS: dict[str, type] = {cls.name: cls for cls in typing.get_args(Distribution)}
 

@@ -292,7 +292,7 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
     planned = []
     for cell in cells:
         streams = cell.cluster.streams()
-        data = (cell.partition, streams, cell.batch_size, cell.seed)
+        data = (cell.partition, streams, cell.batch_size, cell.local_steps, cell.seed)
         work = (data, cell.cluster, cell.epochs)
         try:
             if data not in orders:
@@ -304,17 +304,19 @@ def plan_runs(cells: list[Cell], targets: np.ndarray, per_epoch: int = 1) -> lis
                 made[work] = Run.plan(cell.rule, schedule, order, cell.seed, per_epoch)
         except ValueError as error:
             raise ConfigError(f"cell {cell.hash}: {error}. {described(cell)}") from None
-        planned.append(Planned(cell, replace(made[work], rule=cell.rule)))
+        run = replace(made[work], rule=cell.rule, local_lr=cell.local_lr)
+        planned.append(Planned(cell, run))
     return planned
 
 
 def order_of(cell: Cell, targets: np.ndarray) -> Order:
     """The minibatches of a cell, whose data have these targets [N]. Raises ValueError where they
     cannot be dealt to its workers."""
+    size, steps = cell.batch_size, cell.local_steps
     if cell.partition == "independent":
-        return IndependentOrder(len(targets), cell.problem.draws(), cell.batch_size, cell.seed)
-    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed, cell.batch_size)
-    return DataOrder(parts, cell.batch_size, cell.seed)
+        return IndependentOrder(len(targets), cell.problem.draws(), size, cell.seed, steps)
+    parts = split(cell.partition, targets, cell.cluster.streams(), cell.seed, size * steps)
+    return DataOrder(parts, size, cell.seed, steps)
 
 
 @dataclass(frozen=True)
@@ -521,7 +523,7 @@ def _progress(bundle: Bundle, parts: list[Part], seconds: float) -> Progress:
 def _samples_trained(parts: list[Part]) -> int:
     last = {row["run"]: row["epoch"] for part in parts for row in part.rows}
     return sum(
-        int(p.run.applied[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.cell.batch_size
+        int(p.run.applied[round(last[p.cell.hash] * p.run.per_epoch) - 1]) * p.run.order.taken
         for part in parts
         for p in part.planned
     )

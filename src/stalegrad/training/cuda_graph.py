@@ -89,8 +89,9 @@ class StaticStep:
         def table(dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.zeros((most, *shape), dtype=dtype, device=device)
 
-        batch = runs[0].order.batch_size
-        self._samples = table(torch.int64, self._groups, batch)
+        self._order = runs[0].order
+        self._rates = replay.local_rates(runs, state.weights)
+        self._samples = table(torch.int64, self._groups, self._order.taken)
         self._active = table(torch.bool, many) if self._ragged else None
         self._updated = table(torch.bool, many) if self._ragged or grouped else None
         # A schedule reads an old version in its first stage, if in any.
@@ -166,9 +167,7 @@ class StaticStep:
         state, rule = self._state, self._rule
         active, updated = self._now(self._active), self._now(self._updated)
         read = self._weights_read()
-        samples = self._row(self._samples)
-        inputs, targets = (replay.take(part, samples) for part in self._task.train)
-        gradient, losses = self._backend.gradients(read, inputs, targets)
+        gradient, losses = replay.after_local_steps(self._gradients, read, self._order, self._rates)
         losses = losses.double()
         self._total += losses if active is None else torch.where(active, losses, 0)
         numbers = self._numbers
@@ -199,6 +198,11 @@ class StaticStep:
         arrivals = torch.from_numpy(steps.arrivals).to(self._total)
         made = ReplayState(state.weights, state.rule, state.saved, state.pending, epoch, self)
         return made, self._total / arrivals
+
+    def _gradients(self, weights: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        samples = self._row(self._samples)[:, part]
+        inputs, targets = (replay.take(each, samples) for each in self._task.train)
+        return self._backend.gradients(weights, inputs, targets)
 
     def _row(self, table: Tensor) -> Tensor:
         """That of this step."""

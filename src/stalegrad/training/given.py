@@ -64,6 +64,7 @@ class _InKernel:
         self._stretch = Stretch(
             count=1,
             batch=1,
+            local_steps=1,
             rows=None,
             read=self._slot,
             write=torch.full((1,), -1, dtype=torch.int32),

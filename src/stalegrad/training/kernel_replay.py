@@ -56,6 +56,8 @@ def advance_in_kernel(
         scales = None if weighted is None else weights.new_tensor(weighted[first:stop])
         stretch = Stretch(
             batch=run.order.batch_size,
+            local_steps=run.order.local_steps,
+            local_rates=weights.new_tensor([run.local_rate for run in group]),
             per_update=per_update,
             rates=weights.new_tensor([run.rule.lr for run in group]),
             **run.rule.kernel_form({name: value[rows] for name, value in rule.items()}),
@@ -67,7 +69,7 @@ def advance_in_kernel(
             apart=saved.stride(0),
             losses=losses[rows],
         )
-        for here in _pieces(first, stop, run.order.batch_size * backend.noise):
+        for here in _pieces(first, stop, run.order.taken * backend.noise):
             arrivals = range(here.start, here.stop)
             within = slice(here.start - first, here.stop - first)
             stretch.set(

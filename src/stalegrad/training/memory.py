@@ -30,7 +30,7 @@ def need(task: Task, runs: Sequence[Run]) -> Need:
         evaluated=min(task.test_chunk, len(task.test[1])),
         activations=task.activations,
         patches=task.together is not None and on_gpu,
-        looked_up=run.longest * run.order.batch_size if on_gpu else 0,
+        looked_up=run.longest * run.order.taken if on_gpu else 0,
     ).times(len(runs))
 
 

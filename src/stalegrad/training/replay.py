@@ -9,9 +9,9 @@ run; what differs between them (step size, delay, schedule, seed, data order) is
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,8 @@ class Run:
 
     order: which samples each minibatch holds; neighbours that have the same object share their
     minibatches. seed: of the initial weights, and of the random numbers in a loss. per_epoch: how
-    often replay stops in an epoch, so that weights and metrics can be recorded.
+    often replay stops in an epoch, so that weights and metrics can be recorded. local_lr: learning
+    rate of steps on a worker, where the order has several for an arrival; None is that of the rule.
     """
 
     rule: Rule
@@ -45,6 +46,7 @@ class Run:
     seed: int
     snapshots: SnapshotPlan
     per_epoch: int = 1
+    local_lr: float | None = None
 
     @classmethod
     def plan(
@@ -79,6 +81,11 @@ class Run:
         return self.rule.step_factors(self.replayed)
 
     @property
+    def local_rate(self) -> float:
+        """The learning rate of steps on a worker."""
+        return self.rule.lr if self.local_lr is None else self.local_lr
+
+    @property
     def longest(self) -> int:
         """Arrivals between one stop and the next, at most."""
         return int(np.diff(self.applied, prepend=0).max())
@@ -88,11 +95,11 @@ class Run:
         return int(self.applied[number - 1]) if number else 0, int(self.applied[number])
 
     def noise(self, arrivals: Iterable[int], per_sample: int) -> np.ndarray:
-        """The random bytes [A, B, per_sample] of the minibatches of these arrivals."""
+        """The random bytes [A, taken, per_sample] of the minibatches of these arrivals."""
         streams, batches = self.replayed.stream, self.replayed.batch
         drawn = [
             minibatch_noise(
-                self.seed, int(streams[i]), int(batches[i]), self.order.batch_size, per_sample
+                self.seed, int(streams[i]), int(batches[i]), self.order.taken, per_sample
             )
             for i in arrivals
         ]
@@ -170,14 +177,15 @@ def advance_in_steps(
     read back from the device before the end. `state` must not be used again: its tensors may be
     overwritten.
 
-    The runs must share rule class, minibatch size and arrivals per update. Where they differ in
-    the number of arrivals, those with fewer start later, so that all end together.
+    The runs must share rule class, minibatch size, local steps and arrivals per update. Where they
+    differ in the number of arrivals, those with fewer start later, so that all end together.
     """
     steps = align(runs, state.epoch, task.train[0], backend.fetches)
     rule = steps_on(type(runs[0].rule), task.layers)
     numbers = stack_numbers([run.rule for run in runs], state.weights)
     factors = stack_factors(runs, steps, state.weights)
     scales = stack_scales(runs, steps, state.weights)
+    rates = local_rates(runs, state.weights)
     weights, rule_state, saved, pending = state.weights, state.rule, state.saved, state.pending
     slots = slots_read(task, runs, steps)
     total = weights.new_zeros(len(runs), dtype=torch.float64)
@@ -187,7 +195,8 @@ def advance_in_steps(
         read = joined(
             [_read(weights[:, here], saved[:, :, here], each[:, i]) for here, each in slots]
         )
-        gradient, losses = _gradients(backend, read, task, runs, steps, i)
+        gradients = partial(_gradients, backend, task, runs, steps, i)
+        gradient, losses = after_local_steps(gradients, read, runs[0].order, rates)
         active = steps.active[:, i]
         total += torch.where(active, losses.double(), 0) if steps.ragged[i] else losses
         step_numbers = numbers
@@ -239,7 +248,7 @@ class Steps:
 
     count: int
     arrivals: np.ndarray  # [R]
-    samples: Tensor  # [G, n, B] of each group of runs that take the same minibatches in step
+    samples: Tensor  # [G, n, taken] of each group of runs that take the same minibatches in step
     groups: list[slice] | None  # the runs of each; None where every run is its own
     bounds: Tensor  # [G + 1] the first run of each group, and R
     active: Tensor  # the run has an arrival at this step
@@ -253,8 +262,8 @@ class Steps:
 
 
 def minibatches(runs: list[Run], number: int) -> list[np.ndarray]:
-    """Sample numbers [n, B] of each run's arrivals in stretch `number`. Runs with the same schedule
-    and order share the array, since making it shuffles the data."""
+    """Sample numbers [n, taken] of each run's arrivals in stretch `number`. Runs with the same
+    schedule and order share the array, since making it shuffles the data."""
     drawn: dict[tuple[int, int], np.ndarray] = {}
     for run in runs:
         key = id(run.order), id(run.schedule)
@@ -279,7 +288,7 @@ def align(runs: list[Run], epoch: int, inputs: Tensor, fetched: bool) -> Steps:
     active, updated = np.zeros(shape, bool), np.zeros(shape, bool)
     read, write = np.full(shape, CURRENT), np.full(shape, CURRENT)
     groups = _alike(runs, bounds, inputs[0].numel(), 0 if fetched else _WORTH_A_CALL)
-    samples = np.zeros((len(groups), count, runs[0].order.batch_size), np.int64)
+    samples = np.zeros((len(groups), count, runs[0].order.taken), np.int64)
     for row, (run, (first, stop)) in enumerate(zip(runs, bounds, strict=True)):
         here, chosen = slice(first, stop), np.s_[row, count - (stop - first) :]
         index[chosen] = np.arange(first, stop)
@@ -330,29 +339,63 @@ def _alike(
         )
         if not same:
             starts.append(row)
-    saved = (len(runs) - len(starts)) * runs[0].order.batch_size * sample_size
+    saved = (len(runs) - len(starts)) * runs[0].order.taken * sample_size
     if saved < len(starts) * worth:
         starts = list(range(len(runs)))
     return [slice(a, b) for a, b in itertools.pairwise([*starts, len(runs)])]
 
 
-def _gradients(
-    backend: Backend, read: Tensor, task: Task, runs: list[Run], steps: Steps, i: int
+def local_rates(runs: list[Run], weights: Tensor) -> Tensor:
+    """The learning rate of the steps on a worker, a column [R, 1]."""
+    return weights.new_tensor([[run.local_rate] for run in runs])
+
+
+def after_local_steps(
+    gradients: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
+    read: Tensor,
+    order: Order,
+    rates: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients [R, P] and losses [R] at step i; a minibatch is fetched once for a group."""
+    """What workers send [R, P] that take the local steps of `order` from the weights `read` [R, P]
+    on, and the mean loss [R]: the sum of the gradients, each taken where plain SGD at `rates`
+    [R, 1] has come by then.
+
+    gradients: gives gradients and losses at weights [R, P], of a slice of the samples taken.
+    """
+    parts = [slice(s, s + order.batch_size) for s in range(0, order.taken, order.batch_size)]
+    gradient, losses = gradients(read, parts[0])
+    total, weights = gradient, read
+    for part in parts[1:]:
+        weights = weights.addcmul(gradient, rates, value=-1)
+        gradient, more = gradients(weights, part)
+        total, losses = total + gradient, losses + more
+    return total, losses / len(parts) if len(parts) > 1 else losses
+
+
+def _gradients(
+    backend: Backend,
+    task: Task,
+    runs: list[Run],
+    steps: Steps,
+    i: int,
+    weights: Tensor,
+    part: slice,
+) -> tuple[Tensor, Tensor]:
+    """Gradients [R, P] and losses [R] at step i and weights [R, P], of the samples `part` of what a
+    worker takes; a minibatch is fetched once for a group."""
     if backend.fetches:
-        return backend.gradients_of(read, steps.samples[:, i], steps.bounds)
+        return backend.gradients_of(weights, steps.samples[:, i, part], steps.bounds)
     inputs, targets = task.train
     if steps.groups is None:
-        batch = steps.samples[:, i]
-        noise = _noise(task, runs, steps, i, range(len(runs)))
-        return backend.gradients(read, take(inputs, batch), take(targets, batch), noise)
+        batch = steps.samples[:, i, part]
+        noise = _noise(task, runs, steps, i, range(len(runs)), part)
+        return backend.gradients(weights, take(inputs, batch), take(targets, batch), noise)
     parts = []
     for group, samples in zip(steps.groups, steps.samples, strict=True):
-        batch = samples[i : i + 1]
-        noise = _noise(task, runs, steps, i, [group.start])
+        batch = samples[i : i + 1, part]
+        noise = _noise(task, runs, steps, i, [group.start], part)
         minibatch = take(inputs, batch), take(targets, batch)
-        parts.append(backend.gradients(read[group], *minibatch, noise))
+        parts.append(backend.gradients(weights[group], *minibatch, noise))
     if len(parts) == 1:
         return parts[0]
     gradients, losses = zip(*parts, strict=True)
@@ -380,11 +423,13 @@ def take(samples: Tensor, numbers: Tensor) -> Tensor:
     return chosen.view(*numbers.shape, *samples.shape[1:])
 
 
-def _noise(task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int]) -> Tensor | None:
+def _noise(
+    task: Task, runs: list[Run], steps: Steps, i: int, rows: Iterable[int], part: slice
+) -> Tensor | None:
     """The random bytes [rows, B, N] of the minibatches of some runs, where the loss takes any."""
     if not task.noise:
         return None
-    drawn = [runs[row].noise([steps.schedule_index[row, i]], task.noise)[0] for row in rows]
+    drawn = [runs[row].noise([steps.schedule_index[row, i]], task.noise)[0, part] for row in rows]
     return torch.from_numpy(np.stack(drawn)).to(task.train[0].device)
 
 

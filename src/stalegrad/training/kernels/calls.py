@@ -50,12 +50,12 @@ class Stretch(_Call):
     """See replay.h."""
 
     _fields_ = [
-        *[(name, _integer) for name in ("count", "batch")],
+        *[(name, _integer) for name in ("count", "batch", "local_steps")],
         *[(name, _pointer) for name in ("rows", "noise", "read", "write", "factors", "scales")],
         *[(name, _integer) for name in ("per_update", "waiting")],
         *[(name, _pointer) for name in ("inputs", "targets")],
         *[(name, _integer) for name in ("dimension", "width")],
-        *[(name, _pointer) for name in ("options", "rates")],
+        *[(name, _pointer) for name in ("options", "rates", "local_rates")],
         *[(name, ctypes.c_double) for name in ("momentum", "weight_decay", "compensation")],
         *[(name, ctypes.c_double) for name in ("decay", "epsilon")],
         *[(name, _integer) for name in ("nesterov", "compensates", "adaptive", "aliased")],

@@ -109,8 +109,7 @@ int network_replay(const Stretch& all) {
     T* out = scratch<T>(round_up(all.dimension, LANES<T>));
     if (!net || !out) return 1;
     Trained<T, Network> problem{*net, all, out};
-    replay_in_place<T>(problem, all);
-    return 0;
+    return replay_in_place<T>(problem, all);
 }
 
 template <typename T, class Network>

@@ -40,11 +40,12 @@ struct Minibatches {
 // What a call replays: the same arrivals of each of some runs. The same for both precisions; numbers
 // that have the precision of the weights are named T. Null where there is no such thing.
 struct Stretch {
-    // Arrivals: samples of each minibatch [count, batch]; slots that its weights are read from, and
-    // that the weights before its update are kept in [count], -1 for the weights as they are, and for
-    // nowhere; factors T [count] of the learning rate, and scales T [count] of the gradients; how many
-    // make an update, and how many of that have come before. noise: random bytes [count, batch, a problem's number], as in `Minibatches`.
-    int64_t count, batch;
+    // Arrivals: samples of the minibatches of each [count, local_steps, batch]; slots that its weights
+    // are read from, and that the weights before its update are kept in [count], -1 for the weights as
+    // they are, and for nowhere; factors T [count] of the learning rate, and scales T [count] of the
+    // gradients; how many make an update, and how many of that have come before. noise: random bytes
+    // [count, local_steps, batch, a problem's number], as in `Minibatches`.
+    int64_t count, batch, local_steps;
     const int64_t* rows;
     const uint8_t* noise;
     const int32_t *read, *write;
@@ -54,9 +55,10 @@ struct Stretch {
     const void *inputs, *targets;
     int64_t dimension, width;
     const double* options;
-    // The rule: learning rates T [runs]; the rest is the same for all. Where it `compensates`, see
+    // The rule: learning rates T [runs], and those of steps on a worker, which are looked at where
+    // there are several local steps; the rest is the same for all. Where it `compensates`, see
     // rules/dc_asgd.py; `aliased` is its as_published. Where it is `adam`, see rules/adam.py.
-    const void* rates;
+    const void *rates, *local_rates;
     double momentum, weight_decay, compensation, decay, epsilon;
     int64_t nesterov, compensates, adaptive, aliased;
     double beta1, beta2, rest1, rest2;
@@ -99,10 +101,11 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
     const T rest1 = (T)all.rest1, rest2 = (T)all.rest2;
     const int64_t whole = run.length / LANES<T> * LANES<T>;
     const int rest = (int)(run.length - whole);
+    const int64_t taken = all.local_steps * all.batch;
     double total = 0;
     int64_t waiting = all.waiting;
     for (int64_t i = 0; i < all.count; ++i) {
-        if (i + AHEAD < all.count) problem.expect(all.rows + (i + AHEAD) * all.batch);
+        if (i + AHEAD < all.count) problem.expect(all.rows + (i + AHEAD) * taken);
         const T* read = all.read[i] < 0 ? run.weights : run.saved + all.read[i] * run.apart;
         T* kept = all.write[i] < 0 ? nullptr : run.saved + all.write[i] * run.apart;
         const bool updates = ++waiting == all.per_update;
@@ -114,7 +117,7 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
             rate = (T)(rate / (1 - *run.decay1));
             root = (T)std::sqrt(1 - *run.decay2);
         }
-        problem.start(read, all.rows + i * all.batch);
+        problem.start(read, all.rows + i * taken);
         const auto step = [&](int64_t j, auto load, auto store) {
             V gradient = problem.gradient(j);
             const V weights = load(run.weights + j);
@@ -162,6 +165,52 @@ double replay(Problem& problem, const Stretch& all, const Numbers<T>& run) {
     return total;
 }
 
+// What a worker sends after several steps: the gradients of its minibatches, each taken where plain SGD
+// has come from the ones before, added up.
+template <typename T, class Problem>
+struct LocalSteps {
+    using V = Vector<T>;
+    Problem& problem;
+    int64_t steps, batch, length;
+    T rate;
+    T *x, *sum;  // [length], up to a whole vector
+    T lost = 0;
+
+    void expect(const int64_t* rows) const { problem.expect(rows); }
+
+    void start(const T* weights, const int64_t* rows) {
+        std::copy_n(weights, length, x);
+        std::fill_n(sum, round_up(length, LANES<T>), T{});
+        lost = 0;
+        for (int64_t s = 0; s < steps; ++s) {
+            problem.start(x, rows + s * batch);
+            for (int64_t j = 0; j < length; j += LANES<T>) {
+                const V gradient = problem.gradient(j);
+                store(sum + j, load(sum + j) + gradient);
+                store(x + j, load(x + j) - gradient * rate);
+            }
+            lost += problem.loss();
+        }
+    }
+
+    V gradient(int64_t j) const { return load(sum + j); }
+    T loss() const { return lost / (T)steps; }
+};
+
+// Replays run r with the local steps that it has. `failed` becomes 1 where there is no memory.
+template <typename T, class Problem>
+double replay_rounds(Problem& problem, const Stretch& all, const Numbers<T>& run, int64_t r,
+                     int& failed) {
+    if (all.local_steps == 1) return replay(problem, all, run);
+    const int64_t room = round_up(run.length, LANES<T>);
+    T* rows = scratch<T, 2>(2 * room);
+    if (!rows) return failed = 1, 0;
+    std::fill_n(rows, 2 * room, T{});
+    LocalSteps<T, Problem> rounds{problem, all.local_steps, all.batch, run.length,
+                                  ((const T*)all.local_rates)[r], rows, rows + room};
+    return replay(rounds, all, run);
+}
+
 // The numbers of run r where the caller has them.
 template <typename T>
 Numbers<T> in_place(const Stretch& all, int64_t r) {
@@ -171,10 +220,13 @@ Numbers<T> in_place(const Stretch& all, int64_t r) {
             all.adam ? all.decay1 + r : nullptr, all.adam ? all.decay2 + r : nullptr};
 }
 
+// Returns 0, or 1 where there is no memory for local steps.
 template <typename T, class Problem>
-void replay_in_place(Problem& problem, const Stretch& all) {
-    for (int64_t r = 0; r < all.runs; ++r)
-        all.losses[r] += replay(problem, all, in_place<T>(all, r));
+int replay_in_place(Problem& problem, const Stretch& all) {
+    int failed = 0;
+    for (int64_t r = 0; r < all.runs && !failed; ++r)
+        all.losses[r] += replay_rounds(problem, all, in_place<T>(all, r), r, failed);
+    return failed;
 }
 
 // Replays each run in rows that are filled with zeros to whole vectors, and lie close together.
@@ -184,7 +236,8 @@ int replay_nearby(Problem& problem, const Stretch& all) {
     const int64_t dimension = all.dimension, width = all.width, room = (4 + all.slots) * width;
     T* rows = scratch<T>(room);
     if (!rows) return 1;
-    for (int64_t r = 0; r < all.runs; ++r) {
+    int failed = 0;
+    for (int64_t r = 0; r < all.runs && !failed; ++r) {
         std::fill_n(rows, room, T{});
         const Numbers<T> there = in_place<T>(all, r);
         const auto row = [&](const T* of, int number) { return of ? rows + number * width : nullptr; };
@@ -200,10 +253,10 @@ int replay_nearby(Problem& problem, const Stretch& all) {
                 copy(there.saved + s * there.apart, here.saved + s * width);
         };
         each([&](const T* from, T* to) { std::copy_n(from, dimension, to); });
-        all.losses[r] += replay(problem, all, here);
+        all.losses[r] += replay_rounds(problem, all, here, r, failed);
         each([&](T* to, const T* from) { std::copy_n(from, dimension, to); });
     }
-    return 0;
+    return failed;
 }
 
 // Gradients alone, a run after the other.
@@ -251,10 +304,10 @@ struct Field {
 LAYOUT(Minibatches, FIELD(groups), FIELD(batch), FIELD(bounds), FIELD(rows), FIELD(inputs),
        FIELD(targets), FIELD(dimension), FIELD(width), FIELD(options), FIELD(weights),
        FIELD(gradients), FIELD(losses), FIELD(noise))
-LAYOUT(Stretch, FIELD(count), FIELD(batch), FIELD(rows), FIELD(noise), FIELD(read), FIELD(write),
-       FIELD(factors), FIELD(scales), FIELD(per_update), FIELD(waiting), FIELD(inputs), FIELD(targets),
-       FIELD(dimension), FIELD(width), FIELD(options), FIELD(rates), FIELD(momentum),
-       FIELD(weight_decay), FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov),
+LAYOUT(Stretch, FIELD(count), FIELD(batch), FIELD(local_steps), FIELD(rows), FIELD(noise),
+       FIELD(read), FIELD(write), FIELD(factors), FIELD(scales), FIELD(per_update), FIELD(waiting),
+       FIELD(inputs), FIELD(targets), FIELD(dimension), FIELD(width), FIELD(options), FIELD(rates),
+       FIELD(local_rates), FIELD(momentum), FIELD(weight_decay), FIELD(compensation), FIELD(decay), FIELD(epsilon), FIELD(nesterov),
        FIELD(compensates), FIELD(adaptive), FIELD(aliased), FIELD(beta1), FIELD(beta2),
        FIELD(rest1), FIELD(rest2), FIELD(adam), FIELD(runs), FIELD(weights), FIELD(velocity),
        FIELD(mean_square), FIELD(pending), FIELD(saved), FIELD(decay1), FIELD(decay2),
