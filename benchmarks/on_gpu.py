@@ -64,7 +64,13 @@ CLUSTERS: dict[str, dict[str, Any]] = {
     },
     "parameter_server": {"cluster": _SERVER, "partition": "labels_uncut"},
     "synchronous": {"cluster": _SERVER | {"synchronous": True}, "partition": "dataset"},
-    "heterogeneous": {"cluster": {"name": "heterogeneous", "workers": 3, "slowest": 4.0}},
+    "heterogeneous, weighted, local steps": {
+        "cluster": {
+            **{"name": "heterogeneous", "workers": 3, "slowest": 4.0},
+            "policy": {"name": "buffer", "gradients": 2},
+        },
+        "local_steps": 2,
+    },
     "pipeline": {"cluster": {"name": "pipeline", "stages": 3}},
 }
 # Of the weights after two epochs, relative to their norm, against the same runs on the CPU: what is
