@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ _FLAGS = (
     # Whatever name is asked for is not found.
     "host-resolver-rules=MAP * ~NOTFOUND",
 )
+
+
+class PageLeftError(Exception):
+    """The page that an expression was evaluated on was left before its value was there."""
 
 
 class Page:
@@ -42,7 +46,10 @@ class Page:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
-                assert "error" not in answer, answer
+                error = answer.get("error", {}).get("message")
+                if error == "Inspected target navigated or closed":
+                    raise PageLeftError(answer)
+                assert error is None, answer
                 return answer["result"]
 
     def open(self, path: Path, anchor: str = "") -> None:
@@ -66,12 +73,14 @@ class Page:
         return found["result"].get("value")
 
     def until(self, expression: str, seconds: float = 30.0) -> Any:
-        """The value of an expression, once it is true."""
+        """The value of an expression, once it is true, on this page or one that it leads to."""
         end = time.monotonic() + seconds
-        while not (found := self.run(expression)):
+        while True:
+            with suppress(PageLeftError):
+                if found := self.run(expression):
+                    return found
             assert time.monotonic() < end, f"not so after {seconds:g} s: {expression}"
             time.sleep(0.05)
-        return found
 
     def resize(self, width: int, height: int, *, dark: bool = False) -> None:
         """A window of that size in pixels, in one of the two themes."""

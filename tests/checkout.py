@@ -17,6 +17,8 @@ from stalegrad.planning.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "resources" / "data"
+# A folder's name that ends the word of a shell command which does not quote it.
+HOSTILE = "a folder; 'quoted' \"twice\" $(touch escaped) `touch escaped` & |"
 
 
 def long_study(epochs: int, dimensions: Sequence[int]) -> dict:

@@ -1,4 +1,5 @@
-"""Made-up results of jain2018: its grids as configured, with accuracies from one function."""
+"""Made-up results of jain2018: its grids as configured, with accuracies from one function; and
+verdicts on a few claims of any study."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -8,8 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 from helpers import home_of
 
+from stalegrad.analysis import claims
 from stalegrad.analysis.results import StudyResults, collect
 from stalegrad.planning.cell import Cell
 from stalegrad.planning.config import Preset, load_study
@@ -197,3 +200,11 @@ def write_trajectory(
     (folder / "trajectories").mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(folder / "trajectories" / "variance.csv", index=False)
     return results_in(folder)
+
+
+def judge_only(names: Iterable[str], results: StudyResults) -> pd.DataFrame:
+    """Rows of `judge` for some claims of a study, by claim."""
+    known = claims.claims_of(results.home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "claims_of", lambda home: {name: known[name] for name in names})
+        return claims.judge(results).set_index("claim")

@@ -3,6 +3,7 @@
 Always the same question: does the same command, given again, end with the very same files?
 """
 
+import itertools
 import json
 import os
 import random
@@ -13,9 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from checkout import DATA, ROOT, Checkout, until
@@ -69,7 +72,6 @@ EPOCHS = 100  # three seconds of training
 
 # ---- killed ----
 
-KILLS = 20
 STUDY_2020 = ("--config", "preset=smoke", "studies=[allawati2020]", "--")
 STUDY = ("--config", "preset=smoke", "studies=[jain2018]", f"data_folder={DATA}")
 
@@ -80,23 +82,76 @@ def csvs(checkout: Checkout) -> dict[str, bytes]:
     return {str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*.csv")}
 
 
-def kill(process: subprocess.Popen, chance: random.Random) -> bool:
-    """Kill a job's process, where there is one, Snakemake itself, or all at once; False where it
-    has ended."""
-    there = session(process)
-    if process.pid not in there:
-        return False
-    jobs = [number for number, command in there.items() if ".snakemake/scripts/" in command]
-    victims = [[process.pid], list(there), *([[chance.choice(jobs)]] * 2 if jobs else [])]
-    for number in chance.choice(victims):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
-    return True
+SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.(\w+)\.py")
+START = "start"  # stands for the script until a job runs one
+VICTIMS = ("job", "Snakemake", "all")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """script: what runs. share: how much of its usual time it has run. victims: who is killed."""
+
+    script: str
+    share: float
+    victims: str
+
+
+def moments(scripts: Iterable[str]) -> list[Moment]:
+    """One for each script, training twice, spread evenly over what each has run of its time, with
+    each kind of victims in turn."""
+    chance = random.Random(9)
+    order = sorted([*scripts, "train_bundle"])
+    chance.shuffle(order)
+    shares = [(place + chance.random()) / (len(order) + 1) for place in range(len(order))]
+    return [
+        Moment(script, share, victims)
+        for script, share, victims in zip(order, shares, itertools.cycle(VICTIMS), strict=False)
+    ]
+
+
+def running(process: subprocess.Popen) -> Iterator[tuple[dict[int, str], dict[str, int]]]:
+    """The session, and the process of each script that a job runs, over and over until the end."""
+    scripts = {START: process.pid}
+    while process.poll() is None:
+        there = session(process)
+        found = {number: SCRIPT.search(command) for number, command in there.items()}
+        jobs = {script[1]: number for number, script in found.items() if script}
+        scripts = jobs if jobs or START not in scripts else scripts
+        yield there, scripts
+        time.sleep(0.05)
+
+
+def watch(
+    process: subprocess.Popen,
+    left: Iterable[Moment] = (),
+    usual: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[Moment | None, dict[str, float]]:
+    """Kill at the first of the moments to come; which that was, and for how long each script ran.
+
+    usual: how long each runs where nothing is killed.
+    """
+    began: dict[str, float] = {}
+    ran: dict[str, float] = {}
+    for there, scripts in running(process):
+        now = time.monotonic()
+        ran |= {script: now - began.setdefault(script, now) for script in scripts}
+        for moment in left:
+            if (
+                moment.script in scripts
+                and ran[moment.script] >= moment.share * usual[moment.script]
+            ):
+                job = scripts[moment.script]
+                victims = {"job": [job], "Snakemake": [process.pid], "all": there}[moment.victims]
+                for number in victims:
+                    with suppress(ProcessLookupError):
+                        os.kill(number, signal.SIGKILL)
+                return moment, ran
+    return None, ran
 
 
 def test_killed_at_random_moments_the_same_command_gives_the_same_bytes(tmp_path):
-    """Twenty times: the trainer or another job, Snakemake, or both; from the beginning again where
-    it came to the end between."""
+    """The trainer or another job, Snakemake, or all at once, once while each script runs, and in
+    training twice; from the beginning again where it came to the end between."""
     fetch_dataset("mnist", DATA)
     checkouts = []
     for name in ("undisturbed", "killed"):
@@ -105,31 +160,31 @@ def test_killed_at_random_moments_the_same_command_gives_the_same_bytes(tmp_path
         checkouts[-1].has_all_studies()
     calm, disturbed = checkouts
     command = [*STUDY, "--", "results/smoke/verdicts.csv"]
-    began = time.monotonic()
-    done = calm.run(*command)
-    assert done.returncode == 0, done.stdout[-5000:]
-    takes = time.monotonic() - began
-    wanted = csvs(calm)
-    assert {"jain2018/runs.csv", "jain2018/history.csv", "verdicts.csv"} <= wanted.keys()
-
-    chance, kills, started = random.Random(9), 0, []
+    started = [calm.start(*command)]
     try:
-        while True:
+        _, usual = watch(started[0])
+        said, _ = started[0].communicate(timeout=480)
+        assert started[0].returncode == 0, said[-5000:]
+        wanted = csvs(calm)
+        assert {"jain2018/runs.csv", "jain2018/history.csv", "verdicts.csv"} <= wanted.keys()
+        assert {START, "train_bundle", "collect_runs", "judge", "collect_verdicts"} <= usual.keys()
+
+        left = moments(usual)
+        while left or started[-1].returncode != 0:
             started.append(disturbed.start(*command))
-            with suppress(subprocess.TimeoutExpired):
-                if kills < KILLS:
-                    started[-1].communicate(timeout=chance.uniform(0.05, 0.5) * takes)
-                else:
-                    started[-1].communicate(timeout=480)
-            if started[-1].poll() is None:
-                kills += kill(started[-1], chance)
-                said, _ = started[-1].communicate(timeout=480)
-                assert "Traceback" not in said, said
+            hit, ran = watch(started[-1], left, usual)
+            said, _ = started[-1].communicate(timeout=480)
+            assert "Traceback" not in said, said
+            if hit:
+                left.remove(hit)
             if started[-1].returncode == 0:
                 assert csvs(disturbed) == wanted
-                if kills >= KILLS:
-                    break
-                shutil.rmtree(disturbed.results)
+                # What is faster now than before would never come to its latest moment.
+                usual |= {script: min(seconds, usual[script]) for script, seconds in ran.items()}
+                if left:
+                    shutil.rmtree(disturbed.results)
+            else:
+                assert hit, said
     finally:
         for process in started:
             end_session(process)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from checkout import DATA, ROOT
+from checkout import DATA, HOSTILE, ROOT
 
 from stalegrad.io.cache import cache_folder
 
@@ -81,14 +81,23 @@ def bound_by_modes() -> list[str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """A copy of the sources, `source`, with a working directory, `work`, and an environment."""
+    """A copy of the sources, `source`, with a working directory, `work`, and an environment.
+
+    results_folder: the name of that setting's folder.
+    """
 
     source: Path
     work: Path
     environment: dict[str, str]
+    results_folder: str = "results"
 
     @classmethod
-    def make(cls, folder: Path, make_home: Callable[[Path], dict[str, str]]) -> "Machine":
+    def make(
+        cls,
+        folder: Path,
+        make_home: Callable[[Path], dict[str, str]],
+        results_folder: str = "results",
+    ) -> "Machine":
         source, work = folder / "source", folder / "work"
         source.mkdir(parents=True)
         work.mkdir()
@@ -101,15 +110,17 @@ class Machine:
             (work / name).symlink_to(source / name)
         kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
         kept["PYTHONPATH"] = str(source / "src")
-        return cls(source, work, kept | make_home(folder / "a home with spaces"))
+        environment = kept | make_home(folder / "a home with spaces")
+        return cls(source, work, environment, results_folder)
 
     @property
     def results(self) -> Path:
-        return self.work / "results" / "smoke"
+        return self.work / self.results_folder / "smoke"
 
     def run(self, umask: int = 0o022) -> subprocess.CompletedProcess:
         """The smoke preset, with sources that are read-only while it runs."""
         settings = ["preset=smoke", f"studies={STUDIES}", f"data_folder={DATA}"]
+        settings += [f"results_folder={self.results_folder}"]
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", *settings]
         read_only(self.source)
         try:
@@ -152,8 +163,9 @@ def calm(tmp_path_factory) -> tuple[Machine, dict[str, bytes]]:
 
 @pytest.mark.slow
 def test_a_hostile_machine_gives_the_bytes_of_a_clean_one(calm, tmp_path):
+    """With results in a folder whose name no rule may take for a command."""
     _, wanted = calm
-    machine = Machine.make(tmp_path, hostile)
+    machine = Machine.make(tmp_path, hostile, HOSTILE)
     done = machine.run(umask=0o077)
     assert done.returncode == 0, done.stdout[-6000:]
     found = content(machine.results)
@@ -162,6 +174,7 @@ def test_a_hostile_machine_gives_the_bytes_of_a_clean_one(calm, tmp_path):
     assert [name for name in wanted if found[name] != wanted[name]] == []
     assert (machine.results / "report.pdf").read_bytes().startswith(b"%PDF")
     assert len(list((machine.results / "notebooks").glob("*.html"))) == 1
+    assert not list(tmp_path.rglob("escaped"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Policies of the server: schedules by hand, a plain simulation to compare with, limits, bounds."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -618,27 +620,33 @@ def assert_same(one: Schedule, other: Schedule) -> None:
     assert one.arrivals_per_update == other.arrivals_per_update
 
 
-@pytest.mark.parametrize("name", sorted(RANDOM))
-@pytest.mark.parametrize("streams", [1, 5])
+# Limits of policies at which the schedule is the asynchronous one, and for how many workers.
+ASYNCHRONOUS = [
+    (5, {"name": "drop", "threshold": NEVER}),
+    (5, {"name": "drop", "threshold": 10**9}),
+    (5, {"name": "drop", "threshold": 10**9, "stop": True}),
+    (5, {"name": "bounded", "clocks": 10**9}),
+    (5, {"name": "bounded", "clocks": NEVER}),
+    (5, {"name": "buffer", "gradients": 1, "weight": {"name": "constant"}}),
+    # One worker is always fresh, so that K = 1 fresh one is asynchronous there only.
+    (1, {"name": "fresh", "gradients": 1}),
+    (1, {"name": "backup", "gradients": 1}),
+]
+
+
+def asynchronous_limits() -> Iterator[tuple[dict, int, int, str]]:
+    """Policy, workers, streams and cluster, where there is such a cluster: each worker can have a
+    stream of its own, and the server of `parameter_server` can stop no worker."""
+    for workers, policy in ASYNCHRONOUS:
+        for streams, name in itertools.product({1, workers}, sorted(RANDOM)):
+            if not (policy.get("stop") and name == "parameter_server"):
+                yield policy, workers, streams, name
+
+
 @pytest.mark.parametrize(
-    "policy",
-    [
-        {"name": "drop", "threshold": NEVER},
-        {"name": "drop", "threshold": 10**9},
-        {"name": "drop", "threshold": 10**9, "stop": True},
-        {"name": "bounded", "clocks": 10**9},
-        {"name": "bounded", "clocks": NEVER},
-        {"name": "buffer", "gradients": 1, "weight": {"name": "constant"}},
-        {"name": "fresh", "gradients": 1},
-        {"name": "backup", "gradients": 1},
-    ],
-    ids=str,
+    ("policy", "workers", "streams", "name"), list(asynchronous_limits()), ids=str
 )
-def test_limits_that_are_asynchronous(name, streams, policy):
-    """One worker is always fresh, so that K = 1 fresh one is asynchronous there only."""
-    workers = 1 if policy["name"] in ("fresh", "backup") else 5
-    if policy.get("stop") and name == "parameter_server" or streams > workers:
-        pytest.skip("there is no such cluster")
+def test_limits_that_are_asynchronous(policy, workers, streams, name):
     plain, limit = (
         simulate(cluster_of(name, workers, each), 5_000, streams) for each in (None, policy)
     )

@@ -1,5 +1,6 @@
 """Notebooks on other people's Jupyter: run by this interpreter, whatever is installed there."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import CHROMIUM, browser
+from browser import CHROMIUM, Page, browser
 from packages import need
 
 from stalegrad.io.errors import ResultError
@@ -171,6 +172,35 @@ def test_a_notebook_opens_in_a_browser_without_network(chromium, tmp_path):
     assert [url for url in chromium.asked if not url.startswith(("file:", "data:", "about:"))] == []
     chromium.run("document.querySelector('nav a').click()")
     chromium.until("document.title === 'all' && location.hash === '#a'")
+
+
+@pytest.fixture
+def answered():
+    """A page that is answered as told: what it says to that is read from nowhere."""
+    pipes = [os.pipe() for _ in range(2)]
+
+    def page(*answers: dict) -> Page:
+        texts = [json.dumps({"id": i, **each}).encode() for i, each in enumerate(answers, 1)]
+        os.write(pipes[1][1], b"".join(text + b"\0" for text in texts))
+        return Page(pipes[0][1], pipes[1][0])
+
+    yield page
+    for end in itertools.chain(*pipes):
+        os.close(end)
+
+
+LEFT = {"error": {"code": -32000, "message": "Inspected target navigated or closed"}}
+TRUE = {"result": {"result": {"type": "boolean", "value": True}}}
+
+
+def test_a_page_that_is_left_is_asked_again(answered):
+    assert answered(LEFT, LEFT, TRUE).until("location.hash === '#a'") is True
+
+
+def test_another_error_of_the_browser_is_one(answered):
+    page = answered({"error": {"code": -32000, "message": "Cannot find context"}}, TRUE)
+    with pytest.raises(AssertionError, match="Cannot find context"):
+        page.until("location.hash === '#a'")
 
 
 def test_formulas_bring_what_sets_them(tmp_path):

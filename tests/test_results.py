@@ -168,6 +168,16 @@ def test_two_grids_together(stored):
     assert len(both) == len(stored.runs)
 
 
+def test_what_a_caller_does_to_its_runs_and_curves_changes_no_others(stored):
+    """They are chosen once for all callers."""
+    for read in (stored.grid, stored.curves):
+        before = read("warmup").copy()
+        given = read("warmup")
+        given.loc[:, "seed"] = 0
+        given["lr"] = 7.0
+        pd.testing.assert_frame_equal(read("warmup"), before)
+
+
 def test_a_grid_that_is_not_there_is_named(stored):
     for read in (stored.grid, stored.curves):
         with pytest.raises(ResultError, match="runs.csv holds no run of fig2; "):

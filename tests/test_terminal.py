@@ -13,7 +13,7 @@ from logging import makeLogRecord
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, until
+from checkout import Checkout, heed_interrupts, until
 
 from snakemake_logger_plugin_stalegrad import stages
 from snakemake_logger_plugin_stalegrad.lines import Lines
@@ -69,6 +69,7 @@ class Terminal:
             stderr=theirs,
             start_new_session=True,
             env=os.environ | {"TERM": "xterm-256color"},
+            preexec_fn=heed_interrupts,
         )
         os.close(theirs)
         self._ours, self.raw = ours, ""

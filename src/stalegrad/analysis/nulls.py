@@ -66,6 +66,10 @@ class ChangedResults(StudyResults):
         # Where the runs are those of `base`, so is every choice of them.
         return self.base.grid(*names) if self.runs is self.base.runs else super().grid(*names)
 
+    def curves(self, *names: str) -> pd.DataFrame:
+        whole = self.history is self.base.history
+        return self.base.curves(*names) if whole else super().curves(*names)
+
     def published(self, name: str) -> pd.DataFrame:
         there = self.tables.get(f"published/{name}")
         return self.base.published(name) if there is None else there

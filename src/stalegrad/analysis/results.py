@@ -190,8 +190,14 @@ class StudyResults:
         return {}
 
     def curves(self, *names: str) -> pd.DataFrame:
-        """The histories of some grids."""
-        return _chosen(self.history, names)
+        """The histories of some grids, chosen once as in `grid`."""
+        if names not in self._curves:
+            self._curves[names] = _chosen(self.history, names)
+        return self._curves[names].copy()
+
+    @cached_property
+    def _curves(self) -> dict[tuple[str, ...], pd.DataFrame]:
+        return {}
 
     def published(self, name: str) -> pd.DataFrame:
         """The paper's own numbers of that name."""
