@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from stalegrad.io.cache import CacheUnavailable, cache_folder
 from stalegrad.io.compiled import compiled
 from stalegrad.planning.config import load_settings
 from stalegrad.planning.plan import Plan
-from stalegrad.training import kernels, progress, speed
+from stalegrad.training import kernels, progress, speed, timing
 
 ROOT = Path(__file__).parents[1]
 
@@ -218,6 +219,10 @@ def test_what_cannot_be_used_is_named_with_what_to_do(unusable):
 
 @pytest.mark.slow
 def test_what_cannot_be_used_is_announced_before_training(unusable, tmp_path, monkeypatch):
+    """The measurement that finds out runs in this process here; in one of its own it is tested in
+    test_expectations.py."""
+    here = SimpleNamespace(run=lambda command, check: timing.main(command[3:]))
+    monkeypatch.setattr(speed, "subprocess", here)
     monkeypatch.chdir(ROOT)
     values = {"preset": "smoke", "studies": ["allawati2020"], "results_folder": str(tmp_path)}
     lines = progress.announcement(Plan.load(values), tmp_path / "smoke", 2)

@@ -197,6 +197,20 @@ def test_each_stage_computes_at_its_own_weights(lenet, backend):
         assert not torch.allclose(found[-1][one], found[-1][other], rtol=1e-3)
 
 
+def test_that_no_kernel_knows_stages_is_said_once(lenet, capsys):
+    kernel_replay._say_that_none_knows_stages.cache_clear()
+    backend = make_backend("auto", lenet)
+    if backend.name != "cpu":
+        pytest.skip("there is no kernel here for anything")
+    staged, plain = (run_of(lenet, stages, SGD(lr=0.1)) for stages in (2, 1))
+    assert kernel_replay.can_advance([plain], backend)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        assert not kernel_replay.can_advance([staged], backend)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("note: no kernel computes a gradient at weights of several versions")
+
+
 def test_a_rule_is_given_the_weights_that_each_stage_read():
     """Of a quadratic in three weights, each a layer, the gradient of each depends on itself."""
     start = [1.0, -2.0, 0.5]

@@ -113,8 +113,8 @@ def times(results: StudyResults, *grids: str) -> pd.DataFrame:
 def best(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """A row for each of `keys`, of what `times` gives: the learning rate at which the target comes
     soonest, and there the geometric mean over seeds of `seconds` and `passes`, infinite where a
-    seed does not get there, with the least and the largest of `seconds`. edge: that rate is the
-    smallest or the largest that was tried."""
+    seed does not get there, with the least and the largest of `seconds`; no rate where none does.
+    edge: that rate is the smallest or the largest that was tried."""
     logs = runs.assign(seconds_log=np.log(runs["seconds"]), passes_log=np.log(runs["passes"]))
     tried = (
         logs.groupby([*keys, "lr"], observed=True)
@@ -131,7 +131,9 @@ def best(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     tried["edge"] = tried["lr"].isin([runs["lr"].min(), runs["lr"].max()]) & (
         rates.transform("size") > 1
     )
-    return tried.sort_values("seconds", kind="stable").groupby(keys, sort=False).head(1)
+    chosen = tried.sort_values("seconds", kind="stable").groupby(keys, sort=False).head(1)
+    never = np.isinf(chosen["seconds"])
+    return chosen.assign(lr=chosen["lr"].mask(never), edge=chosen["edge"] & ~never)
 
 
 def tuned(results: StudyResults, problem: str) -> pd.DataFrame:

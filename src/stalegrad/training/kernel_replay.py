@@ -9,7 +9,9 @@ number nor what they do changes a byte. The tests hold it to the numbers of
 """
 
 import dataclasses
+import functools
 import itertools
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -22,10 +24,21 @@ from stalegrad.training.replay import ReplayState, Run, minibatches
 
 def can_advance(runs: list[Run], backend: Backend) -> bool:
     """Whether there is a kernel for these runs, which share rule class and minibatch size. None
-    knows stages that read versions of their own."""
-    return all(
-        run.snapshots.by_stage is None and has_kernel(run.rule, run.order.batch_size, backend)
-        for run in runs
+    knows stages that read versions of their own, which is said once."""
+    if not all(has_kernel(run.rule, run.order.batch_size, backend) for run in runs):
+        return False
+    staged = any(run.snapshots.by_stage is not None for run in runs)
+    if staged:
+        _say_that_none_knows_stages()
+    return not staged
+
+
+@functools.cache
+def _say_that_none_knows_stages() -> None:
+    print(
+        "note: no kernel computes a gradient at weights of several versions, as the stages of a "
+        "pipeline read them. PyTorch computes it, which is slower.",
+        file=sys.stderr,
     )
 
 
