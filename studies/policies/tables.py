@@ -95,7 +95,8 @@ def times(results: StudyResults, *grids: str) -> pd.DataFrame:
     reached = heights >= target[:, None]
     first, row = reached.argmax(axis=1), np.arange(len(names))
     before = np.maximum(first - 1, 0)
-    rise = heights[row, first] - heights[row, before]
+    with np.errstate(invalid="ignore"):  # where it is infinite in both
+        rise = heights[row, first] - heights[row, before]
     share = np.where(rise > 0, (target - heights[row, before]) / np.where(rise > 0, rise, 1), 1.0)
     share = np.where(np.isfinite(share), share, 1.0)
     there = reached.any(axis=1)
