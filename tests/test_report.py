@@ -394,7 +394,7 @@ def test_prose_of_jain2018_finds_every_number(tmp_path):
 
 # Names that hold digits; a year; a place in a paper.
 ALLOWED = [
-    r"\\studyfigures\{\w+\}\{\w+\}",
+    r"\\study(?:figures|tables)\{\w+\}\{\w+\}",
     r"LeNet-5",
     r"CS-439",
     r"SHA-256",
@@ -479,10 +479,11 @@ def test_sections_name_only_figures_and_tables_that_are_configured(study):
     plan = Plan.load({"studies": [study]}, CONFIG)
     text = section.read_text("utf-8")
     pairs = re.findall(r"\\studyfigures\{(\w+)\}\{(\w+)\}", text)
+    beside = re.findall(r"\\studytables\{(\w+)\}\{(\w+)\}", text)
     figures = re.findall(r"\\(?:studyfigure|figref)\{(\w+)\}", text)
     assert {*figures, *(name for pair in pairs for name in pair)} <= set(plan.figures)
     tables = re.findall(r"\\(?:studytable|tabref|tablefile)\{(\w+)\}", text)
-    assert set(tables) <= set(plan.tables)
+    assert {*tables, *(name for pair in beside for name in pair)} <= set(plan.tables)
 
 
 def plan_with_section(text: str, folder: Path) -> Plan:

@@ -35,7 +35,7 @@ def heterogeneity(results: StudyResults) -> Figure:
     equal = stated[stated["slowest"] == 1].iloc[0]
     ours = table.query("method == @SYNCHRONOUS and slowest == 1")["seconds"].mean()
     scale = 1.0 if np.isnan(ours) else ours / equal["synchronous"]
-    figure, axes = style.panels(1, 2, 2.6, sharey=True)
+    figure, axes = style.panels(1, 2, 2.1, sharey=True)
     for ax, (profile, title) in zip(axes.flat, PROFILES.items(), strict=True):
         for i, method in enumerate(SHOWN):
             rows = table.query("profile == @profile and method == @method").sort_values("slowest")
@@ -60,7 +60,7 @@ def heterogeneity(results: StudyResults) -> Figure:
 def optimizers(results: StudyResults) -> Figure:
     """Accuracy over delay: at the best rate, and behind it at every rate."""
     rows, every = at_best_rate(results), tried(results)
-    figure, axes = style.panels(1, len(OPTIMIZERS), 1.7, sharey=True)
+    figure, axes = style.panels(1, len(OPTIMIZERS), 1.35, sharey=True)
     colours = style.COLOURS[: len(OPTIMIZERS)]
     for ax, name, colour in zip(axes.flat, OPTIMIZERS, colours, strict=True):
         own = rows[rows["optimizer"] == name].sort_values("delay")

@@ -124,8 +124,8 @@ def _studies(plan: Plan, prose: Mapping[str, str]) -> str:
     return "\n".join([*out, ""])
 
 
-# The names in \studyfigure{a}, \studyfigures{a}{b}, \studytable{a} and \tablefile{a}.
-_SHOWN = re.compile(r"\\(?:studyfigures?|studytable|tablefile)\{(\w+)\}(?:\{(\w+)\})?")
+# The names in \studyfigure{a}, \studyfigures{a}{b}, tables likewise, and \tablefile{a}.
+_SHOWN = re.compile(r"\\(?:studyfigures?|studytables?|tablefile)\{(\w+)\}(?:\{(\w+)\})?")
 
 
 def _of_study(plan: Plan, study: str) -> list[tuple[str, str]]:
