@@ -48,6 +48,7 @@ from .tables import (
     gap_runs,
     grids_of,
     over_optimum,
+    situation,
     survived,
     tuned,
     with_method,
@@ -238,7 +239,8 @@ def _ratios(
     for problem, clusters in cases.items():
         seconds = by_method(results, problem)
         for cluster in clusters:
-            one, other = (float(seconds.loc[(split, cluster), name]) for name in (slow, fast))
+            row = situation(seconds, split, cluster)
+            one, other = float(row[slow]), float(row[fast])
             found[problem, cluster] = 0.0 if np.isinf(other) else one / other
     return pd.Series(found)
 
@@ -316,8 +318,10 @@ def backup_workers_reach_better_accuracies(results: StudyResults, least: float) 
     """
     gain = []
     for problem in NETWORKS:
-        final = best_accuracies(results, problem).loc[RANDOM]
-        gain += [final.loc[c, BACKUP] - final.loc[c, ASYNCHRONOUS] for c in (CLUSTERS[0], ONE_SLOW)]
+        final = best_accuracies(results, problem)
+        for cluster in (CLUSTERS[0], ONE_SLOW):
+            row = situation(final, RANDOM, cluster)
+            gain.append(row[BACKUP] - row[ASYNCHRONOUS])
     return Finding(
         verdict_of([each > least for each in gain]),
         "smallest gain in test accuracy over asynchronous SGD",
@@ -357,7 +361,7 @@ def bounded_staleness_is_faster(results: StudyResults, least: float) -> Finding:
     for problem in PROBLEMS:
         seconds = by_method(results, problem)
         for cluster in CLUSTERS:
-            row = seconds.loc[(RANDOM, cluster)]
+            row = situation(seconds, RANDOM, cluster)
             sooner[problem, cluster] = row[BOUNDED] < row[[SYNCHRONOUS, ASYNCHRONOUS]].min()
     share = float(np.mean(list(sooner.values())))
     where = ", ".join(f"{p} ({c})" for (p, c), value in sooner.items() if value) or "none"
@@ -472,7 +476,7 @@ def policies_that_drop_lose_labels(results: StudyResults, least: float) -> Findi
     """
     lost = {}
     for problem in NETWORKS:
-        final = best_accuracies(results, problem).loc[(LABELS, SPREAD)]
+        final = situation(best_accuracies(results, problem), LABELS, SPREAD)
         for method in (DROP, FRESH, BACKUP):
             lost[problem, method] = float(final[SYNCHRONOUS] - final[method])
     found = pd.Series(lost)

@@ -10,6 +10,7 @@ import pandas as pd
 from stalegrad.analysis.results import StudyResults
 from stalegrad.analysis.tables import Table
 from stalegrad.clusters._profiles import seconds_per_gradient
+from stalegrad.io.errors import ResultError
 from stalegrad.problems.chain import Chain
 
 SYNCHRONOUS, ASYNCHRONOUS, SCALED = "synchronous", "asynchronous", "step over staleness"
@@ -151,6 +152,16 @@ def by_method(results: StudyResults, problem: str) -> pd.DataFrame:
     return tuned(results, problem).pivot(
         index=["split", "cluster"], columns="method", values="seconds"
     )
+
+
+def situation(table: pd.DataFrame, split: str, cluster: str) -> pd.Series:
+    """The row of a table that has one for each split and cluster.
+
+    Raises ResultError where it is missing, as when a preset thins the grid.
+    """
+    if (split, cluster) not in table.index:
+        raise ResultError(f"there is no run of data split by {split} on the cluster '{cluster}'")
+    return table.loc[(split, cluster)]
 
 
 def slowdowns(results: StudyResults) -> pd.DataFrame:

@@ -55,9 +55,12 @@ def arrivals(
     worker, finish = np.empty(total, np.int32), np.empty(total)
     read_version, applied = np.empty(total, np.int64), np.empty(total, bool)
     first_times = compute_time.sample(generator, workers) * slowness
+    # A tournament as in `_merge`: the second half holds when each worker's round ends, every node
+    # before it the earlier of its two children, and `who` whose it is.
     key = np.full(2 * leaves, np.inf)
     key[leaves : leaves + workers] = first_times
-    who = _tournament(key, leaves)
+    who = np.zeros(2 * leaves, np.int32)
+    who[leaves:] = np.arange(leaves)
     state = (
         key,
         who,
@@ -93,17 +96,6 @@ def arrivals(
         )
         times = times[used:]
     return Served(worker, finish, read_version, None if applied.all() else applied)
-
-
-def _tournament(key: np.ndarray, leaves: int) -> np.ndarray:
-    """Fills `key` [2 leaves], whose second half holds when each worker's round ends, as `_merge`
-    does: every node has the earlier of its children. Returns whose each is."""
-    who = np.zeros(2 * leaves, np.int32)
-    who[leaves:] = np.arange(leaves)
-    for node in range(leaves - 1, 0, -1):
-        child = 2 * node + 1 if key[2 * node + 1] < key[2 * node] else 2 * node
-        key[node], who[node] = key[child], who[child]
-    return who
 
 
 @compiled
@@ -144,7 +136,12 @@ def _serve(
     bounded = clocks < NEVER
     changed = np.empty(2 * workers + 1, np.int64)
     used = 0
+    anew = True  # the whole tournament is to be played
     while served < total and used + workers <= len(times):
+        if anew:
+            for node in range(leaves - 1, 0, -1):
+                child = 2 * node + 1 if key[2 * node + 1] < key[2 * node] else 2 * node
+                key[node], who[node] = key[child], who[child]
         worker, now = who[1], key[1]
         if now == np.inf:
             raise ValueError("its times are too large or too small, or too far apart, to add up")
@@ -228,7 +225,8 @@ def _serve(
                 later[earlier[workers]], earlier[w] = w, earlier[workers]
                 later[w], earlier[workers] = workers, w
 
-        for i in range(changes):
+        anew = 4 * changes > leaves  # which takes fewer games than one way up for each change
+        for i in range(0 if anew else changes):
             winner = changed[i]
             node = leaves + winner
             end = key[node]
