@@ -41,7 +41,7 @@ test: .venv/complete
 	$(ACTIVATE) mypy
 	$(ACTIVATE) snakefmt --check Snakefile workflow
 	$(ACTIVATE) snakemake --lint
-	$(ACTIVATE) pytest --numprocesses 2 --dist worksteal -m "not alone"
+	$(ACTIVATE) pytest --numprocesses 3 --dist worksteal -m "not alone"
 	$(ACTIVATE) pytest -m alone
 	$(ACTIVATE) snakemake --cores 2 --config preset=smoke
 

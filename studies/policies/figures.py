@@ -41,8 +41,8 @@ def heterogeneity(results: StudyResults) -> Figure:
             rows = table.query("profile == @profile and method == @method").sort_values("slowest")
             if rows.empty:
                 continue
-            spread = [rows["seconds"] - rows["low"], rows["high"] - rows["seconds"]]
-            spread = np.maximum(spread, 0)  # rounding, where there is one seed
+            below, above = rows["seconds"] - rows["low"], rows["high"] - rows["seconds"]
+            spread = np.maximum([below, above], 0)  # rounding, where there is one seed
             colour = style.COLOURS[i % len(style.COLOURS)]
             ax.errorbar(rows["slowest"], rows["seconds"], yerr=spread, color=colour,
                         marker=style.MARKERS[i % len(style.MARKERS)], label=method,
