@@ -35,6 +35,15 @@ def no_figure_left_open():
     assert not left, "a figure was left open: close it with pyplot.close"
 
 
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """MNIST and Fashion-MNIST where the workflow keeps them; fetched where they are not there."""
+    folder = Path(__file__).parents[1] / "resources" / "data"
+    for name in ("mnist", "fashion_mnist"):
+        datasets.fetch_dataset(name, folder)
+    return folder
+
+
 def small_files() -> dict[str, bytes]:
     """Ten classes that differ in which rows are bright, on noise, with black and equal pixels."""
     rng = np.random.default_rng(8)

@@ -26,7 +26,6 @@ from stalegrad.analysis.archive import (
 from stalegrad.analysis.claims import VERDICTS, claims_of, judge
 from stalegrad.analysis.results import StudyResults, collect, read_csv
 from stalegrad.cli import main
-from stalegrad.io.datasets import fetch_dataset
 from stalegrad.io.errors import ConfigError, ResultError
 from stalegrad.io.files import provenance_path
 from stalegrad.planning.bundle import Bundle
@@ -379,7 +378,7 @@ BUILDS = {"native": "", "AVX2": "x86-64-v3"}
 @pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("study", STUDIES)
-def test_archived_runs_come_out_again(study, build, monkeypatch):
+def test_archived_runs_come_out_again(study, build, real_data, monkeypatch):
     """The first epoch of the two cheapest runs of steady cells that learn, trained again.
 
     Where they were measured all digits are the same; what other vector instructions may change is
@@ -402,22 +401,18 @@ def test_archived_runs_come_out_again(study, build, monkeypatch):
         return Bundle((replace(cells[run], epochs=1),)).work()
 
     cheapest = sorted(first["run"], key=lambda run: (cost(run), run))[:2]
-    again = pd.DataFrame([after_first_epoch(cells[run]) for run in cheapest])
+    again = pd.DataFrame([after_first_epoch(cells[run], real_data) for run in cheapest])
     assert agreement(history, again, cells.values()) == {run: [] for run in cheapest}
 
 
-def after_first_epoch(cell: Cell) -> dict[str, float]:
+def after_first_epoch(cell: Cell, data: Path) -> dict[str, float]:
     """What is recorded of a run after one epoch."""
-    data = ROOT / "resources" / "data"
-    for dataset in cell.problem.datasets():
-        fetch_dataset(dataset, data)
     task = cell.problem.load(data, torch.device("cpu"), torch.float32)
     backend = make_backend("auto", task)
     run = plan_run(cell, task.train[1].numpy()).run
     state, losses = stepping.advance(task, [run], replay.start(task, [run]), backend)
     metrics = {name: value.item() for name, value in backend.metrics(state.weights).items()}
-    arrivals = int(run.stops[0])
-    updates = arrivals // run.schedule.arrivals_per_update
+    updates = int(run.applied[0]) // run.schedule.arrivals_per_update
     row = {"run": cell.hash, "epoch": 1, "updates": updates, "train_loss": losses.item()}
     return row | metrics
 

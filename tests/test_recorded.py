@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +54,7 @@ def test_every_trace_of_the_list_is_there_as_it_was_asked_for(results):
 @pytest.mark.parametrize(
     "name", ["slow10-asynchronous-1", "slow100-synchronous-1", "mnist-sixteen-1"]
 )
-def test_a_replay_ends_with_the_recorded_weights(name, results, tmp_path):
+def test_a_replay_ends_with_the_recorded_weights(name, results, real_data, tmp_path):
     trace = results.recording(name)
     cluster = {"name": "trace", "file": str(trace.file)}
     cell = parse_cell(json.loads(trace.about["cell"]) | {"cluster": cluster}, "a test")
@@ -63,7 +62,7 @@ def test_a_replay_ends_with_the_recorded_weights(name, results, tmp_path):
     train_bundle(
         Bundle((cell,)),
         tmp_path / "run.csv",
-        Place(Path("resources/data"), "cpu", "cpu"),
+        Place(real_data, "cpu", "cpu"),
         weights=weights,
     )
     last = np.load(weights)["weights"][-1]

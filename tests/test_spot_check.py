@@ -366,7 +366,7 @@ def steady(history: pd.DataFrame, cells: list) -> list[list]:
 
 
 @pytest.mark.slow
-def test_cells_of_the_other_kind_of_processor_agree(tmp_path, monkeypatch):
+def test_cells_of_the_other_kind_of_processor_agree(real_data, tmp_path, monkeypatch):
     """Kernels built for AVX2 against an archive made with AVX-512, some whole cheap runs."""
     if " avx2 " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
@@ -421,7 +421,7 @@ def test_points_of_a_landscape_are_held_to_rounding():
     assert "test_loss at the point b is 202, and 200 in the archive; 1 of 3" in held.reason
 
 
-def test_a_landscape_of_this_repository_agrees(monkeypatch, tmp_path):
+def test_a_landscape_of_this_repository_agrees(real_data, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     there = plan_of("lamour2023")
     items = [s[0] for s in strata_of(there, None) if s[0].kind == "landscape"][:1]

@@ -303,7 +303,7 @@ def survived(results: StudyResults, most: float = COMPARABLE) -> pd.Series:
 
 def survival(results: StudyResults) -> Table:
     """`survived`, the accuracy without delay and what is lost at each delay."""
-    rows = at_best_rate(results)
+    rows = at_best_rate(results).astype({"delay": int})
     lost = rows.pivot(index="optimizer", columns="delay", values="lost").reindex(OPTIMIZERS)
     best_mean = rows[rows["delay"] == 0].set_index("optimizer")["mean"]
     frame = pd.DataFrame({"optimizer": OPTIMIZERS})

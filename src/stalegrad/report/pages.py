@@ -144,8 +144,8 @@ def _facts(plan: Plan, published: Grids, folder: Path, prose: Mapping[str, str])
     out = [rf"\newcommand{{\studiescounted}}{{{_counted(len(plan.studies))}}}"]
     for study, content in plan.studies.items():
         known = re.search(rf"@\w+\{{{re.escape(content.cite)},", bibliography)
-        of = rf"\citet{{{content.cite}}}" if known else rf"\emph{{{escape(content.title)}}}"
-        text = f"What was run to replicate {of}: {_amount(plan, study)}."
+        what = rf" to replicate \citet{{{content.cite}}}" if known else ""
+        text = f"What was run{what}: {_amount(plan, study)}."
         text += _judged(verdicts[verdicts["study"] == study])
         text += "".join([_missing(plan, study, folder), _grids(plan, published, study, folder)])
         out.append(rf"\definefacts{{{study}}}{{{text}}}")
