@@ -251,6 +251,20 @@ def test_a_trajectory_is_trained_run_by_run(folder):
     assert list(checked(plan(), items)["agrees"]) == [True, True, False]
 
 
+def test_a_trajectory_from_before_a_cell_got_another_field_is_held(folder):
+    """Its rows have the columns of the cell as it was then."""
+    recorded = plan().trajectories["small"]["followed"]
+    output = Path("made/followed.csv")
+    train_bundle(recorded, output, PLACE)
+    history = pd.read_csv(output)
+    assert {"local_steps", "local_lr"} <= set(history.columns)
+    history.drop(columns=["local_steps", "local_lr"]).to_csv(output, index=False)
+    kept = archived_folder(plan().archive("small"), "trajectories", recorded.hash)
+    keep(kept, {"history": output, "provenance": provenance_path(output)})
+    rows = checked(plan(), every_run(plan()))
+    assert rows[["agrees", "to_the_byte"]].all(axis=None)
+
+
 def test_a_record_that_is_gone_is_found(folder):
     there = archive_all()
     path = archived_history_path(there.archive("small"))

@@ -50,6 +50,10 @@ def hold(
     archived by gives the same digits as what trained it now.
     """
     seeds, run = list(seeds), fresh["run"].iloc[0]
+    # A trajectory has the columns of the cell too, which its hash stands for. One that was archived
+    # before a cell got another field lacks that.
+    described = {name for cell in seeds for name in cell.columns()}
+    fresh = fresh[[name for name in fresh if name not in described]]
     archived = archived[archived["run"].isin([cell.hash for cell in seeds])]
     pair = _Pair(archived[archived["run"] == run][list(fresh)], fresh)
     if pair.equal:
