@@ -3,7 +3,7 @@
 `criteria.csv` has each criterion and why; all were written before the runs that they judge.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,16 @@ from stalegrad.analysis.claims import (
     claim,
     verdict_of,
 )
-from stalegrad.analysis.nulls import DRAWS, Null, View, changed, same_as, taking, whatever
+from stalegrad.analysis.nulls import (
+    DRAWS,
+    Null,
+    View,
+    changed,
+    same_as,
+    taking,
+    taking_of,
+    whatever,
+)
 from stalegrad.analysis.results import StudyResults, with_all
 from stalegrad.io.errors import ResultError
 
@@ -74,13 +83,8 @@ def as_fast_as(other: str, *methods: str) -> View:
         if there.empty:
             raise ResultError("there are no runs of the three clusters")
         runs = with_method(there)
-        key = ["grid", "split", "lr", "seed"]
-        givers = runs[runs["method"] == other]
-        by_key = {row[1:]: row[0] for row in givers[key].itertuples(name=None)}
-        source = pd.Series(results.runs.index, index=results.runs.index)
-        for index, *row in runs[runs["method"].isin(methods)][key].itertuples(name=None):
-            source.loc[index] = by_key.get(tuple(row), index)
-        return taking(results, source)
+        takers, givers = runs[runs["method"].isin(methods)], runs[runs["method"] == other]
+        return taking_of(results, takers, givers, ["grid", "split", "lr", "seed"])
 
     return view
 
@@ -95,18 +99,30 @@ def _slowing_as(method: str, bound: str) -> View:
         rows = over_optimum(results, method)
         base = rows[rows["slowest"] == rows["slowest"].min()].iloc[0]
         wanted = base["seconds"] * rows[bound] / base[bound]
-        factor = rows[FACTORS].assign(times=wanted / rows["seconds"])
-        history = results.history.copy()
-        there = history["grid"] == "heterogeneity"
-        mine = with_method(history[there])
-        mine = mine[mine["method"] == method][FACTORS].merge(factor, on=FACTORS, how="left")
-        of_method = with_method(history[there])["method"].to_numpy() == method
-        index = history.index[there][of_method]
-        clock = history["simulated_seconds"].astype(float)
-        clock.loc[index] = clock.loc[index] * mine["times"].to_numpy()
-        return changed(results, history=history.assign(simulated_seconds=clock))
+        times = rows[FACTORS].assign(times=wanted / rows["seconds"])
+
+        def factor(history: pd.DataFrame) -> pd.Series:
+            both = history[FACTORS].merge(times, on=FACTORS, how="left")
+            return both["times"].set_axis(history.index)
+
+        return _slower(results, ["heterogeneity"], [method], factor)
 
     return view
+
+
+def _slower(
+    results: StudyResults,
+    grids: Collection[str],
+    methods: Collection[str],
+    factor: Callable[[pd.DataFrame], pd.Series | float],
+) -> StudyResults:
+    """Some methods take `factor`, of the rows of their history, times as long in some grids."""
+    history = results.history
+    rows = with_method(history[history["grid"].isin(grids)])
+    rows = rows[rows["method"].isin(methods)]
+    clock = history["simulated_seconds"].astype(float)
+    clock.loc[rows.index] = clock.loc[rows.index] * factor(rows)
+    return changed(results, history=history.assign(simulated_seconds=clock))
 
 
 def _growth(results: StudyResults, method: str) -> tuple[float, str]:
@@ -344,7 +360,7 @@ def best_accuracies(results: StudyResults, problem: str) -> pd.DataFrame:
     null=any_method(*EVERY),
     ceiling=Null(
         "bounded staleness is a thousand times as fast",
-        lambda results, chance: _slower(results, 1e-3, BOUNDED),
+        lambda results, chance: _slower(results, EVERY, [BOUNDED], lambda history: 1e-3),
     ),
     full_grid=True,
     seeds=3,
@@ -371,17 +387,6 @@ def bounded_staleness_is_faster(results: StudyResults, least: float) -> Finding:
         share,
         f"They are: {where}.",
     )
-
-
-def _slower(results: StudyResults, factor: float, *methods: str) -> StudyResults:
-    """Some methods take `factor` times as long on the three clusters."""
-    history = results.history.copy()
-    there = history["grid"].isin(EVERY)
-    mine = with_method(history[there])["method"].isin(methods).to_numpy()
-    index = history.index[there][mine]
-    clock = history["simulated_seconds"].astype(float)
-    clock.loc[index] = clock.loc[index] * factor
-    return changed(results, history=history.assign(simulated_seconds=clock))
 
 
 @claim(
@@ -520,11 +525,7 @@ def local_steps_save_messages(results: StudyResults, least: float) -> Finding:
 def _as_many_messages(results: StudyResults) -> StudyResults:
     """With five local steps it takes five times the epochs: each record comes five times later."""
     history = results.history
-    there = history["grid"].isin(EVERY)
-    runs = with_method(history[there])
-    mine = there.copy()
-    mine[there] = (runs["method"] == FEDAVG).to_numpy()
-    own = history[mine].sort_values(["run", "epoch"], kind="stable")
+    own = with_method(history[history["grid"].isin(EVERY)]).query("method == @FEDAVG")
     later = (own["epoch"] + 4) // 5
     outcome = [c for c in ("test_accuracy", "gradient_square") if c in own]
     at = own.set_index(["grid", "run", "epoch"])[outcome]
@@ -595,10 +596,7 @@ def _muon_at(results: StudyResults, delay: int) -> StudyResults:
     givers = muon[muon["delay"] == delay]
     if givers.empty:
         raise ResultError(f"there is no run of Muon with a delay of {delay}")
-    by_key = {(row.lr, row.seed): row.Index for row in givers.itertuples()}
-    source = pd.Series(runs.index, index=runs.index)
-    source.loc[muon.index] = [by_key[row.lr, row.seed] for row in muon.itertuples()]
-    return taking(results, source)
+    return taking_of(results, muon, givers, ["lr", "seed"])
 
 
 @claim(
@@ -671,12 +669,8 @@ def momentum_helps_gap_aware(results: StudyResults, least: float) -> Finding:
 
 def _without_momentum(results: StudyResults) -> StudyResults:
     """Runs with momentum have the outcomes of one without, at ten times their rate."""
-    runs = results.runs
-    gap = runs[runs["grid"] == "gap"]
-    givers = gap[gap["momentum"] == 0]
-    key = ["workers", "rule", "seed"]
-    by_key = {(*row[key], round(row["lr"], 6)): index for index, row in givers.iterrows()}
-    source = pd.Series(runs.index, index=runs.index)
-    for index, row in gap[gap["momentum"] > 0].iterrows():
-        source.loc[index] = by_key.get((*row[key], round(10 * row["lr"], 6)), index)
-    return taking(results, source)
+    gap = results.runs[results.runs["grid"] == "gap"]
+    times = np.where(gap["momentum"] > 0, 10, 1)
+    gap = gap.assign(step=(times * gap["lr"]).round(6))
+    plain = gap["momentum"] == 0
+    return taking_of(results, gap[~plain], gap[plain], ["workers", "rule", "seed", "step"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from stalegrad.analysis.nulls import View, changed, taking, with_recordings
+from stalegrad.analysis.nulls import View, changed, taking, taking_of, with_recordings
 from stalegrad.analysis.recordings import staleness_of
 from stalegrad.analysis.results import StudyResults
 from stalegrad.clusters.hub_and_spoke import HubAndSpoke
@@ -123,13 +123,13 @@ def other_seed_as_constant(results: StudyResults, chance: np.random.Generator) -
     seeds = sorted(real["seed"].unique())
     after = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
     left = constant.assign(workers=constant["delay"] + 1, seed=constant["seed"].map(after))
-    return _taking(results, left, real, ["workers", "lr", "seed"])
+    return taking_of(results, left, real, ["workers", "lr", "seed"])
 
 
 def real_as_simulated(results: StudyResults, chance: np.random.Generator) -> StudyResults:
     """Simulated cells have the outcomes of a recorded run each."""
     first = real_runs(results).sort_values("seed").drop_duplicates(CELL)
-    return _taking(results, simulated_runs(results), first, CELL)
+    return taking_of(results, simulated_runs(results), first, CELL)
 
 
 def like_split_data(results: StudyResults, chance: np.random.Generator) -> StudyResults:
@@ -154,7 +154,7 @@ def as_slow_as_synchronous(results: StudyResults, chance: np.random.Generator) -
     runs = recorded_runs(results, "straggler")
     barrier = runs["synchronous"].astype(bool)
     key = ["straggler", "seed"]
-    return _taking(results, runs[~barrier], runs[barrier], key)
+    return taking_of(results, runs[~barrier], runs[barrier], key)
 
 
 def as_fast_as_the_formula(results: StudyResults, chance: np.random.Generator) -> StudyResults:
@@ -200,14 +200,3 @@ def _pairs(
         kinds = {"asynchronous": free.recording, "barrier": waiting.recording}
         others |= {kinds[kind]: trace for kind, trace in made.items()}
     return with_recordings(results, others)
-
-
-def _taking(
-    results: StudyResults, runs: pd.DataFrame, givers: pd.DataFrame, key: list[str]
-) -> StudyResults:
-    """`runs` have the outcomes of that of `givers` which agrees in `key`, if any."""
-    from_key = {tuple(row[key]): index for index, row in givers.iterrows()}
-    source = pd.Series(results.runs.index, index=results.runs.index)
-    for index, row in runs.iterrows():
-        source.loc[index] = from_key.get(tuple(row[key]), index)
-    return taking(results, source)

@@ -163,6 +163,19 @@ def taking(results: StudyResults, source: pd.Series) -> StudyResults:
     )
 
 
+def taking_of(
+    results: StudyResults, runs: pd.DataFrame, givers: pd.DataFrame, key: Sequence[str]
+) -> StudyResults:
+    """`results` in which `runs` have the outcomes of that of `givers` which agrees in the columns
+    `key`, if any. Both are rows of `results.runs`, with further columns perhaps."""
+    keys = list(key)
+    from_key = {tuple(row): index for index, *row in givers[keys].itertuples(name=None)}
+    source = pd.Series(results.runs.index, index=results.runs.index)
+    for index, *row in runs[keys].itertuples(name=None):
+        source.loc[index] = from_key.get(tuple(row), index)
+    return taking(results, source)
+
+
 @dataclass(frozen=True)
 class _Taking(ChangedResults):
     source: pd.Series = field(default_factory=lambda: pd.Series(dtype=int))

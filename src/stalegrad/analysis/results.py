@@ -181,22 +181,19 @@ class StudyResults:
 
         They are chosen once: a claim is tried on hundreds of variants of the same results.
         """
-        if names not in self._grids:
-            self._grids[names] = _chosen(self.runs, names)
-        return self._grids[names].copy()
-
-    @cached_property
-    def _grids(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return {}
+        return self._chosen_once("runs", names)
 
     def curves(self, *names: str) -> pd.DataFrame:
         """The histories of some grids, chosen once as in `grid`."""
-        if names not in self._curves:
-            self._curves[names] = _chosen(self.history, names)
-        return self._curves[names].copy()
+        return self._chosen_once("history", names)
+
+    def _chosen_once(self, table: str, names: tuple[str, ...]) -> pd.DataFrame:
+        if (table, names) not in self._kept:
+            self._kept[table, names] = _chosen(getattr(self, table), names)
+        return self._kept[table, names].copy()
 
     @cached_property
-    def _curves(self) -> dict[tuple[str, ...], pd.DataFrame]:
+    def _kept(self) -> dict[tuple[str, tuple[str, ...]], pd.DataFrame]:
         return {}
 
     def published(self, name: str) -> pd.DataFrame:
